@@ -1,0 +1,68 @@
+# `make demo` and `make test` are the two commands; `make help` lists the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Two busy workers with two threads each were seen 3 to 15 times slower than with one.
+ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+NB_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-nbs test-py export store readme docs-check wheel bench hooks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## the virtual environment .venv, with the versions of constraints.txt; instant when it is there
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "triqdef needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another one: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV): some minutes the first time, most of them PyTorch."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup  ## train, attack and compare on real images, within 10 minutes
+	$(BIN)/triqdef demo
+
+test: setup  ## every notebook, then pytest (which also checks that the export is clean)
+	@rc=0; \
+	$(MAKE) --no-print-directory test-nbs || rc=1; \
+	$(MAKE) --no-print-directory test-py || rc=1; \
+	exit $$rc
+
+test-nbs: setup  ## the notebooks alone, with the time of each
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/nbdev-test --n-workers $(NB_WORKERS) --timing
+
+test-py: setup  ## pytest alone
+	@rm -f .junit.xml
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest --junitxml=.junit.xml
+
+export: setup  ## triqdef/ from nbs/, notebooks cleaned
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+
+store: setup  ## run one notebook and keep its outputs: make store NB=nbs/00_core.ipynb
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) PYTHONWARNINGS=ignore::FutureWarning $(BIN)/nbdev-test --save $(NB)
+	$(BIN)/nbdev-clean --fname $(NB)
+
+readme: setup  ## README.md from nbs/index.ipynb, without Quarto
+	$(BIN)/python scripts/readme.py
+
+docs-check: setup  ## what can be checked of the site without Quarto: every page is processed
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python scripts/docs_check.py
+
+wheel: setup  ## the wheel and the source archive, in dist/
+	rm -rf dist build
+	$(BIN)/python -m build
+
+bench: setup  ## the ratios of benchmarks/, one script after the other
+	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+hooks: setup  ## merge and diff drivers for notebooks in this clone
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev-install-hooks
+
+clean:  ## what can be made again; the environment stays
+	rm -rf _proc _docs dist build .pytest_cache .hypothesis .junit.xml *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
