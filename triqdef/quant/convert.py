@@ -48,11 +48,12 @@ def _check_convertible(model, skip):
     if not _replaceable(model, skip)[0]:
         raise ValueError("nothing to quantize: the model has no Conv2d and no Linear layer that is not skipped")
 
-# %% ../../nbs/14_quant.convert.ipynb #d497204e
+# %% ../../nbs/14_quant.convert.ipynb #c61459db
 def _quantize_layer(net, name, ends, config):
     "Replace the layer `name` of `net` by its quantized form."
     m, fl = net.get_submodule(name), config['first_last']
-    act = 'lsq' if name in ends and config['act'] in ('dorefa', 'pact') else config['act']
+    clips = config['act'] in ('dorefa', 'pact')
+    act = 'cover' if name == ends[0] else 'lsq' if name == ends[1] and clips else config['act']
     widths = {b: (fl if name in ends else b) for b in net.bit_state.allowed if b != 32}
     cls = QConv2d if isinstance(m, nn.Conv2d) else QLinear
     return cls(m, net.bit_state, {b: w for b, w in widths.items() if w != 32},
