@@ -22,7 +22,7 @@ from ..core import check_images, device_of, eval_mode
 from ..data import peek
 from ..quant.convert import at_bits
 
-# %% ../../nbs/60_evaluate.success.ipynb #e971790c
+# %% ../../nbs/60_evaluate.success.ipynb #54e60d3f
 def wilson(
     k,              # successes: a whole number or an array of them
     n,              # trials: the same shape, n ≥ k ≥ 0
@@ -40,7 +40,7 @@ def wilson(
     lo, hi = np.where((n == 0) | (k == 0), 0., lo), np.where((n == 0) | (k == n), 1., hi)
     return (float(lo), float(hi)) if lo.ndim == 0 else (lo, hi)
 
-# %% ../../nbs/60_evaluate.success.ipynb #d671d68b
+# %% ../../nbs/60_evaluate.success.ipynb #c55407c5
 @dataclass(frozen=True)
 class Rate:
     "A share k/n with its interval."
@@ -61,7 +61,7 @@ class Rate:
         lo, hi = self.interval
         return f"{100*self.value:.1f} % [{100*lo:.1f}, {100*hi:.1f}] (n={self.n})"
 
-# %% ../../nbs/60_evaluate.success.ipynb #2d6f7792
+# %% ../../nbs/60_evaluate.success.ipynb #a26a17d1
 @dataclass(frozen=True, eq=False)
 class Success:
     "One definition of success for one attack, image by image."
@@ -83,7 +83,7 @@ class Success:
     def __str__(self): return f"{self.name} {self.rate}"
     __repr__ = __str__
 
-# %% ../../nbs/60_evaluate.success.ipynb #a4ecea63
+# %% ../../nbs/60_evaluate.success.ipynb #a43fc93a
 def asr(
     clean:Tensor,    # (N,) classes predicted for the clean images, at the target bit-width
     adv:Tensor,      # (N,) classes predicted for the patched images, at the same bit-width
@@ -92,7 +92,7 @@ def asr(
     "Of the images classified correctly when clean, the share that is wrong when patched."
     return Success('asr', adv != y, clean == y)
 
-# %% ../../nbs/60_evaluate.success.ipynb #94772ae9
+# %% ../../nbs/60_evaluate.success.ipynb #67c6489a
 def asr_all(
     adv:Tensor,      # (N,) classes predicted for the patched images
     y:Tensor,        # (N,) labels
@@ -100,7 +100,7 @@ def asr_all(
     "The share of all images that is wrong when patched."
     return Success('asr_all', adv != y, torch.ones_like(y, dtype=torch.bool))
 
-# %% ../../nbs/60_evaluate.success.ipynb #c2e33574
+# %% ../../nbs/60_evaluate.success.ipynb #38897e02
 def asr_targeted(
     adv:Tensor,      # (N,) classes predicted for the patched images
     y:Tensor,        # (N,) labels
@@ -109,7 +109,7 @@ def asr_targeted(
     "Of the images whose label is not `target`, the share classified as `target`."
     return Success('asr_targeted', adv == target, y != target)
 
-# %% ../../nbs/60_evaluate.success.ipynb #11249abc
+# %% ../../nbs/60_evaluate.success.ipynb #65f8c90d
 def clean_accuracy(
     pred:Tensor,     # (N,) predicted classes
     y:Tensor,        # (N,) labels
@@ -117,7 +117,7 @@ def clean_accuracy(
     "The share of images classified correctly, in the same form."
     return Success('accuracy', pred == y, torch.ones_like(y, dtype=torch.bool))
 
-# %% ../../nbs/60_evaluate.success.ipynb #f80cd69e
+# %% ../../nbs/60_evaluate.success.ipynb #cefd87f9
 def worst_case(
     attacks,    # several `Success` of the same definition on the same images
 )->Success:
@@ -132,7 +132,7 @@ def worst_case(
             raise ValueError("attacks must be scored on the same images with the same ones counted")
     return Success(a.name, torch.stack([b.hit for b in attacks]).any(0), a.counted)
 
-# %% ../../nbs/60_evaluate.success.ipynb #4ce0819c
+# %% ../../nbs/60_evaluate.success.ipynb #5ea1e10a
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
@@ -150,7 +150,7 @@ def predict(
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")
     return torch.cat(preds), None if tensor else torch.cat(ys)
 
-# %% ../../nbs/60_evaluate.success.ipynb #46d7926b
+# %% ../../nbs/60_evaluate.success.ipynb #16f75f67
 def success(
     net,              # any network; evaluated in eval mode and restored
     x:Tensor,         # clean images, (N,C,H,W) in [0,1]
@@ -171,7 +171,7 @@ def success(
     if target is not None: out.append(asr_targeted(adv, y, target))
     return {s.name: s for s in out}
 
-# %% ../../nbs/60_evaluate.success.ipynb #480e8a1d
+# %% ../../nbs/60_evaluate.success.ipynb #fa0a32c7
 def null_success(
     net,                # any network; evaluated in eval mode and restored
     x:Tensor,           # clean images, (N,C,H,W) in [0,1], at least two
