@@ -142,7 +142,7 @@ def device_of(
     if t is None: t = next(net.buffers(), None)
     return torch.device('cpu') if t is None else t.device
 
-# %% ../nbs/00_core.ipynb #e694322e
+# %% ../nbs/00_core.ipynb #23792d62
 @contextmanager
 def atomic_path(
     path,    # where the finished file will be; its folder is made
@@ -151,8 +151,8 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
-    os.close(fd); tmp = Path(tmp); tmp.chmod(0o644)
-    try: yield tmp; os.replace(tmp, path)
+    os.close(fd); tmp = Path(tmp)
+    try: yield tmp; tmp.chmod(0o644); os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #f3c109db

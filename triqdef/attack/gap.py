@@ -21,14 +21,14 @@ from .pgd import RoundRobin, as_view, under_attack
 from ..core import check_choice, check_images, device_of, fixed_seed
 from ..data import ImageLoader, peek
 
-# %% ../../nbs/43_attack.gap.ipynb #cfbc0921
+# %% ../../nbs/43_attack.gap.ipynb #baee12ff
 def _xy(batch, device):
     "Images and labels of one batch as plain tensors on `device`."
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"a loader must give (images, labels), got {type(batch).__name__}")
     return [b.as_subclass(Tensor).to(device) for b in batch[:2]]
 
-# %% ../../nbs/43_attack.gap.ipynb #bc4c8fa5
+# %% ../../nbs/43_attack.gap.ipynb #1597b11c
 def attack_batches(
     dl,             # an iterable of (x, y), walked again and again
     bs:int,         # images a batch
@@ -55,7 +55,7 @@ def attack_batches(
             yield x, y
             x, y, given = None, None, given + 1
 
-# %% ../../nbs/43_attack.gap.ipynb #214fa48c
+# %% ../../nbs/43_attack.gap.ipynb #1dd394c2
 @contextmanager
 def seeded_loader(
     dl,      # a torch or fastai loader, or any iterable
@@ -72,7 +72,7 @@ def seeded_loader(
         finally:
             if own is not None: dl.rng = own
 
-# %% ../../nbs/43_attack.gap.ipynb #0fa68fb0
+# %% ../../nbs/43_attack.gap.ipynb #11c99d46
 class GAP:
     "A universal patch by Adam over images, places and transforms."
     def __init__(self,
@@ -103,7 +103,7 @@ class GAP:
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.seed, self.progress = seed, progress
 
-# %% ../../nbs/43_attack.gap.ipynb #23c7c2af
+# %% ../../nbs/43_attack.gap.ipynb #75c6bd66
 @patch
 def _box(self:GAP, image_hw):
     "Height and width of the largest box that a drawn transform can fill, at most the image."
@@ -112,7 +112,7 @@ def _box(self:GAP, image_hw):
     box = (max(s, math.ceil(s*wide - 1e-6)) for s in self.size)
     return tuple(map(min, box, image_hw))
 
-# %% ../../nbs/43_attack.gap.ipynb #9fb982aa
+# %% ../../nbs/43_attack.gap.ipynb #7101216a
 @patch
 def draw(self:GAP,
     n:int,           # how many
@@ -130,7 +130,7 @@ def draw(self:GAP,
     inner = torch.tensor([(b - s)//2 for b, s in zip(box, self.size)])
     return dict(top_left=at + inner, angle=(2*u - 1)*self.angle, scale=lo + v*(hi - lo))
 
-# %% ../../nbs/43_attack.gap.ipynb #3e25cc0d
+# %% ../../nbs/43_attack.gap.ipynb #ec757fed
 def check_classes(
     net,            # any network
     x:Tensor,       # images, (B,C,H,W)
@@ -148,7 +148,7 @@ def check_classes(
         raise ValueError(f"target must be one of the network's {n} classes, 0…{n - 1}, "
                          f"got {target}")
 
-# %% ../../nbs/43_attack.gap.ipynb #45d4e7b5
+# %% ../../nbs/43_attack.gap.ipynb #e5279e59
 @patch
 def fit(self:GAP,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -170,7 +170,7 @@ def fit(self:GAP,
     self.history = torch.stack(losses).cpu()
     return Patch(p.data.cpu(), self.shape, self.target, self.notes(bits))
 
-# %% ../../nbs/43_attack.gap.ipynb #125d2a48
+# %% ../../nbs/43_attack.gap.ipynb #e5e56cdd
 @patch
 def _start(self:GAP, net, x, y):
     "A mid-grey patch, its optimizer and its mask, after checking the first batch."
@@ -178,7 +178,7 @@ def _start(self:GAP, net, x, y):
     p = torch.full((x.shape[1], *self.size), .5, device=x.device, requires_grad=True)
     return p, torch.optim.Adam([p], self.lr), patch_mask(*self.size, self.shape, device=x.device)
 
-# %% ../../nbs/43_attack.gap.ipynb #068aee51
+# %% ../../nbs/43_attack.gap.ipynb #fa267b0e
 @patch
 def _gradient(self:GAP, net, view, x, y, p, mask, step, g):
     "What Adam descends, and the mean loss that is being maximised, on one batch."
@@ -187,7 +187,7 @@ def _gradient(self:GAP, net, view, x, y, p, mask, step, g):
     loss, _, grad = view(net, lambda p: place(x, p, mask=mask, **d), p, y, self.target, step)
     return -grad/len(x), loss.mean()
 
-# %% ../../nbs/43_attack.gap.ipynb #c9176d15
+# %% ../../nbs/43_attack.gap.ipynb #9763325f
 @patch
 def notes(self:GAP,
     bits=None,    # what `fit` was given

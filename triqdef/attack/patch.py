@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core import atomic_path, check_choice, check_images
 
-# %% ../../nbs/40_attack.patch.ipynb #f03bf682
+# %% ../../nbs/40_attack.patch.ipynb #182ef88d
 def patch_hw(
     size,    # side in pixels, or (height, width)
 )->tuple:
@@ -33,7 +33,7 @@ def patch_hw(
     if min(hw) < 1: raise ValueError(f"size must be at least one pixel, got {size}")
     return int(hw[0]), int(hw[1])
 
-# %% ../../nbs/40_attack.patch.ipynb #275dc9aa
+# %% ../../nbs/40_attack.patch.ipynb #e919827d
 def check_fits(
     hw,          # (height, width) of the patch in pixels
     image_hw,    # (height, width) of the image in pixels
@@ -43,7 +43,7 @@ def check_fits(
     if h > H or w > W: raise ValueError(f"a patch of {h} × {w} does not fit an image of {H} × {W}")
     return h, w
 
-# %% ../../nbs/40_attack.patch.ipynb #fa64d64c
+# %% ../../nbs/40_attack.patch.ipynb #698ded28
 def patch_mask(
     h:int,              # height in pixels
     w:int,              # width in pixels
@@ -57,14 +57,14 @@ def patch_mask(
     u = (2*torch.arange(w, device=device) + 1)/w - 1
     return v[:, None]**2 + u[None]**2 <= 1
 
-# %% ../../nbs/40_attack.patch.ipynb #2df5ce39
+# %% ../../nbs/40_attack.patch.ipynb #eb88f6af
 def to_uint8_grid(
     p:Tensor,    # any float tensor of pixels
 )->Tensor:
     "The nearest values k/255 with k = 0 … 255."
     return (p.clamp(0, 1)*255).round()/255
 
-# %% ../../nbs/40_attack.patch.ipynb #15a2ecef
+# %% ../../nbs/40_attack.patch.ipynb #7914e33b
 def _paste(x, p, top_left, mask=None):
     "Write `p` (B or 1,C,h,w) into `x` (B,C,H,W) at `top_left` (B,2), where `mask` is set."
     (B, C, H, W), (h, w) = x.shape, p.shape[-2:]
@@ -75,7 +75,7 @@ def _paste(x, p, top_left, mask=None):
     if mask is not None: p = torch.where(mask.expand(B, 1, h, w).flatten(2), p, flat.gather(2, idx))
     return flat.scatter(2, idx, p).reshape(x.shape)
 
-# %% ../../nbs/40_attack.patch.ipynb #fe1a5377
+# %% ../../nbs/40_attack.patch.ipynb #8fa77440
 def _window(h, w, top_left, most, H, W):
     "A window that holds the scaled patch at any angle: its place and the offsets of its pixels."
     K = math.ceil(math.hypot(h, w)*most) + 2
@@ -87,7 +87,7 @@ def _window(h, w, top_left, most, H, W):
         offsets.append(starts[k][:, None] + pixels - centre[:, None])
     return torch.stack(starts, 1), offsets[0], offsets[1]
 
-# %% ../../nbs/40_attack.patch.ipynb #848c736e
+# %% ../../nbs/40_attack.patch.ipynb #231af1ad
 def _warp(p, mask, top_left, angle, scale, most, H, W):
     "The turned patch in a window: pixels (B,C,k,k), mask (B,1,k,k), the window's place (B,2)."
     (h, w), B = p.shape[-2:], len(top_left)
@@ -103,7 +103,7 @@ def _warp(p, mask, top_left, angle, scale, most, H, W):
     inside = ((u.abs() <= w/2) & (v.abs() <= h/2))[:, None] & (share > .5)
     return both[:, :-1]/share.clamp_min(.5), inside, starts
 
-# %% ../../nbs/40_attack.patch.ipynb #931ac693
+# %% ../../nbs/40_attack.patch.ipynb #45a5b5c5
 def _check_places(top_left, B, limit):
     "`top_left` as a long tensor (B,2), checked to lie in 0 … `limit` (rows and columns)."
     t = torch.as_tensor(top_left)
@@ -117,7 +117,7 @@ def _check_places(top_left, B, limit):
                          f"keep the patch inside the image, got {lo} to {hi}")
     return t
 
-# %% ../../nbs/40_attack.patch.ipynb #307e7a72
+# %% ../../nbs/40_attack.patch.ipynb #9bf31c93
 def _per_image(v, B, default):
     "A number or a (B,) tensor as a float (B,) tensor; `None` gives `default`."
     v = torch.as_tensor(default if v is None else v)
@@ -125,7 +125,7 @@ def _per_image(v, B, default):
         raise ValueError(f"angle and scale are numbers or ({B},), got {tuple(v.shape)}")
     return (v if v.is_floating_point() else v.float()).expand(B)
 
-# %% ../../nbs/40_attack.patch.ipynb #073835ae
+# %% ../../nbs/40_attack.patch.ipynb #3b25bfa0
 def place(
     x:Tensor,        # images, (B,C,H,W) float in [0,1]
     patch:Tensor,    # one patch (C,h,w) for all images, or (B,C,h,w), float in [0,1]
@@ -152,7 +152,7 @@ def place(
     p, mask, at = _warp(p, mask, at, angle, scale, most, H, W)
     return _paste(x, p, at, mask)
 
-# %% ../../nbs/40_attack.patch.ipynb #19620192
+# %% ../../nbs/40_attack.patch.ipynb #60d31e35
 def _forbidden_map(forbidden, image_hw):
     "A boolean map (H,W) from a map or from boxes (top, left, bottom, right), ends exclusive."
     if isinstance(forbidden, Tensor):
@@ -167,7 +167,7 @@ def _forbidden_map(forbidden, image_hw):
         m[box[0]:box[2], box[1]:box[3]] = True
     return m
 
-# %% ../../nbs/40_attack.patch.ipynb #7f17ec64
+# %% ../../nbs/40_attack.patch.ipynb #319ad8fe
 def allowed_places(
     image_hw,          # (H, W) of the image in pixels
     hw,                # (h, w) of the patch in pixels
@@ -183,7 +183,7 @@ def allowed_places(
         raise ValueError(f"no place left: a patch of {h} × {w} always touches the forbidden region")
     return ok
 
-# %% ../../nbs/40_attack.patch.ipynb #a9fb018d
+# %% ../../nbs/40_attack.patch.ipynb #c9be35c7
 def random_places(
     B:int,             # how many
     image_hw,          # (H, W) of the image in pixels
@@ -205,7 +205,7 @@ def random_places(
         raise ValueError("a fixed place covers the forbidden region")
     return at
 
-# %% ../../nbs/40_attack.patch.ipynb #5a4c25d2
+# %% ../../nbs/40_attack.patch.ipynb #2fe56970
 def noise_patch(
     x:Tensor,          # images, (B,C,H,W), for number, channels and device
     size,              # side in pixels, or (h, w)
@@ -215,7 +215,7 @@ def noise_patch(
     k = torch.randint(256, (*x.shape[:2], *patch_hw(size)), generator=generator)
     return (k.float()/255).to(x.device)
 
-# %% ../../nbs/40_attack.patch.ipynb #e531b25c
+# %% ../../nbs/40_attack.patch.ipynb #b830dafb
 def grey_patch(
     x:Tensor,          # images, (B,C,H,W), for number, channels and device
     size,              # side in pixels, or (h, w)
@@ -224,7 +224,7 @@ def grey_patch(
     "Mid-grey, one patch for each image."
     return torch.full((*x.shape[:2], *patch_hw(size)), 128/255, device=x.device)
 
-# %% ../../nbs/40_attack.patch.ipynb #523dc601
+# %% ../../nbs/40_attack.patch.ipynb #b9811f6a
 def crop_patch(
     x:Tensor,          # images, (B,C,H,W) in [0,1], at least two
     size,              # side in pixels, or (h, w)
@@ -240,7 +240,7 @@ def crop_patch(
     other = x.roll(int(torch.randint(1, B, (1,), generator=generator)), 0)
     return to_uint8_grid(other.flatten(2).gather(2, idx).reshape(B, C, h, w))
 
-# %% ../../nbs/40_attack.patch.ipynb #de5f8b36
+# %% ../../nbs/40_attack.patch.ipynb #98bbd8b8
 def null_patch(
     kind:str,          # 'noise', 'grey' or 'crop'
     x:Tensor,          # images, (B,C,H,W) in [0,1]
@@ -251,7 +251,7 @@ def null_patch(
     kinds = dict(noise=noise_patch, grey=grey_patch, crop=crop_patch)
     return kinds[check_choice(kind, kinds, 'kind')](x, size, generator)
 
-# %% ../../nbs/40_attack.patch.ipynb #94e83377
+# %% ../../nbs/40_attack.patch.ipynb #e9504cc9
 class Patch:
     "A universal patch: `image` (C,h,w) on the grid k/255, `shape_name`, `target` and `meta`."
     def __init__(self,
@@ -273,13 +273,13 @@ class Patch:
         _, h, w = self.image.shape
         return f"Patch({h} × {w}, {self.shape_name}, target={self.target}, meta={self.meta})"
 
-# %% ../../nbs/40_attack.patch.ipynb #0598179e
+# %% ../../nbs/40_attack.patch.ipynb #1606ea1f
 @patch(as_prop=True)
 def mask(self:Patch)->Tensor:
     "Which pixels of the box belong to the patch, (h,w) bool."
     return patch_mask(*self.image.shape[-2:], self.shape_name, device=self.image.device)
 
-# %% ../../nbs/40_attack.patch.ipynb #2fb1f95b
+# %% ../../nbs/40_attack.patch.ipynb #38ac0dfb
 @patch
 def area(self:Patch,
     image_hw,    # (H, W) of the image in pixels
@@ -288,7 +288,7 @@ def area(self:Patch,
     check_fits(self.image.shape[-2:], image_hw)
     return self.mask.sum().item()/(image_hw[0]*image_hw[1])
 
-# %% ../../nbs/40_attack.patch.ipynb #c465863a
+# %% ../../nbs/40_attack.patch.ipynb #3d2b4254
 @patch
 def to(self:Patch,
     device,    # a torch device
@@ -298,7 +298,7 @@ def to(self:Patch,
     out.image = self.image.to(device)
     return out
 
-# %% ../../nbs/40_attack.patch.ipynb #a97ab357
+# %% ../../nbs/40_attack.patch.ipynb #d1f5a5f4
 @patch
 def apply(self:Patch,
     x:Tensor,            # images, (B,C,H,W) float in [0,1]
@@ -314,25 +314,25 @@ def apply(self:Patch,
     square = self.shape_name == 'square'
     return place(x, self.image.to(x.device), at, angle, scale, None if square else self.mask)
 
-# %% ../../nbs/40_attack.patch.ipynb #bc118c43
+# %% ../../nbs/40_attack.patch.ipynb #b0c83e7f
 def _files(path):
     "The PNG and the JSON file of a patch: `path` with or without either suffix."
     path = Path(path)
     if path.suffix in ('.png', '.json'): path = path.with_suffix('')
     return path.with_name(path.name + '.png'), path.with_name(path.name + '.json')
 
-# %% ../../nbs/40_attack.patch.ipynb #aab15918
+# %% ../../nbs/40_attack.patch.ipynb #cb27b4e9
 @patch
 def _pixels(self:Patch):
     "The pixels as a contiguous uint8 array, (h,w,C)."
     return np.ascontiguousarray((self.image*255).round().byte().permute(1, 2, 0).cpu().numpy())
 
-# %% ../../nbs/40_attack.patch.ipynb #5071b64d
+# %% ../../nbs/40_attack.patch.ipynb #aca35690
 def _to_png(a, file):
     "Write a (h,w,C) uint8 array to `file` as a PNG."
     Image.fromarray(a[..., 0] if a.shape[2] == 1 else a).save(file, format='PNG')
 
-# %% ../../nbs/40_attack.patch.ipynb #9107efd2
+# %% ../../nbs/40_attack.patch.ipynb #4056f1e1
 @patch
 def save(self:Patch,
     path,    # file name, with or without .png or .json; its folder is made
@@ -348,7 +348,7 @@ def save(self:Patch,
     with atomic_path(notes) as tmp: tmp.write_text(text)
     return png
 
-# %% ../../nbs/40_attack.patch.ipynb #c5b938f2
+# %% ../../nbs/40_attack.patch.ipynb #d9ed6720
 def _read_notes(file):
     "The checked JSON of a patch."
     try: d = json.loads(file.read_text())
@@ -359,7 +359,7 @@ def _read_notes(file):
         raise ValueError(f"{file} does not describe a patch of triqdef (format triqdef-patch-1)")
     return d
 
-# %% ../../nbs/40_attack.patch.ipynb #7a5382e7
+# %% ../../nbs/40_attack.patch.ipynb #55269ddf
 @patch(cls_method=True)
 def load(cls:Patch,
     path,    # file name, with or without .png or .json
@@ -380,7 +380,7 @@ def load(cls:Patch,
         raise ValueError(f"{png} does not hold the pixels that {notes.name} describes")
     return cls(torch.from_numpy(a).permute(2, 0, 1), d['shape_name'], d['target'], d['meta'])
 
-# %% ../../nbs/40_attack.patch.ipynb #211f18f4
+# %% ../../nbs/40_attack.patch.ipynb #b9cbd4e3
 @patch
 def _repr_png_(self:Patch)->bytes:
     "The patch as PNG bytes, enlarged to about 128 pixels, transparent outside its shape."

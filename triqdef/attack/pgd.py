@@ -22,7 +22,7 @@ from .patch import (allowed_places, check_fits, noise_patch, patch_hw, patch_mas
 from ..core import check_bit, check_bits, check_choice, check_images, eval_mode
 from ..quant.convert import at_bits, bits_of, to_multibit
 
-# %% ../../nbs/41_attack.pgd.ipynb #fad43699
+# %% ../../nbs/41_attack.pgd.ipynb #c96e2dae
 def goal_loss(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
@@ -37,7 +37,7 @@ def goal_loss(
     t = torch.as_tensor(target, device=y.device).expand_as(y)
     return -F.cross_entropy(logits.float(), t, reduction='none')
 
-# %% ../../nbs/41_attack.pgd.ipynb #5801298b
+# %% ../../nbs/41_attack.pgd.ipynb #305a33ff
 def goal_met(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
@@ -47,7 +47,7 @@ def goal_met(
     top = logits.argmax(1)
     return top != y if target is None else top == torch.as_tensor(target, device=y.device)
 
-# %% ../../nbs/41_attack.pgd.ipynb #194c8469
+# %% ../../nbs/41_attack.pgd.ipynb #def5b544
 @contextmanager
 def under_attack(
     net:nn.Module,    # any network
@@ -60,13 +60,13 @@ def under_attack(
         finally:
             for p, flag in flags: p.requires_grad_(flag)
 
-# %% ../../nbs/41_attack.pgd.ipynb #37a26148
+# %% ../../nbs/41_attack.pgd.ipynb #ff86b092
 def _unit(g):
     "Gradients of length one: per image for (B,C,h,w), as a whole for (C,h,w); zero stays zero."
     norm = g.flatten(1).norm(dim=1).view(-1, 1, 1, 1) if g.ndim == 4 else g.norm()
     return g/norm.clamp_min(torch.finfo(g.dtype).tiny)
 
-# %% ../../nbs/41_attack.pgd.ipynb #9550a4ac
+# %% ../../nbs/41_attack.pgd.ipynb #eb01bccd
 class BitMean:
     "One or several bit-widths: mean loss, share that meets the goal, mean of unit gradients."
     def __init__(self,
@@ -95,7 +95,7 @@ class BitMean:
         if len(bits) == 1: return loss, met, seen[0][2]
         return loss, met, torch.stack([_unit(s[2]) for s in seen]).mean(0)
 
-# %% ../../nbs/41_attack.pgd.ipynb #92e60073
+# %% ../../nbs/41_attack.pgd.ipynb #ebe5e4ac
 def _look(net, bits, render, p, y, target, grad):
     "Loss, goal and gradient with respect to `p` at one bit-width."
     with at_bits(net, bits), torch.set_grad_enabled(grad):
@@ -105,12 +105,12 @@ def _look(net, bits, render, p, y, target, grad):
         g = torch.autograd.grad(loss.sum(), p)[0] if grad else None
     return loss.detach(), goal_met(logits.detach(), y, target).float(), g
 
-# %% ../../nbs/41_attack.pgd.ipynb #b43cab68
+# %% ../../nbs/41_attack.pgd.ipynb #bf3f2e06
 class RoundRobin(BitMean):
     "A view that takes the bit-widths in turn, one a step."
     def at(self, step): return (self.bits[step % len(self.bits)],)
 
-# %% ../../nbs/41_attack.pgd.ipynb #3cad9576
+# %% ../../nbs/41_attack.pgd.ipynb #23298fca
 def as_view(
     bits,               # None, a bit-width, several, or a view, which passes through
     several=BitMean,    # the view for several bit-widths
@@ -119,7 +119,7 @@ def as_view(
     if callable(bits): return bits
     return several(bits) if hasattr(bits, '__iter__') else BitMean(bits)
 
-# %% ../../nbs/41_attack.pgd.ipynb #95bf4b31
+# %% ../../nbs/41_attack.pgd.ipynb #8144aae6
 @dataclass
 class PatchRun:
     "What an attack found, per image."
@@ -131,7 +131,7 @@ class PatchRun:
     history:Tensor=None    # (looks,B) the loss at each step, or None
     looks:int=0            # forward passes of the whole batch, per bit-width
 
-# %% ../../nbs/41_attack.pgd.ipynb #020a4900
+# %% ../../nbs/41_attack.pgd.ipynb #5dad35ae
 class PatchPGD:
     "A patch for each image by projected sign steps, with a search over its place."
     def __init__(self,
@@ -160,7 +160,7 @@ class PatchPGD:
         self.keep = check_choice(keep, ('success', 'loss'), 'keep')
         self.seed, self.progress = seed, progress
 
-# %% ../../nbs/41_attack.pgd.ipynb #834bdb2e
+# %% ../../nbs/41_attack.pgd.ipynb #8e6ad4cf
 @patch
 def _start(self:PatchPGD, x, g):
     "Random pixels and places, the mask, and the allowed places (None when the place is fixed)."
@@ -172,7 +172,7 @@ def _start(self:PatchPGD, x, g):
     ok = allowed_places(hw, self.size, self.forbidden).to(x.device) if free else None
     return (p if mask is None else p*mask), at, mask, ok
 
-# %% ../../nbs/41_attack.pgd.ipynb #5120163b
+# %% ../../nbs/41_attack.pgd.ipynb #cc82818f
 @patch
 def _moved(self:PatchPGD, at, ok, g):
     "A stride in one of four directions for each image, where the image and `ok` allow it."
@@ -182,7 +182,7 @@ def _moved(self:PatchPGD, at, ok, g):
     new = torch.minimum((at + step).clamp_min(0), limit)
     return torch.where(ok[new[:, 0], new[:, 1]][:, None], new, at)
 
-# %% ../../nbs/41_attack.pgd.ipynb #517bd92a
+# %% ../../nbs/41_attack.pgd.ipynb #6d3e57b2
 def _better(run, new, keep):
     "The better of two runs, image by image."
     if run is None: return new
@@ -192,7 +192,7 @@ def _better(run, new, keep):
     parts = (pick(getattr(new, k), getattr(run, k)) for k in ('patches', 'places', 'loss', 'met'))
     return PatchRun(None, *parts)
 
-# %% ../../nbs/41_attack.pgd.ipynb #628f7278
+# %% ../../nbs/41_attack.pgd.ipynb #189cb032
 @patch
 def _restart(self:PatchPGD, net, x, y, view, g, steps):
     "One start and its steps: the best per image, the losses, and the number of looks."
@@ -215,7 +215,7 @@ def _restart(self:PatchPGD, net, x, y, view, g, steps):
         p = (p + step).clamp(0, 1)
     return best, losses, looks
 
-# %% ../../nbs/41_attack.pgd.ipynb #b87eb46d
+# %% ../../nbs/41_attack.pgd.ipynb #d3b5bd66
 @patch
 def run(self:PatchPGD,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -241,7 +241,7 @@ def run(self:PatchPGD,
     best.history, best.looks = torch.stack(losses) if history else None, looks
     return best
 
-# %% ../../nbs/41_attack.pgd.ipynb #13bfcf10
+# %% ../../nbs/41_attack.pgd.ipynb #133d5fa8
 @patch
 def attack(self:PatchPGD,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored

@@ -13,7 +13,7 @@ from torch import Tensor
 from .fdp import map_likeness
 from ..percept.gradients import gradient_map
 
-# %% ../../nbs/31_penalty.gpdp.ipynb #c57fccf1
+# %% ../../nbs/31_penalty.gpdp.ipynb #13f979fb
 def gpdp(
     gradients:dict,        # bit-width → input gradients (B,C,H,W), with a graph when training
     pairs=None,            # None or 'neighbours', 'all', or a list of pairs of bit-widths
@@ -24,8 +24,10 @@ def gpdp(
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
     "The gradient disalignment penalty: mean likeness of gradient maps over images and pairs."
     if not isinstance(gradients, dict):
-        raise TypeError(f"gradients must be a dict from bit-width to input gradients, got {type(gradients).__name__}")
+        raise TypeError("gradients must be a dict from bit-width to input gradients, "
+                        f"got {type(gradients).__name__}")
     shapes = {b: tuple(g.shape) for b, g in gradients.items()}
-    if len(set(shapes.values())) > 1: raise ValueError(f"every bit-width must have gradients of one shape, got {shapes}")
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"every bit-width must have gradients of one shape, got {shapes}")
     maps = {b: gradient_map(g) for b, g in gradients.items()}
     return map_likeness(maps, pairs, w_edge, w_hog, smooth, soft).mean()

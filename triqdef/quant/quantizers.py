@@ -62,7 +62,7 @@ def limits(self:Quantizer,
     "The levels used at `bits`."
     return levels(self.widths[bits], self.signed)
 
-# %% ../../nbs/11_quant.quantizers.ipynb #333ff661
+# %% ../../nbs/11_quant.quantizers.ipynb #160884dc
 @patch
 def mark_ready(self:Quantizer,
     v:Tensor,    # the data it was initialised from
@@ -74,12 +74,11 @@ def mark_ready(self:Quantizer,
     self._sync()
 
 @patch
-@torch.compiler.disable
 def start(self:Quantizer,
     v:Tensor,    # the first data seen at `bits`
     bits:int,    # an active bit-width
 ):
-    "Initialise `bits` from the first data, outside of any compiled graph."
+    "Initialise `bits` from the first data; a compiler breaks its graph here, once."
     self.observe(v, bits)
 
 # %% ../../nbs/11_quant.quantizers.ipynb #ae3e4313

@@ -122,7 +122,7 @@ def penalties(self:Objective,
     f = fdp(feats, pairs, smooth=self.smooth) if feats and pairs else None
     return f, gpdp(grads, pairs, smooth=self.smooth) if grads and pairs else None
 
-# %% ../../nbs/51_train.objective.ipynb #7bd5716e
+# %% ../../nbs/51_train.objective.ipynb #44d71b81
 @patch
 def __call__(self:Objective,
     net:nn.Module,     # a multi-bit network
@@ -143,7 +143,8 @@ def __call__(self:Objective,
     total = terms['clean']
     for name, weight in dict(adv=self.lambda_adv, fdp=ramp*self.lambda_fdp, gpdp=ramp*self.lambda_gpdp).items():
         if terms.get(name) is not None and weight: total = total + weight*terms[name]
-    return Terms(**{n: zero if terms.get(n) is None else terms[n] for n in ('clean', 'adv', 'fdp', 'gpdp')}, total=total)
+    named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', 'adv', 'fdp', 'gpdp')}
+    return Terms(**named, total=total)
 
 # %% ../../nbs/51_train.objective.ipynb #d7155666
 @patch

@@ -61,7 +61,7 @@ class TrainSettings:
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
 
-# %% ../../nbs/53_train.run.ipynb #5b05f1f7
+# %% ../../nbs/53_train.run.ipynb #6c15565a
 methods = {'triqdef': TriQDef, 'patch-at': PatchAT, 'qat': JointQAT}
 
 @patch
@@ -74,7 +74,8 @@ def check(self:TrainSettings):
     if not self.lr > 0: raise ValueError(f"lr must be positive, got {self.lr}")
     if self.start == 'scratch': check_choice(self.arch, sorted(models), 'arch')
     elif self.start not in pretrained_names() and not Path(self.start).is_file():
-        raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint file, got {self.start!r}")
+        raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint file, "
+                         f"got {self.start!r}")
     return self
 
 # %% ../../nbs/53_train.run.ipynb #a81cadbe
@@ -121,12 +122,16 @@ def make_callback(
     if s.method == 'patch-at': return PatchAT(s.bits, s.lambda_adv, **kwargs)
     return TriQDef(s.bits, s.lambda_adv, s.lambda_fdp, s.lambda_gpdp, smooth=s.smooth, pairs=s.pairs, **kwargs)
 
-# %% ../../nbs/53_train.run.ipynb #9d8028d3
+# %% ../../nbs/53_train.run.ipynb #49f1ee66
 class RunState(Callback):
     "Seed each epoch by its number, keep its row of figures, and write the state of the run when it ends."
     order = 60
-    def __init__(self, folder, settings, trainer, rows=()):
-        self.folder, self.settings, self.trainer, self.rows = Path(folder), settings, trainer, list(rows)
+    def __init__(self,
+        folder,                  # the run folder
+        settings:TrainSettings,  # of the run
+        trainer:TriQDef,         # whose history is kept
+    ):
+        self.folder, self.settings, self.trainer, self.rows = Path(folder), settings, trainer, []
 
     def before_epoch(self):
         seed_everything(int(f'{self.settings.seed}{self.epoch:04d}'))
@@ -139,8 +144,9 @@ class RunState(Callback):
         row = dict(zip(self.recorder.metric_names[1:-1], map(float, self.recorder.log[1:])))
         self.rows.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter() - self.started, 1)))
         opt = self.opt.state_dict()
-        opt = dict(state=list(opt['state']), hypers=[{k: float(v) for k, v in h.items()} for h in opt['hypers']])
-        state = dict(epoch=self.epoch, model=self.model.state_dict(), opt=opt, rows=self.rows, terms=self.trainer.history)
+        hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
+        state = dict(epoch=self.epoch, model=self.model.state_dict(), rows=self.rows,
+                     terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
         with atomic_path(self.folder/'state.pt') as tmp: torch.save(state, tmp)
 
 # %% ../../nbs/53_train.run.ipynb #c8eb8f20
@@ -170,7 +176,7 @@ def check_writable(
     (folder/'.writable').unlink()
     return folder
 
-# %% ../../nbs/53_train.run.ipynb #8fc7cde6
+# %% ../../nbs/53_train.run.ipynb #e7d6f433
 def _resume(folder, learn, trainer, keeper):
     "Load the state of an interrupted run, if there is one; returns the epoch to go on with."
     path = folder/'state.pt'
@@ -183,7 +189,8 @@ def _resume(folder, learn, trainer, keeper):
 
 def _finish(folder, net, arch, dls, s, keeper, trainer):
     "Write the network and its history; the state is no longer needed."
-    meta = dict(vocab=list(map(str, dls.vocab)), settings=asdict(s), versions=versions(dls.device), last=keeper.rows[-1])
+    meta = dict(vocab=list(map(str, dls.vocab)), settings=asdict(s), versions=versions(dls.device),
+                last=keeper.rows[-1])
     save_checkpoint(net, folder/'network.safetensors', arch, dls.c, meta)
     for name, rows in dict(history=keeper.rows, terms=trainer.history).items():
         with atomic_path(folder/f'{name}.csv') as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
