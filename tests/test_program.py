@@ -1,0 +1,284 @@
+"The program as users run it: commands, exit codes, interruptions, and runs that are killed and go on."
+import csv, json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from triqdef.train.run import TrainSettings, load_run, train
+
+SCRIPT = Path(sys.executable).parent/'triqdef'
+TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '64', '--patch-size', '4', '--attack-steps', '2', '--device', 'cpu', '--quiet']
+SETTINGS = dict(data='toys', arch='toy_net', bits=(32, 2), bs=64, patch_size=4, attack_steps=2, device='cpu')
+
+
+def command(*args):
+    "The console script, or what it calls."
+    start = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, '-c', 'import sys; from triqdef.cli import main; sys.exit(main())']
+    return [*start, *map(str, args)]
+
+def environment():
+    "One thread, a narrow terminal, nothing that a user's shell would not have."
+    return dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', COLUMNS='80', PYTHONWARNINGS='ignore')
+
+def triqdef(*args, cwd=None):
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=180, env=environment(), cwd=cwd)
+
+def one_line(r, code, *telling):
+    "Ended with `code`, one sentence on stderr that says `telling`, no traceback."
+    assert r.returncode == code, (r.returncode, r.stdout[-500:], r.stderr[-2000:])
+    assert 'Traceback' not in r.stderr
+    last = r.stderr.strip().splitlines()[-1]
+    for t in telling: assert t in r.stderr, f'{r.stderr!r} does not say {t!r}'
+    return last
+
+def files(folder): return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
+
+def same_weights(a, b):
+    a, b = (load_file(f/'network.safetensors') for f in (a, b))
+    assert a.keys() == b.keys()
+    for k in a: assert torch.equal(a[k], b[k]), k
+
+def columns(path, leave_out=()):
+    return [{k: v for k, v in row.items() if k not in leave_out} for row in csv.DictReader(path.open())]
+
+
+# runs that are killed
+
+# A process that has everything imported and forks for each run, since starting anew takes seconds.
+# One line of JSON in: settings, folder, where to die; one line out: exit code.
+NURSERY = """
+import json, os, signal, sys, torch
+from fastai.callback.core import Callback
+from pathlib import Path
+import triqdef.train.run as run
+
+def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
+
+class Die(Callback):
+    order = 70
+    def __init__(self, where): self.where = where
+    def after_batch(self):
+        if self.where == 'in the first epoch' and self.training and self.epoch == 0 and self.iter == 1: die()
+        if self.where == 'in the second epoch' and self.training and self.epoch == 1 and self.iter == 2: die()
+
+def second_state_half_written():
+    own, calls = torch.save, []
+    def save(state, path):
+        calls.append(1)
+        if len(calls) < 2: return own(state, path)
+        Path(path).write_bytes(b'half'); die()
+    torch.save = save
+
+def json_half_written():
+    own = Path.write_text
+    def write_text(self, text, *args, **kwargs): own(self, text[:20], *args, **kwargs); die()
+    Path.write_text = write_text
+
+def arrange(where):
+    if where == 'while writing the state': second_state_half_written()
+    if where == 'while writing run.json': json_half_written()
+    if where == 'while writing the network': run.save_checkpoint = die
+    if where == 'while writing the history': run.pd.DataFrame.to_csv = die
+
+for line in sys.stdin:
+    settings, folder, where = json.loads(line)
+    child = os.fork()
+    if not child:
+        arrange(where)
+        run.train(run.TrainSettings(**settings), folder, progress=False, cbs=[Die(where)])
+        os._exit(0)
+    print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
+"""
+
+@pytest.fixture(scope='session')
+def elsewhere():
+    "Train in a process of its own, which may die at a named moment; gives its exit code."
+    p = subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    def run(settings, folder, where=None):
+        p.stdin.write(json.dumps([settings, str(folder), where]) + '\n'); p.stdin.flush()
+        return json.loads(p.stdout.readline())
+    yield run
+    p.stdin.close()
+    assert p.wait(30) == 0
+
+RESUMED = dict(SETTINGS, method='triqdef', epochs=3)
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory):
+    "A run that nobody interrupted."
+    folder = tmp_path_factory.mktemp('whole')/'run'
+    train(TrainSettings(**RESUMED), folder, progress=False)
+    return folder
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('where', ['in the first epoch', 'in the second epoch', 'while writing the state', 'while writing the network',
+                                   'while writing the history', 'while writing run.json'])
+def test_killed_run_goes_on(where, elsewhere, whole, tmp_path):
+    "Killed by SIGKILL, called again: the weights of an uninterrupted run, to the last bit, and its history."
+    folder = tmp_path/'run'
+    assert elsewhere(RESUMED, folder, where) == -signal.SIGKILL
+    with pytest.raises(FileNotFoundError): load_run(folder)
+    run = train(TrainSettings(**RESUMED), folder, progress=False)
+    same_weights(folder, whole)
+    apart = ['seconds', 'train_loss']     # fastai's train_loss is a moving average, begun anew in a new process
+    assert columns(folder/'history.csv', apart) == columns(whole/'history.csv', apart)
+    assert columns(folder/'terms.csv') == columns(whole/'terms.csv')
+    assert not run.net.training and len(run.history) == 3
+
+def test_run_folder(whole):
+    "What a run leaves: settings and versions in strict JSON, terms of every step, a network that loads."
+    assert files(whole) == ['history.csv', 'network.safetensors', 'run.json', 'terms.csv']
+    d = json.loads((whole/'run.json').read_text(), parse_constant=lambda c: pytest.fail(f'{c} is no JSON'))
+    assert d['settings']['bits'] == [32, 2] and d['settings']['seed'] == 0 and d['versions']['torch'] == torch.__version__.split('+')[0]
+    terms, history = columns(whole/'terms.csv'), columns(whole/'history.csv')
+    assert [int(t['step']) for t in terms] == list(range(12)) and len(history) == 3      # 256 pictures, 64 a step
+    assert all(float(t['adv']) > 0 for t in terms) and float(terms[-1]['gpdp']) > 0
+    assert {'acc_32', 'acc_2', 'valid_loss'} <= history[0].keys()
+
+def test_runs_repeat_and_seeds_differ(elsewhere, whole, tmp_path):
+    "In another process, the same settings give the same weights; another seed does not."
+    assert elsewhere(RESUMED, tmp_path/'again') == 0
+    same_weights(tmp_path/'again', whole)
+    train(TrainSettings(**dict(RESUMED, seed=1)), tmp_path/'other', progress=False)
+    a, b = (load_file(f/'network.safetensors') for f in (tmp_path/'other', whole))
+    assert not torch.equal(a['fc.weight'], b['fc.weight'])
+
+def test_patch_training_is_triqdef_without_penalties(tmp_path):
+    "The control: λ_FDP = λ_GPDP = 0 is the same run, to the last bit."
+    base = dict(SETTINGS, epochs=2)
+    train(TrainSettings(**base, method='triqdef', lambda_fdp=0., lambda_gpdp=0.), tmp_path/'a', progress=False)
+    train(TrainSettings(**base, method='patch-at'), tmp_path/'b', progress=False)
+    same_weights(tmp_path/'a', tmp_path/'b')
+    train(TrainSettings(**base, method='triqdef', lambda_adv=0., lambda_fdp=0., lambda_gpdp=0.), tmp_path/'c', progress=False)
+    train(TrainSettings(**base, method='qat'), tmp_path/'d', progress=False)
+    same_weights(tmp_path/'c', tmp_path/'d')
+
+
+# commands
+
+class Result:
+    "What a command run inside this process returned and said."
+    def __init__(self, returncode, captured): self.returncode, self.stdout, self.stderr = returncode, captured.out, captured.err
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    "Run a command in this process: a new one takes seconds to start. A few tests below start real ones."
+    from triqdef.cli import main
+    monkeypatch.setenv('COLUMNS', '80')
+    def run(*args):
+        capsys.readouterr()
+        try: code = main([str(a) for a in args])
+        except SystemExit as e: code = e.code
+        return Result(code or 0, capsys.readouterr())
+    return run
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    "A run folder made by the command."
+    folder = tmp_path_factory.mktemp('trained')/'qat'
+    r = triqdef('train', folder, '--method', 'qat', '--epochs', 1, *TOYS)
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
+    return folder
+
+QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--quiet']
+
+def test_help_teaches(here):
+    r = triqdef('--help')
+    assert r.returncode == 0 and not r.stderr
+    for word in ('demo', 'train', 'evaluate', 'exit codes'): assert word in r.stdout
+    for name in ('demo', 'train', 'evaluate'):
+        r = here(name, '--help')
+        assert r.returncode == 0 and ('example' in r.stdout or name == 'demo') and 'default' in r.stdout
+        for line in r.stdout.splitlines(): assert len(line) <= 80, line
+    version = here('--version')
+    assert version.returncode == 0 and version.stdout.startswith('triqdef 0.')
+
+def test_train_leaves_a_run(trained, here, tmp_path):
+    "The folder is what the function leaves, and the function's weights are the command's."
+    assert files(trained) == ['history.csv', 'network.safetensors', 'run.json', 'terms.csv']
+    train(TrainSettings(**SETTINGS, method='qat', epochs=1), tmp_path/'run', progress=False)
+    same_weights(trained, tmp_path/'run')
+    before = {f: (trained/f).stat().st_mtime_ns for f in files(trained)}
+    assert here('train', trained, '--method', 'qat', '--epochs', 1, *TOYS).returncode == 0
+    assert before == {f: (trained/f).stat().st_mtime_ns for f in files(trained)}, 'a finished run was trained again'
+
+def test_evaluate(trained, here, tmp_path):
+    "A report in strict JSON with settings, seeds, versions and intervals, tables and pictures; and the same figures a second time."
+    reports = []
+    for name in ('one', 'two'):
+        r = here('evaluate', trained, *QUICK, '--out', tmp_path/name)
+        assert r.returncode == 0, r.stderr[-2000:]
+        assert str(tmp_path/name) in r.stdout
+        reports.append(json.loads((tmp_path/name/'report.json').read_text(), parse_constant=lambda c: pytest.fail(f'{c} is no JSON')))
+    text = json.dumps(reports[0])
+    for word in ('seed', 'versions', 'torch', 'noise', 'grey', 'crop', 'low', 'high', 'lambda_fdp'): assert word in text, word
+    assert {'.json', '.csv', '.png', '.html'} <= {Path(f).suffix for f in files(tmp_path/'one')}
+    tables = [f for f in files(tmp_path/'one') if f.endswith('.csv')]
+    assert tables == [f for f in files(tmp_path/'two') if f.endswith('.csv')]
+    for f in tables: assert (tmp_path/'one'/f).read_text() == (tmp_path/'two'/f).read_text(), f
+
+def test_demo(here, tmp_path):
+    "Both networks, both matrices side by side, the warning that it is small; a report and two runs that other commands read."
+    r = here('demo', '--quick', '--quiet', '--out', tmp_path/'demo')
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert 'illustrates and does not prove' in r.stdout and 'joint QAT' in r.stdout and 'TriQDef' in r.stdout
+    assert sorted(p.name for p in (tmp_path/'demo').iterdir()) == ['qat', 'report', 'triqdef']
+    assert json.loads((tmp_path/'demo'/'report'/'report.json').read_text())
+    assert load_run(tmp_path/'demo'/'triqdef').settings.method == 'triqdef'
+
+BAD_COMMANDS = {
+    'nothing': ([], 'COMMAND'), 'unknown': (['fly'], 'fly'), 'no folder': (['train'], 'folder'), 'unknown option': (['train', 'RUN', '--colour', '1'], '--colour'),
+    'no number': (['train', 'RUN', '--epochs', 'two'], 'two'), 'method': (['train', 'RUN', '--method', 'fgsm'], "'triqdef'"),
+    'bits': (['train', 'RUN', *TOYS, '--bits', '32', '1'], 'between 2 and 16'), 'data': (['train', 'RUN', '--data', 'nowhere'], "'cifar10'"),
+    'other settings': (['train', 'TRAINED', '--method', 'qat', '--lr', '5', *TOYS], 'other settings'),
+    'unwritable': (['train', 'FILE/run', *TOYS], 'FILE'), 'no run': (['evaluate', 'EMPTY'], 'no run.json'), 'absent': (['evaluate', 'absent'], 'no run.json'),
+    'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--size', '40'], '40 × 40'),
+    'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
+    'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
+    'start': (['demo', '--start', 'resnet9000'], 'resnet9000')}
+
+@pytest.mark.parametrize('name', BAD_COMMANDS)
+def test_bad_input_is_a_sentence_and_a_2(name, trained, here, tmp_path, monkeypatch):
+    args, telling = BAD_COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'FILE').write_text('mine'); (tmp_path/'EMPTY').mkdir()
+    before = files(trained)
+    r = here(*[trained if a == 'TRAINED' else a for a in args])
+    assert one_line(r, 2, telling).startswith('triqdef')
+    assert files(trained) == before and files(tmp_path/'EMPTY') == [] and (tmp_path/'FILE').read_text() == 'mine'
+    left = [f for f in files(tmp_path) if f != 'FILE']
+    assert not left, f'left behind: {left}'
+
+def test_checkpoint_with_code_is_refused_by_the_command(tmp_path):
+    "In a process of its own: a sentence, exit code 2, nothing run."
+    class Trap:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'mark'),)
+    torch.save(dict(model=Trap()), tmp_path/'net.safetensors')
+    r = triqdef('train', tmp_path/'run', *TOYS, '--start', tmp_path/'net.safetensors')
+    one_line(r, 2, 'pickle', 'refused')
+    assert not (tmp_path/'mark').exists()
+
+@pytest.mark.skipif(os.name == 'nt', reason='signals')
+def test_interrupted_command_goes_on(here, whole, tmp_path):
+    "Ctrl-C after the first epoch: 130 and a sentence; the same command ends with the weights of an uninterrupted run."
+    args = ['train', tmp_path/'cut', '--method', 'triqdef', '--epochs', 3, *TOYS]
+    child = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    end = time.monotonic() + 120
+    while not (tmp_path/'cut'/'state.pt').exists() and child.poll() is None and time.monotonic() < end: time.sleep(.005)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and 'goes on' in err and 'Traceback' not in err, (child.returncode, err[-1500:])
+    assert 'network.safetensors' not in files(tmp_path/'cut')
+    r = here(*args)
+    assert r.returncode == 0, r.stderr[-1500:]
+    same_weights(tmp_path/'cut', whole)
+    assert len(columns(tmp_path/'cut'/'history.csv')) == 3
+
+def test_a_bug_keeps_its_traceback(here, monkeypatch, tmp_path):
+    "Anything that is not bad input is not caught, so that the process ends with 1 and the traceback that a maintainer needs."
+    def broken(*args, **kwargs): raise RuntimeError('a bug')
+    monkeypatch.setattr('triqdef.cli.train', broken)
+    with pytest.raises(RuntimeError, match='a bug'): here('train', tmp_path/'run')
