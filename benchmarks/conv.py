@@ -1,5 +1,5 @@
 "A quantized convolution, forward and backward, against `F.conv2d`, a plain composite LSQ and brevitas."
-import contextlib
+import contextlib, copy
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import nn
 
 import triqdef.quant.quantizers as quantizers
 from measure import begin, finish, interleaved, parser, ratios, table
-from triqdef.quant.convert import at_bits, to_multibit
+from triqdef.quant.layers import BitState, QConv2d
 from triqdef.quant.ste import quantize_composed
 
 SHAPES = {'16 × 32²': (16, 32), '32 × 16²': (32, 16), '64 × 8²': (64, 8)}     # the three stages of ResNet-20
@@ -25,10 +25,10 @@ def composed_quantize():
     finally: quantizers.quantize = own
 
 def multibit(conv, args):
-    "Our convolution, at the bit-width asked for, initialised."
-    q = to_multibit(conv, (32, args.bits), args.quantizer, args.quantizer, first_last=args.bits)
-    q.bit_state.bits = args.bits
-    return q
+    "Our convolution as it stands inside a network, at the bit-width asked for, with weights of its own."
+    state = BitState((32, args.bits))
+    state.bits = args.bits
+    return QConv2d(copy.deepcopy(conv), state, {args.bits: args.bits}, args.quantizer, args.quantizer)
 
 def brevitas(conv, args):
     "brevitas' convolution with weight and input quantized per tensor; None where it is not installed."
@@ -63,7 +63,9 @@ def variants(args, channels, size):
     with torch.no_grad(): difference = (ours(x) - as_composed(x)).abs().max().item()
     out['triqdef'] = runner(ours, x, list(ours.parameters()), w)
     out['composite LSQ'] = runner(as_composed, x, list(plain.parameters()), w)
-    if args.compile: out['triqdef, compiled'] = runner(torch.compile(multibit(conv, args)), x, [conv.weight], w)
+    if args.compile:
+        q = multibit(conv, args); q(x)
+        out['triqdef, compiled'] = runner(torch.compile(q), x, list(q.parameters()), w)
     theirs = brevitas(conv, args)
     if theirs is not None:
         theirs = theirs.to(args.device, memory_format=layout).train()

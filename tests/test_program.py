@@ -183,7 +183,7 @@ def trained(tmp_path_factory):
     assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
     return folder
 
-QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--quiet']
+QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--patch-size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--quiet']
 
 def test_help_teaches(here):
     r = triqdef('--help')
@@ -235,7 +235,7 @@ BAD_COMMANDS = {
     'bits': (['train', 'RUN', *TOYS, '--bits', '32', '1'], 'between 2 and 16'), 'data': (['train', 'RUN', '--data', 'nowhere'], "'cifar10'"),
     'other settings': (['train', 'TRAINED', '--method', 'qat', '--lr', '5', *TOYS], 'other settings'),
     'unwritable': (['train', 'FILE/run', *TOYS], 'FILE'), 'no run': (['evaluate', 'EMPTY'], 'no run.json'), 'absent': (['evaluate', 'absent'], 'no run.json'),
-    'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--size', '40'], '40 × 40'),
+    'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
     'start': (['demo', '--start', 'resnet9000'], 'resnet9000')}

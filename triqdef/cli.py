@@ -74,14 +74,14 @@ def make_attacks(
                 pgd=(f'Patch PGD {size}×{size}', PatchPGD(size, pgd_steps, seed=seed)))
     return dict(made[n] for n in names)
 
-# %% ../nbs/80_cli.ipynb #42063356
+# %% ../nbs/80_cli.ipynb #0c0c83c4
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
-    runs = {Path(f).name: load_run(f) for f in args.folders}
+    runs = {Path(f).resolve().name: load_run(f) for f in args.folders}
     if len(runs) < len(args.folders): raise ValueError(f"run folders need different names, got {args.folders}")
     first = next(iter(runs.values())).settings
     dls = make_data(replace(first, data=args.data or first.data, device=args.device or first.device))
-    made = make_attacks(args.attacks, args.size, args.gap_steps, args.pgd_steps, args.target, args.seed)
+    made = make_attacks(args.attacks, args.patch_size, args.gap_steps, args.pgd_steps, args.target, args.seed)
     notes = {name: r.settings.__dict__ for name, r in runs.items()}
     _write_report({n: r.net.to(dls.device) for n, r in runs.items()}, dls, made, args, notes)
 
@@ -93,13 +93,13 @@ def _write_report(nets, dls, attacks, args, notes):
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
-# %% ../nbs/80_cli.ipynb #f1445080
+# %% ../nbs/80_cli.ipynb #feb1e753
 def _add_report_options(p, out, n, n_attack, n_align):
     "The options that every command with a report has."
     for name, value, note in (
         ('n', n, 'evaluation images'), ('n-attack', n_attack, 'of them for attacks that work image by image'),
-        ('n-align', n_align, 'images for the alignment table, 0 for none'), ('size', 8, 'side of the patch in pixels'),
-        ('gap-steps', 40, 'Adam steps of GAP'), ('pgd-steps', 15, 'sign steps of Patch PGD'),
+        ('n-align', n_align, 'images for the alignment table, 0 for none'), ('patch-size', 8, 'side of the patch in pixels'),
+        ('gap-steps', 30, 'Adam steps of GAP'), ('pgd-steps', 10, 'sign steps of Patch PGD'),
         ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'seed of everything drawn')):
         p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
     p.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
@@ -117,16 +117,17 @@ def _add_evaluate(commands):
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
-# %% ../nbs/80_cli.ipynb #f8c04081
+# %% ../nbs/80_cli.ipynb #e81e57e2
 small_print = '''A run this small illustrates and does not prove: 2,000 training images, a few epochs, one seed, a weak
 inner attack. For evidence train longer (triqdef train), attack harder, and read the page on limits.'''
 
 def _demo_settings(args):
     "What the demonstration trains, for both methods."
     if args.quick: return TrainSettings(data='toys', arch='toy_net', epochs=2, bs=64, patch_size=4, lr=1e-2)
-    return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, attack_steps=2, seed=args.seed)
+    return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2,
+                         attack_steps=2, seed=args.seed)
 
-# %% ../nbs/80_cli.ipynb #96904b58
+# %% ../nbs/80_cli.ipynb #c5231c76
 def _run_demo(args):
     "Train joint QAT and TriQDef, attack both, and show both."
     out, s = check_writable(args.out), _demo_settings(args)
@@ -138,14 +139,14 @@ def _run_demo(args):
         print(f"training {name} ({out/method})")
         run = train(replace(s, method=method), out/method, progress=not args.quiet)
         nets[name], notes[name] = run.net, run.settings.__dict__
-    if args.quick: args.size, args.n, args.n_attack, args.n_align, args.gap_steps = 4, 96, 32, 16, 5
-    attacks = make_attacks(['gap', 'pgd'], args.size, args.gap_steps, args.pgd_steps, args.target, args.seed)
+    if args.quick: args.patch_size, args.n, args.n_attack, args.n_align, args.gap_steps = 4, 96, 32, 16, 5
+    attacks = make_attacks(['gap', 'pgd'], args.patch_size, args.gap_steps, args.pgd_steps, args.target, args.seed)
     dls = make_data(s)
     print(f"\nattacking: {', '.join(attacks)}; {args.n} test images")
     _write_report({n: net.to(dls.device) for n, net in nets.items()}, dls, attacks, args, notes)
     print(f"\n{small_print}")
 
-# %% ../nbs/80_cli.ipynb #98ead802
+# %% ../nbs/80_cli.ipynb #989ca5c5
 def _add_demo(commands):
     p = commands.add_parser('demo', help='the whole way on bundled real images, within 10 minutes', description=
         'Fine-tune a full-precision ResNet-20 at 32, 5, 4 and 2 bits on the bundled CIFAR-10 sample, by joint QAT and '
@@ -155,7 +156,7 @@ def _add_demo(commands):
     p.add_argument('--start', default='cifar10-resnet20-fp', help='network to begin with (default: %(default)s)')
     p.add_argument('--quick', action='store_true',
                    help='toys instead of real images: half a minute, to try the machinery')
-    _add_report_options(p, 'triqdef-demo', 500, 128, 64); p.set_defaults(run=_run_demo)
+    _add_report_options(p, 'triqdef-demo', 500, 96, 64); p.set_defaults(run=_run_demo)
 
 # %% ../nbs/80_cli.ipynb #778c1222
 user_errors = ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError
@@ -170,7 +171,7 @@ def parser():
     for add in (_add_demo, _add_train, _add_evaluate): add(commands)
     return p
 
-# %% ../nbs/80_cli.ipynb #7167c51f
+# %% ../nbs/80_cli.ipynb #dd8edd47
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code
@@ -183,6 +184,7 @@ def main(
         print(f'triqdef: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ntriqdef: interrupted; the same command goes on where it stopped', file=sys.stderr)
+        print('\ntriqdef: interrupted; the same command goes on with the training where it stopped (a report begins again)',
+              file=sys.stderr)
         return 130
     return 0

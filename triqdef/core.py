@@ -43,14 +43,14 @@ def check_bit(
         raise ValueError(f"{name} must be one of {tuple(allowed)}, the bit-widths of this network, got {b}")
     return int(b)
 
-# %% ../nbs/00_core.ipynb #16cfc310
+# %% ../nbs/00_core.ipynb #e17201ad
 def check_bits(
     bits,            # bit-widths: a non-empty sequence of different ints
     allowed=None,    # the bit-widths a network has, or None for any
     name='bits',     # the argument's name, for the message
 )->tuple:
     "Several bit-widths, checked and sorted from high to low, the order in which pairs are chained."
-    if isinstance(bits, (str, bytes)) or not hasattr(bits, '__iter__'):
+    if isinstance(bits, (str, bytes)) or not hasattr(bits, '__iter__') or getattr(bits, 'ndim', 1) == 0:
         raise TypeError(f"{name} must be a sequence of ints such as (32, 8, 4), got {bits!r}")
     out = tuple(check_bit(b, allowed, name) for b in bits)
     if not out: raise ValueError(f"{name} is empty: give at least one bit-width")

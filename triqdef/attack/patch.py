@@ -152,14 +152,14 @@ def place(
     p, mask, at = _warp(p, mask, at, angle, scale, most, H, W)
     return _paste(x, p, at, mask)
 
-# %% ../../nbs/40_attack.patch.ipynb #60d31e35
+# %% ../../nbs/40_attack.patch.ipynb #046bcb60
 def _forbidden_map(forbidden, image_hw):
     "A boolean map (H,W) from a map or from boxes (top, left, bottom, right), ends exclusive."
     if isinstance(forbidden, Tensor):
         if forbidden.dtype != torch.bool or tuple(forbidden.shape) != tuple(image_hw):
             raise ValueError(f"forbidden must be a bool map of shape {tuple(image_hw)}, "
                              f"got {forbidden.dtype} {tuple(forbidden.shape)}")
-        return forbidden
+        return forbidden.cpu()
     m = torch.zeros(*image_hw, dtype=torch.bool)
     for box in forbidden:
         if len(box) != 4 or min(box) < 0:

@@ -215,7 +215,7 @@ def _restart(self:PatchPGD, net, x, y, view, g, steps):
         p = (p + step).clamp(0, 1)
     return best, losses, looks
 
-# %% ../../nbs/41_attack.pgd.ipynb #d3b5bd66
+# %% ../../nbs/41_attack.pgd.ipynb #5f883476
 @patch
 def run(self:PatchPGD,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -230,7 +230,7 @@ def run(self:PatchPGD,
     g = None if self.seed is None else torch.Generator().manual_seed(self.seed)
     best, losses, looks, view = None, [], 0, as_view(bits)
     with under_attack(net):
-        x, y = x.detach().clone(), y.detach().clone()
+        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         for _ in range(self.restarts):
             steps = range(self.steps + 1)
             if self.progress: steps = progress_bar(steps)

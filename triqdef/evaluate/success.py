@@ -132,7 +132,7 @@ def worst_case(
             raise ValueError("attacks must be scored on the same images with the same ones counted")
     return Success(a.name, torch.stack([b.hit for b in attacks]).any(0), a.counted)
 
-# %% ../../nbs/60_evaluate.success.ipynb #5ea1e10a
+# %% ../../nbs/60_evaluate.success.ipynb #b3542e0b
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
@@ -144,7 +144,7 @@ def predict(
     if tensor: check_images(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
         for b in data.split(bs) if tensor else data:
-            x = b if tensor else b[0]
+            x = b if tensor else check_images(b[0])
             preds.append(net(x.as_subclass(Tensor).to(device)).argmax(1).cpu())
             if not tensor: ys.append(b[1].as_subclass(Tensor).cpu())
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")

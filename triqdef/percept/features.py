@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/percept.features.html.md"""
 # %% auto #0
 __all__ = ['feature_map', 'stage_names', 'tap_stages']
 
-# %% ../../nbs/22_percept.features.ipynb #49a24416
+# %% ../../nbs/22_percept.features.ipynb #c95f113c
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,8 @@ from torch import nn, Tensor
 
 from ..core import device_of, eval_mode
 from .edges import full
+from ..quant.layers import QConv2d, QLinear
+from ..quant.norm import MultiBitNorm
 
 # %% ../../nbs/22_percept.features.ipynb #15604332
 def feature_map(
@@ -30,7 +32,7 @@ def _resnet_stages(net):
     layers = [n for n, _ in net.named_children() if n.startswith('layer') and n[5:].isdigit()]
     return ('layer1:input', *layers) if 'layer1' in layers and len(layers) > 1 else None
 
-# %% ../../nbs/22_percept.features.ipynb #0b450536
+# %% ../../nbs/22_percept.features.ipynb #61a5098a
 def _example(net):
     "One grey image that fits the network's first convolution."
     conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
@@ -46,8 +48,10 @@ def _outputs(net, x):
             if isinstance(out, Tensor) and out.ndim == 4: seen.append((name, tuple(out.shape)))
         return hook
     try:
+        inner = {id(c) for m in net.modules() if isinstance(m, (QConv2d, QLinear, MultiBitNorm))
+                 for c in m.modules() if c is not m}
         for name, m in net.named_modules():
-            if name: handles.append(m.register_forward_hook(note(name)))
+            if name and id(m) not in inner: handles.append(m.register_forward_hook(note(name)))
         with torch.no_grad(), eval_mode(net): net(x)
     finally:
         for h in handles: h.remove()

@@ -28,7 +28,7 @@ def gradient_from_logits(
     loss = F.cross_entropy(full(logits), y, reduction='sum')
     return torch.autograd.grad(loss, x, create_graph=create_graph, retain_graph=True)[0]
 
-# %% ../../nbs/23_percept.gradients.ipynb #8eb7a09a
+# %% ../../nbs/23_percept.gradients.ipynb #56a1f9dd
 def input_gradient(
     net:nn.Module,               # any classifier of images in [0,1]
     x:Tensor,                    # images, (B,C,H,W) in [0,1]
@@ -40,7 +40,8 @@ def input_gradient(
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must have shape ({len(x)},), one class each, got {tuple(y.shape)}")
     with torch.inference_mode(False), torch.enable_grad():
-        x, y = x.detach().clone().requires_grad_(), y.clone()
+        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
+        x.requires_grad_()
         loss = F.cross_entropy(full(net(x)), y, reduction='sum')
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 

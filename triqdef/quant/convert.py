@@ -7,19 +7,20 @@ Docs: https://triqdef.github.io/triqdef/quant.convert.html.md"""
 # %% auto #0
 __all__ = ['to_multibit', 'bit_state_of', 'bits_of', 'at_bits', 'calibrate', 'quant_table', 'single_bit']
 
-# %% ../../nbs/14_quant.convert.ipynb #9c7cf42d
+# %% ../../nbs/14_quant.convert.ipynb #774f3a82
 import copy
 from contextlib import contextmanager
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import nn, Tensor
 
 from ..core import check_bit, check_bits, check_images, device_of, eval_mode
+from ..data import peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import MultiBitNorm
 
-# %% ../../nbs/14_quant.convert.ipynb #56f2b8d4
+# %% ../../nbs/14_quant.convert.ipynb #8b723dfe
 def _is_plain(m, cls):
     "Whether `m` computes just what `cls` computes."
     return (isinstance(m, cls) and type(m).forward is cls.forward
@@ -27,16 +28,21 @@ def _is_plain(m, cls):
 
 def _replaceable(model, skip):
     "Names of the layers to quantize and of the norms to multiply, in order of definition."
-    inside = {id(c) for m in model.modules() if isinstance(m, nn.MultiheadAttention) for c in m.modules()}
-    named = [(n, m) for n, m in model.named_modules() if id(m) not in inside and n not in skip]
+    fused = {'MultiheadAttention', 'ShiftedWindowAttention'}
+    inside = {id(c) for m in model.modules() if fused & {t.__name__ for t in type(m).__mro__} for c in m.modules()}
+    def skipped(n): return any(n == s or n.startswith(s + '.') for s in skip)
+    named = [(n, m) for n, m in model.named_modules() if id(m) not in inside and not skipped(n)]
     layers = [n for n, m in named if _is_plain(m, nn.Conv2d) or _is_plain(m, nn.Linear)]
     return layers, [n for n, m in named if isinstance(m, nn.BatchNorm2d)]
 
-# %% ../../nbs/14_quant.convert.ipynb #67c04156
-def _swap(model, name, new):
-    "Put `new` where the submodule `name` is."
-    parent, _, child = name.rpartition('.')
-    setattr(model.get_submodule(parent), child, new)
+# %% ../../nbs/14_quant.convert.ipynb #4c3f93bb
+def _swap(model, new):
+    "Put `new[name]` where the submodule `name` is, under every name that it has."
+    by_id = {id(model.get_submodule(n)): m for n, m in new.items()}
+    for name, m in list(model.named_modules(remove_duplicate=False)):
+        if id(m) in by_id and name:
+            parent, _, child = name.rpartition('.')
+            setattr(model.get_submodule(parent), child, by_id[id(m)])
 
 # %% ../../nbs/14_quant.convert.ipynb #42d758f8
 def _check_convertible(model, skip):
@@ -59,31 +65,30 @@ def _quantize_layer(net, name, ends, config):
     return cls(m, net.bit_state, {b: w for b, w in widths.items() if w != 32},
                config['weight'], act, config['per_channel'])
 
-# %% ../../nbs/14_quant.convert.ipynb #c29a4324
+# %% ../../nbs/14_quant.convert.ipynb #880b49c2
 def to_multibit(
     model:nn.Module,         # a float classifier; it is copied, not changed
     bits=(32, 8, 5, 4, 2),   # bit-widths, each 2 to 16, or 32
     weight:str='lsq',        # weight quantizer: 'lsq', 'dorefa' or 'minmax'
     act:str='lsq',           # activation quantizer: 'lsq', 'dorefa', 'pact' or 'minmax'
     first_last:int=8,        # width of the first and the last layer at every bit-width below 32
-    per_channel=False,       # one weight step per output channel
-    skip=(),                 # names of layers and norms to leave in float, as in `named_modules`
+    per_channel=None,        # one weight step per output channel; None: for 'minmax' yes, else no
+    skip=(),                 # modules to leave in float, with all inside them, named as in `named_modules`
 )->nn.Module:
     "A copy of `model` that runs at each of `bits`, at the highest to begin with."
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     _check_convertible(model, skip)
     config = dict(weight=weight, act=act, first_last=check_bit(first_last, name='first_last'),
-                  per_channel=bool(per_channel), skip=list(skip))
+                  per_channel=weight == 'minmax' if per_channel is None else bool(per_channel), skip=list(skip))
     state, net = BitState(bits, config), copy.deepcopy(model)
     net.bit_state = state
     layers, norms = _replaceable(net, skip)
     new = {n: _quantize_layer(net, n, (layers[0], layers[-1]), config) for n in layers}
     new.update({n: MultiBitNorm(net.get_submodule(n), state) for n in norms})
-    for n, m in new.items():
-        if not n:
-            m.bit_state = state
-            return m
-        _swap(net, n, m)
+    if '' in new:
+        new[''].bit_state = state
+        return new['']
+    _swap(net, new)
     return net
 
 # %% ../../nbs/14_quant.convert.ipynb #13d1f1b9
@@ -119,13 +124,15 @@ def at_bits(
     try: yield net
     finally: state.bits = before
 
-# %% ../../nbs/14_quant.convert.ipynb #b0cc667e
+# %% ../../nbs/14_quant.convert.ipynb #63b705d1
 def _first_batches(dl, n, device):
     "Up to `n` batches of images of a loader of `(x, ...)` or `x`, on `device`."
     out = []
-    for batch in dl:
-        out.append(check_images(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device))
-        if len(out) == n: break
+    with peek(dl):
+        for batch in dl:
+            x = check_images(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            out.append(x.as_subclass(Tensor).to(device))
+            if len(out) == n: break
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
     return out
 
@@ -178,7 +185,7 @@ def quant_table(
         rows[n] = dict(kind=type(m).__name__, weights=own, **{f'{b} bits': w for b, w in widths.items()})
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../../nbs/14_quant.convert.ipynb #60347c32
+# %% ../../nbs/14_quant.convert.ipynb #faecef1b
 def _unquantized(m):
     "The plain torch layer with the parameters of the quantized layer `m`."
     plain = copy.copy(m)
@@ -196,13 +203,14 @@ def single_bit(
     if state is None: raise ValueError("single_bit needs a multi-bit network: see to_multibit")
     one = BitState((check_bit(bits, state.allowed),), state.config)
     with at_bits(net, bits): out = copy.deepcopy(net)
-    for name, m in list(out.named_modules()):
-        if isinstance(m, MultiBitNorm): _swap(out, name, m.active)
-        elif isinstance(m, (QConv2d, QLinear)) and bits == 32:
-            if not name: return _unquantized(m)
-            _swap(out, name, _unquantized(m))
+    new = {}
+    for name, m in out.named_modules():
+        if isinstance(m, MultiBitNorm): new[name] = m.active
+        elif isinstance(m, (QConv2d, QLinear)) and bits == 32: new[name] = _unquantized(m)
         elif isinstance(m, (QConv2d, QLinear)):
             m.bit_state = one
             for q in (m.weight_quant, m.act_quant): q.keep(bits)
+    if '' in new: return new['']
+    _swap(out, new)
     out.bit_state = one if bits != 32 else None
     return out

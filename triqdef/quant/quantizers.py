@@ -288,7 +288,7 @@ class MinMax(Quantizer):
         z = (-lo/s).round()
         return quantize(v, s, -z, n - z, edge=.5)
 
-# %% ../../nbs/11_quant.quantizers.ipynb #1b3369b9
+# %% ../../nbs/11_quant.quantizers.ipynb #680b0262
 @patch
 def observe(self:MinMax,
     v:Tensor,        # data to learn the range from
@@ -299,7 +299,7 @@ def observe(self:MinMax,
     "Take the range of `v` in: the first as it is, later ones by momentum, or 1/count as a running mean."
     if self.kind == 'weight': return
     with torch.no_grad():
-        new = torch.stack(v.detach().float().aminmax())
+        new = torch.stack(v.detach().aminmax()).to(self.ranges)
         row = self.ranges[list(self.widths).index(bits)]
         share = 1. if not self.ready[bits] or count == 1 else 1/count if count else self.momentum
         row.lerp_(new, share)

@@ -51,11 +51,12 @@ def _inner(a, b, step):
     if step.numel() == 1: return torch.dot(_flat(a, b), _flat(b, b)).reshape(step.shape)
     return (a*b).sum_to_size(step.shape)
 
-# %% ../../nbs/10_quant.ste.ipynb #f3cca166
+# %% ../../nbs/10_quant.ste.ipynb #afadac70
 class _QuantizeGrad(Function):
     "Backward of `_Quantize`, itself differentiable: linear in the incoming gradient."
     @staticmethod
     def forward(ctx, g, v, step, lo, hi, edge, scale, want_step):
+        ctx.set_materialize_grads(False)
         u = v/step
         gv, gs = _masked(g, u, lo, hi, edge), None
         ctx.save_for_backward(u, step); ctx.limits = lo, hi, edge, scale

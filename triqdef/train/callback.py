@@ -7,34 +7,36 @@ Docs: https://triqdef.github.io/triqdef/train.callback.html.md"""
 # %% auto #0
 __all__ = ['switch_once', 'TriQDef', 'PatchAT', 'JointQAT', 'accuracy_at']
 
-# %% ../../nbs/52_train.callback.ipynb #bbfbeb40
+# %% ../../nbs/52_train.callback.ipynb #332c550d
 import matplotlib.pyplot as plt
 import torch
 from fastai.callback.core import Callback
 from fastai.metrics import Metric
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from torch import nn
 
 from ..attack.pgd import PatchPGD
 from ..core import check_bits, check_choice, check_images, fixed_seed
-from ..quant.convert import at_bits, bit_state_of, bits_of
+from ..quant.convert import at_bits, bit_state_of
+from ..quant.quantizers import Quantizer
 from .curriculum import BACT
 from .objective import Objective
 
-# %% ../../nbs/52_train.callback.ipynb #ef577a4d
+# %% ../../nbs/52_train.callback.ipynb #f53e6f42
 def switch_once(
     net:nn.Module,    # a multi-bit network
     bits:int,         # one of its bit-widths
 ):
-    "Run the next forward pass of `net` at `bits`, and only that one; restores after an exception too."
+    "Run the next forward pass of `net` at `bits`, and only that one; returns what calls it off."
     state, before, handles = bit_state_of(net), [], []
     def enter(*_): before.append(state.bits); state.bits = bits
     def leave(*_):
         for h in handles: h.remove()
         if before: state.bits = before.pop()
     handles += [net.register_forward_pre_hook(enter), net.register_forward_hook(leave, always_call=True)]
+    return leave
 
-# %% ../../nbs/52_train.callback.ipynb #0ab92a01
+# %% ../../nbs/52_train.callback.ipynb #302512c4
 class TriQDef(Callback):
     "TriQDef training: patched images, FDP, GPDP and the BACT curriculum, added to `loss_grad`."
     order, run_valid = 0, False
@@ -51,6 +53,7 @@ class TriQDef(Callback):
     ):
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
         self.bits, self.source, self.seed, self.history, self.stepped = bits, source, seed, [], True
+        self.off, self.prepared = noop, set()
         self.attack = PatchPGD(8, steps=5, step_size=32/255, keep='loss') if attack is None else attack
         self.curriculum, self.kwargs = curriculum, dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
                                                         lambda_gpdp=lambda_gpdp, **objective)
@@ -71,7 +74,7 @@ def before_fit(self:TriQDef):
     for p in self.opt.all_params().itemgot(0):
         if id(p) in steps: self.opt.state[p]['do_wd'] = False
 
-# %% ../../nbs/52_train.callback.ipynb #20c671e8
+# %% ../../nbs/52_train.callback.ipynb #4bff0bf0
 @patch
 def after_step(self:TriQDef):
     "Note that this batch ended in an update (with gradient accumulation, not every batch does)."
@@ -87,7 +90,13 @@ def before_batch(self:TriQDef):
     self.now = self.epoch*len(self.dls.train) + self.iter
     self.progress = self.now/(self.n_epoch*len(self.dls.train))
     self.active = self.bact.active(self.now, self.progress)
-    switch_once(self.learn.model, self.active[0])
+    self.off()
+    self.off = switch_once(self.learn.model, self.active[0])
+
+@patch
+def after_cancel_batch(self:TriQDef):
+    "Call the switch off, if another callback ended the batch before the forward pass."
+    self.off()
 
 @patch
 def patched_batch(self:TriQDef):
@@ -97,17 +106,28 @@ def patched_batch(self:TriQDef):
         bits = dict(random=self.active[i], all=self.active).get(self.source, self.source)
         return self.attack.attack(self.learn.model, self.x, self.y, bits=bits)
 
-# %% ../../nbs/52_train.callback.ipynb #5fa4698c
+# %% ../../nbs/52_train.callback.ipynb #c2b28aa4
+@patch
+def prepare(self:TriQDef):
+    "Let bit-widths that are active for the first time find their steps on the clean batch."
+    for b in set(self.active) - self.prepared:
+        quantizers = (m for m in self.learn.model.modules() if isinstance(m, Quantizer))
+        if not all(q.ready.get(b, True) for q in quantizers):
+            with torch.no_grad(), at_bits(self.learn.model, b): self.learn.model(self.x)
+    self.prepared |= set(self.active)
+
+# %% ../../nbs/52_train.callback.ipynb #fcdcc012
 @patch
 def after_loss(self:TriQDef):
     "Add the other terms to `loss_grad`; `loss` stays what fastai computed."
+    self.prepare()
     x_adv = self.patched_batch() if self.objective.patched else None
     terms = self.objective(self.learn.model, self.x, self.y, x_adv, self.active,
                            ramp=self.bact.penalty_weight(self.progress), first=self.learn.loss_grad)
     self.history.append(dict(step=self.now, bits=self.active, **terms.check(f" at step {self.now}")))
     self.learn.loss_grad = terms.total
 
-# %% ../../nbs/52_train.callback.ipynb #5d4fd2d6
+# %% ../../nbs/52_train.callback.ipynb #69e576c2
 class PatchAT(TriQDef):
     "Multi-bit patch adversarial training: TriQDef with λ_FDP = λ_GPDP = 0."
     def __init__(self,
@@ -125,7 +145,7 @@ class JointQAT(TriQDef):
     ):
         super().__init__(bits, 0., 0., 0., **kwargs)
 
-# %% ../../nbs/52_train.callback.ipynb #6ed6fce1
+# %% ../../nbs/52_train.callback.ipynb #f7769b49
 class _AccuracyAt(Metric):
     "Accuracy at one bit-width."
     def __init__(self, bits): self.bits, self.right, self.n = bits, 0, 0
@@ -146,7 +166,7 @@ def accuracy_at(
     "Metrics for a `Learner`: accuracy at each bit-width."
     return [_AccuracyAt(b) for b in check_bits(bits)]
 
-# %% ../../nbs/52_train.callback.ipynb #867d3413
+# %% ../../nbs/52_train.callback.ipynb #868dd863
 @patch
 def plot(self:TriQDef,
     ax=None,    # a matplotlib axis, or None for a new figure

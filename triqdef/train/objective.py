@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.objective.html.md"""
 # %% auto #0
 __all__ = ['Terms', 'patched_passes', 'clean_losses', 'Objective']
 
-# %% ../../nbs/51_train.objective.ipynb #20ff33b2
+# %% ../../nbs/51_train.objective.ipynb #e0a9eb15
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
@@ -19,15 +19,15 @@ from torch import nn, Tensor
 from ..core import check_bits, check_images
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
-from ..percept.features import tap_stages
+from ..percept.features import stage_names, tap_stages
 from ..quant.convert import at_bits, bits_of
 
-# %% ../../nbs/51_train.objective.ipynb #ea54b02e
+# %% ../../nbs/51_train.objective.ipynb #721a87ae
 @dataclass
 class Terms:
     "The terms of one step, each a scalar tensor; `total` is what to call `backward` on."
     clean:Tensor    # mean cross entropy of clean images, ≥ 0
-    adv:Tensor      # mean cross entropy of patched images, 0 where λ_adv = 0
+    adv:Tensor      # mean cross entropy of patched images, 0 where no term needs them
     fdp:Tensor      # feature penalty, 0 to 2, unweighted
     gpdp:Tensor     # gradient penalty, 0 to 2, unweighted
     total:Tensor    # the weighted sum
@@ -122,7 +122,7 @@ def penalties(self:Objective,
     f = fdp(feats, pairs, smooth=self.smooth) if feats and pairs else None
     return f, gpdp(grads, pairs, smooth=self.smooth) if grads and pairs else None
 
-# %% ../../nbs/51_train.objective.ipynb #44d71b81
+# %% ../../nbs/51_train.objective.ipynb #e033e8e0
 @patch
 def __call__(self:Objective,
     net:nn.Module,     # a multi-bit network
@@ -135,6 +135,7 @@ def __call__(self:Objective,
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]
     clean = known + clean_losses(net, x, y, bits[len(known):], self.loss_func)
     terms = dict(clean=sum(clean)/len(clean))
@@ -146,12 +147,13 @@ def __call__(self:Objective,
     named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', 'adv', 'fdp', 'gpdp')}
     return Terms(**named, total=total)
 
-# %% ../../nbs/51_train.objective.ipynb #d7155666
+# %% ../../nbs/51_train.objective.ipynb #9d61c702
 @patch
 def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
     "L_adv, FDP and GPDP from one patched forward pass per bit-width."
     if x_adv is None: raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
     check_images(x_adv, 'x_adv')
+    if self.stages is None and self.lambda_fdp: self.stages = stage_names(net, x_adv[:2])
     compare = ramp > 0 and len(bits) > 1
     losses, feats, grads = patched_passes(net, x_adv, y, bits, self.loss_func, compare and self.lambda_fdp > 0,
                                           compare and self.lambda_gpdp > 0, self.stages)
