@@ -51,42 +51,50 @@ def _inner(a, b, step):
     if step.numel() == 1: return torch.dot(_flat(a, b), _flat(b, b)).reshape(step.shape)
     return (a*b).sum_to_size(step.shape)
 
-# %% ../../nbs/10_quant.ste.ipynb #afadac70
+# %% ../../nbs/10_quant.ste.ipynb #7dd4060f
+def _clipped(v, step, lo, hi, edge):
+    "What `_masked` compares and with which limits: values and limits in units of `v` where that needs no waiting."
+    if isinstance(lo, Tensor) or step.numel() > 1 or step.device.type != 'cpu': return v/step, lo, hi, edge
+    s = step.item()
+    return v, lo*s, hi*s, edge*s
+
 class _QuantizeGrad(Function):
     "Backward of `_Quantize`, itself differentiable: linear in the incoming gradient."
     @staticmethod
-    def forward(ctx, g, v, step, lo, hi, edge, scale, want_step):
+    def forward(ctx, g, v, y, step, lo, hi, edge, scale, want_step):
         ctx.set_materialize_grads(False)
-        u = v/step
-        gv, gs = _masked(g, u, lo, hi, edge), None
-        ctx.save_for_backward(u, step); ctx.limits = lo, hi, edge, scale
-        if want_step: gs = (_inner(g, u.round().clamp_(lo, hi), step) - _inner(gv, u, step))*scale
+        u, *limits = _clipped(v, step, lo, hi, edge)
+        gv, gs = _masked(g, u, *limits), None
+        ctx.save_for_backward(v, y, step); ctx.limits = lo, hi, edge, scale
+        if want_step: gs = (_inner(g, y, step) - _inner(gv, v, step))*(scale/step)
         return gv, gs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, ggv, ggs):
-        (u, step), (lo, hi, edge, scale) = ctx.saved_tensors, ctx.limits
-        out = None if ggv is None else _masked(ggv, u, lo, hi, edge)
+        (v, y, step), (lo, hi, edge, scale) = ctx.saved_tensors, ctx.limits
+        u, *limits = _clipped(v, step, lo, hi, edge)
+        out = None if ggv is None else _masked(ggv, u, *limits)
         if ggs is not None:
-            by_step = (u.round().clamp_(lo, hi) - _masked(u, u, lo, hi, edge))*(ggs*scale)
+            by_step = (y - _masked(v, u, *limits))*(ggs*scale/step)
             out = by_step if out is None else out + by_step
-        return out, *[None]*7
+        return out, *[None]*8
 
-# %% ../../nbs/10_quant.ste.ipynb #d8c49a95
+# %% ../../nbs/10_quant.ste.ipynb #1e6dd7e8
 class _Quantize(Function):
     "`quantize` with an analytic first and second derivative."
     @staticmethod
     def forward(ctx, v, step, lo, hi, edge, scale):
-        ctx.save_for_backward(v, step); ctx.limits = lo, hi, edge, scale
+        y = (v/step).clamp_(lo, hi).round_().mul_(step)
+        ctx.save_for_backward(v, y, step); ctx.limits = lo, hi, edge, scale
         ctx.set_materialize_grads(False)
-        return (v/step).clamp_(lo, hi).round_().mul_(step)
+        return y
 
     @staticmethod
     def backward(ctx, g):
         if g is None: return None, *[None]*5
-        (v, step), want = ctx.saved_tensors, ctx.needs_input_grad[1]
-        gv, gs = _QuantizeGrad.apply(g, v, step, *ctx.limits, want)
+        (v, y, step), want = ctx.saved_tensors, ctx.needs_input_grad[1]
+        gv, gs = _QuantizeGrad.apply(g, v.detach(), y.detach(), step.detach(), *ctx.limits, want)
         return gv, gs, *[None]*4
 
 # %% ../../nbs/10_quant.ste.ipynb #f6092cbf
