@@ -93,12 +93,13 @@ def _write_report(nets, dls, attacks, args, notes):
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
-# %% ../nbs/80_cli.ipynb #feb1e753
+# %% ../nbs/80_cli.ipynb #19fe7d6c
 def _add_report_options(p, out, n, n_attack, n_align):
     "The options that every command with a report has."
     for name, value, note in (
         ('n', n, 'evaluation images'), ('n-attack', n_attack, 'of them for attacks that work image by image'),
-        ('n-align', n_align, 'images for the alignment table, 0 for none'), ('patch-size', 8, 'side of the patch in pixels'),
+        ('n-align', n_align, 'images for the alignment table, 0 for none'),
+        ('patch-size', 8, 'side of the patch in pixels'),
         ('gap-steps', 30, 'Adam steps of GAP'), ('pgd-steps', 10, 'sign steps of Patch PGD'),
         ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'seed of everything drawn')):
         p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
@@ -171,7 +172,7 @@ def parser():
     for add in (_add_demo, _add_train, _add_evaluate): add(commands)
     return p
 
-# %% ../nbs/80_cli.ipynb #dd8edd47
+# %% ../nbs/80_cli.ipynb #9faf709f
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code
@@ -184,7 +185,7 @@ def main(
         print(f'triqdef: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ntriqdef: interrupted; the same command goes on with the training where it stopped (a report begins again)',
-              file=sys.stderr)
+        print('\ntriqdef: interrupted; the same command goes on with the training where it stopped '
+              '(a report begins again)', file=sys.stderr)
         return 130
     return 0

@@ -51,7 +51,7 @@ def _inner(a, b, step):
     if step.numel() == 1: return torch.dot(_flat(a, b), _flat(b, b)).reshape(step.shape)
     return (a*b).sum_to_size(step.shape)
 
-# %% ../../nbs/10_quant.ste.ipynb #7dd4060f
+# %% ../../nbs/10_quant.ste.ipynb #2330e131
 def _clipped(v, step, lo, hi, edge):
     "What `_masked` compares and with which limits: values and limits in units of `v` where that needs no waiting."
     if isinstance(lo, Tensor) or step.numel() > 1 or step.device.type != 'cpu': return v/step, lo, hi, edge
@@ -66,7 +66,7 @@ class _QuantizeGrad(Function):
         u, *limits = _clipped(v, step, lo, hi, edge)
         gv, gs = _masked(g, u, *limits), None
         ctx.save_for_backward(v, y, step); ctx.limits = lo, hi, edge, scale
-        if want_step: gs = (_inner(g, y, step) - _inner(gv, v, step))*(scale/step)
+        if want_step: gs = _inner(g, y - _masked(v, u, *limits), step)*(scale/step)
         return gv, gs
 
     @staticmethod
