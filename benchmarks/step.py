@@ -69,7 +69,7 @@ def main():
     p.add_argument('--size', type=int, default=32, help='side of the images in pixels')
     p.add_argument('--patch', type=int, default=8, help='side of the patch in pixels')
     p.add_argument('--bits', type=int, nargs='+', default=[32, 4], help='active bit-widths')
-    p.add_argument('--attack-steps', type=int, default=3, help='steps of the inner attack')
+    p.add_argument('--attack-steps', type=int, default=5, help='steps of the inner attack, as in TriQDef')
     p.add_argument('--weight', default='lsq', help='weight quantizer')
     p.add_argument('--act', default='lsq', help='activation quantizer')
     p.add_argument('--bf16', action='store_true', help='forward passes under bfloat16 autocast')
