@@ -8,8 +8,8 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'Normalize', 'seed_everything', 'fixed_seed',
            'eval_mode', 'device_of', 'atomic_path', 'versions']
 
-# %% ../nbs/00_core.ipynb #9860d282
-import os, platform, random, sys, tempfile, warnings
+# %% ../nbs/00_core.ipynb #51945655
+import os, platform, random, tempfile, warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path

@@ -7,14 +7,14 @@ Docs: https://triqdef.github.io/triqdef/toys.html.md"""
 # %% auto #0
 __all__ = ['toy_images', 'ToyNet', 'toy_net', 'tensor_dls', 'toy_dls', 'trained_toy']
 
-# %% ../nbs/01_toys.ipynb #8b693f39
+# %% ../nbs/01_toys.ipynb #b05cfe16
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from torch import nn, Tensor
+from torch import nn
 
-from .core import Normalize, eval_mode, fixed_seed
+from .core import Normalize, fixed_seed
 
 # %% ../nbs/01_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):

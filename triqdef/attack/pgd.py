@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.pgd.html.md"""
 # %% auto #0
 __all__ = ['goal_loss', 'goal_met', 'under_attack', 'BitMean', 'RoundRobin', 'as_view', 'PatchRun', 'PatchPGD']
 
-# %% ../../nbs/41_attack.pgd.ipynb #a802cf31
+# %% ../../nbs/41_attack.pgd.ipynb #b37426aa
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from .patch import (allowed_places, check_fits, noise_patch, patch_hw, patch_mask,
                                   place, random_places, to_uint8_grid)
 from ..core import check_bit, check_bits, check_choice, check_images, eval_mode
-from ..quant.convert import at_bits, bits_of, to_multibit
+from ..quant.convert import at_bits
 
 # %% ../../nbs/41_attack.pgd.ipynb #c96e2dae
 def goal_loss(

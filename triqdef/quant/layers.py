@@ -7,10 +7,10 @@ Docs: https://triqdef.github.io/triqdef/quant.layers.html.md"""
 # %% auto #0
 __all__ = ['BitState', 'QConv2d', 'QLinear']
 
-# %% ../../nbs/12_quant.layers.ipynb #41c5d0e9
+# %% ../../nbs/12_quant.layers.ipynb #3a4e4640
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import nn
 
 from ..core import check_bit, check_bits
 from .quantizers import make_quantizer
