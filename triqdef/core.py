@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'Normalize', 'seed_everything', 'fixed_seed',
-           'eval_mode', 'device_of', 'atomic_path', 'versions']
+           'generator', 'eval_mode', 'device_of', 'atomic_path', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -68,12 +68,13 @@ def warn_once(
     if key in _warned: return
     _warned.add(key); warnings.warn(message, stacklevel=3)
 
-# %% ../nbs/00_core.ipynb #c01f4975
+# %% ../nbs/00_core.ipynb #d7937af1
 def check_images(
     x,               # images, (B,C,H,W) float
     name='images',   # the argument's name, for the message
+    strict=False,    # pixels outside [0,1] are an error, not a warning
 )->Tensor:
-    "Images as they are, after checking type, shape and NaN; a range outside [0,1] warns once."
+    "Images as they are, after checking type, shape, NaN and range."
     if not isinstance(x, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point(): raise TypeError(f"{name} must be floating point in [0,1], got {x.dtype}")
     if x.ndim != 4: raise ValueError(f"{name} must have shape (B,C,H,W), got {tuple(x.shape)}")
@@ -81,8 +82,10 @@ def check_images(
     lo, hi = (v.item() for v in torch.aminmax(x.detach()))
     if lo != lo or hi != hi: raise ValueError(f"{name} contains NaN pixels")
     if lo < -1e-4 or hi > 1 + 1e-4:
-        warn_once(('range', name), f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]. Normalisation belongs "
-                  "inside the model (triqdef.core.Normalize); attacks and patches assume pixels in [0,1].")
+        said = (f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: they look normalised already. Normalisation "
+                "belongs inside the model (triqdef.core.Normalize); attacks and patches assume pixels in [0,1].")
+        if strict: raise ValueError(said)
+        warn_once(('range', name), said)
     return x
 
 # %% ../nbs/00_core.ipynb #1841d197
@@ -121,7 +124,15 @@ def fixed_seed(
         try: yield
         finally: random.setstate(states[0]); np.random.set_state(states[1])
 
-# %% ../nbs/00_core.ipynb #498eb1e8
+# %% ../nbs/00_core.ipynb #b0b27063
+def generator(
+    seed:int=None,    # a non-negative int, or None to draw one from the global state
+)->torch.Generator:   # on the CPU, so that results do not depend on the device
+    "A random generator of its own."
+    if seed is None: seed = int(torch.randint(2**31, ()))
+    return torch.Generator().manual_seed(seed)
+
+# %% ../nbs/00_core.ipynb #7e962d49
 @contextmanager
 def eval_mode(
     net:nn.Module,    # any network
@@ -133,7 +144,7 @@ def eval_mode(
     finally:
         for m, training in flags: m.training = training
 
-# %% ../nbs/00_core.ipynb #118d92b3
+# %% ../nbs/00_core.ipynb #6597c284
 def device_of(
     net:nn.Module,    # any module
 )->torch.device:
@@ -142,7 +153,7 @@ def device_of(
     if t is None: t = next(net.buffers(), None)
     return torch.device('cpu') if t is None else t.device
 
-# %% ../nbs/00_core.ipynb #23792d62
+# %% ../nbs/00_core.ipynb #90efbe49
 @contextmanager
 def atomic_path(
     path,    # where the finished file will be; its folder is made
@@ -155,7 +166,7 @@ def atomic_path(
     try: yield tmp; tmp.chmod(0o644); os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #f3c109db
+# %% ../nbs/00_core.ipynb #f6ccfa51
 def versions(
     device=None,    # a torch device to name, or None for the best there is
 )->dict:

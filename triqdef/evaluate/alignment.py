@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.alignment.html.md"""
 __all__ = ['measures', 'look', 'as_map', 'raw_cosine', 'describe', 'agree', 'shuffled', 'noise_null', 'Alignment',
            'alignment_report', 'gradient_maps', 'draw_gradient_maps', 'gradient_maps_figure']
 
-# %% ../../nbs/62_evaluate.alignment.ipynb #71a7390f
+# %% ../../nbs/62_evaluate.alignment.ipynb #fb41d2ac
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,8 +28,9 @@ from torch import Tensor
 from ..attack.patch import Patch, random_places
 from ..attack.pgd import under_attack
 from ..core import atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed, versions
-from .transfer import (attack_settings, evaluation_images, heat_cells, image_hash, plain, read_json,
-                                       records, run_jobs, save_png, write_json)
+from .transfer import (attack_settings, evaluation_images, heat_cells, image_hash, records,
+                                       run_jobs, save_png)
+from ..files import plain, read_json, write_json
 from ..percept.edges import canny_edges, full, gaussian_smooth, minmax_scale, soft_iou
 from ..percept.features import feature_map, stage_names, tap_stages
 from ..percept.gradients import gradient_from_logits, gradient_map, input_gradient

@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 __all__ = ['wilson', 'Rate', 'Success', 'asr', 'asr_all', 'asr_targeted', 'clean_accuracy', 'worst_case', 'predict', 'success',
            'null_success']
 
-# %% ../../nbs/60_evaluate.success.ipynb #a02e322e
+# %% ../../nbs/60_evaluate.success.ipynb #37b110c0
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attack.gap import check_classes
+from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
 from ..core import check_images, device_of, eval_mode
 from ..data import peek

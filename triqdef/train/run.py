@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/train.run.html.md"""
 __all__ = ['methods', 'TrainSettings', 'make_data', 'make_network', 'make_callback', 'RunState', 'check_writable', 'train',
            'load_run']
 
-# %% ../../nbs/53_train.run.ipynb #0aecffd1
+# %% ../../nbs/53_train.run.ipynb #07cef3b2
 import json, time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +26,7 @@ from fastcore.basics import AttrDict, patch
 from ..attack.pgd import PatchPGD
 from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, versions
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
+from ..files import write_json
 from ..models import build_model, models
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
@@ -154,11 +155,7 @@ class RunState(Callback):
                      terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
         with atomic_path(self.folder/'state.pt') as tmp: torch.save(state, tmp)
 
-# %% ../../nbs/53_train.run.ipynb #11a5a426
-def _write_json(path, data):
-    "Strict JSON, indented, whole or not at all."
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(data, indent=1, allow_nan=False) + '\n')
-
+# %% ../../nbs/53_train.run.ipynb #21972cae
 def _begin(folder, s):
     "Write `run.json`, or check that the one there has the same settings."
     path, new = folder/'run.json', json.loads(json.dumps(asdict(s)))
@@ -168,7 +165,7 @@ def _begin(folder, s):
         if diff: raise ValueError(f"{folder} holds a run with other settings (there, asked): {diff}")
     elif any(p.name != 'run.json' and p.name[0] != '.' for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run")
-    else: _write_json(path, dict(settings=new, versions=versions(s.device or None)))
+    else: write_json(path, dict(settings=new, versions=versions(s.device or None)))
 
 # %% ../../nbs/53_train.run.ipynb #781f8657
 def check_writable(
