@@ -7,15 +7,16 @@ Docs: https://triqdef.github.io/triqdef/quant.layers.html.md"""
 # %% auto #0
 __all__ = ['BitState', 'QConv2d', 'QLinear']
 
-# %% ../../nbs/12_quant.layers.ipynb #3a4e4640
+# %% ../../nbs/12_quant.layers.ipynb #43455956
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import check_bit, check_bits
+from ..core import check_bit, check_bits, check_choice
 from .quantizers import make_quantizer
+from .ste import grad_from, soft_round
 
-# %% ../../nbs/12_quant.layers.ipynb #14b8f492
+# %% ../../nbs/12_quant.layers.ipynb #0a10f81b
 class BitState:
     "The active bit-width of one network and the bit-widths it may take."
     def __init__(self,
@@ -28,15 +29,41 @@ class BitState:
                 raise ValueError(f"bits must be 32 (full precision) or lie between 2 and 16, got {b}")
         self._bits, self.observing, self.config = self.allowed[0], None, dict(config or {})
 
+    _backward, _temperature = 'clipped', .25     # for states pickled before these existed
+
     @property
     def bits(self): return self._bits
 
     @bits.setter
     def bits(self, b): self._bits = check_bit(b, self.allowed)
 
+    @property
+    def backward(self): return self._backward
+
+    @backward.setter
+    def backward(self, how):
+        self._backward = check_choice(how, ('clipped', 'identity', 'soft'), 'backward')
+
+    @property
+    def temperature(self): return self._temperature
+
+    @temperature.setter
+    def temperature(self, T):
+        if not T > 0: raise ValueError(f"temperature must be positive, got {T}")
+        self._temperature = float(T)
+
     def __repr__(self): return f"BitState(bits={self.bits}, allowed={self.allowed})"
 
-# %% ../../nbs/12_quant.layers.ipynb #12984f77
+# %% ../../nbs/12_quant.layers.ipynb #7eed4316
+def _rerouted(quant, x, state):
+    "`quant(x)` with the derivative that `state.backward` names."
+    with torch.no_grad(): value = quant(x, state.bits)
+    if state.backward == 'identity' or state.bits not in quant.widths: return grad_from(value, x)
+    step, lo, hi = quant.grid(state.bits)
+    u = x.to(torch.promote_types(x.dtype, step.dtype)).clamp(lo, hi)/step
+    return grad_from(value, (soft_round(u, state.temperature)*step).to(value.dtype))
+
+# %% ../../nbs/12_quant.layers.ipynb #2049723d
 def _quantized(layer, x):
     "Input and weight of `layer` at the active bit-width."
     s = layer.bit_state
@@ -44,9 +71,10 @@ def _quantized(layer, x):
         method, count = s.observing
         layer.act_quant.observe(x, s.bits, method, count)
         if count == 1: layer.weight_quant.observe(layer.weight, s.bits, method)
-    return layer.act_quant(x, s.bits), layer.weight_quant(layer.weight, s.bits)
+    a = layer.act_quant(x, s.bits) if s.backward == 'clipped' else _rerouted(layer.act_quant, x, s)
+    return a, layer.weight_quant(layer.weight, s.bits)
 
-# %% ../../nbs/12_quant.layers.ipynb #dc0af1a6
+# %% ../../nbs/12_quant.layers.ipynb #9bfd3fae
 def _adopt(layer, source, bit_state, widths, weight, act, per_channel):
     "Give `layer` the parameters of `source`, its quantizers and the shared state."
     layer.weight, layer.bias, layer.bit_state = source.weight, source.bias, bit_state
@@ -57,7 +85,7 @@ def _adopt(layer, source, bit_state, widths, weight, act, per_channel):
     for b in widths: layer.weight_quant.observe(layer.weight, b)
     layer.train(source.training)
 
-# %% ../../nbs/12_quant.layers.ipynb #7c4f08f5
+# %% ../../nbs/12_quant.layers.ipynb #1f189edb
 class QConv2d(nn.Conv2d):
     "A convolution whose weight and input are quantized to the network's active bit-width."
     def __init__(self,
@@ -77,7 +105,7 @@ class QConv2d(nn.Conv2d):
         x, w = _quantized(self, x)
         return self._conv_forward(x, w, self.bias)
 
-# %% ../../nbs/12_quant.layers.ipynb #aa6e95ae
+# %% ../../nbs/12_quant.layers.ipynb #f5cb736f
 class QLinear(nn.Linear):
     "A linear layer whose weight and input are quantized to the network's active bit-width."
     def __init__(self,

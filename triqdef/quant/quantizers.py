@@ -262,7 +262,7 @@ def observe(self:PACT,
         alpha = self.alphas[str(bits)]
         alpha.copy_(alpha + (new - alpha)/count if count > 1 else new)
 
-# %% ../../nbs/11_quant.quantizers.ipynb #0dc363fd
+# %% ../../nbs/11_quant.quantizers.ipynb #ebb4cb0c
 class MinMax(Quantizer):
     "Range-based affine quantization, Jacob 2018: present range for weights, moving average for activations."
     def __init__(self,
@@ -277,16 +277,19 @@ class MinMax(Quantizer):
 
     def forward(self, v, bits):
         if bits not in self.widths: return v
+        if self.kind == 'act' and (self.training or not self.ready[bits]): self.start(v, bits)
+        s, z, n = self._affine(v, bits)
+        return quantize(v, s, -z, n - z, edge=.5)
+
+    def _affine(self, v, bits):
+        "Step, zero point and number of steps at `bits`; the weights' range is that of `v`."
         if self.kind == 'weight':
             r = _rows(v.detach(), self.shape)
             lo, hi = (t.reshape(self.shape) for t in (r.amin(1), r.amax(1)))
-        else:
-            if self.training or not self.ready[bits]: self.start(v, bits)
-            lo, hi = self.ranges[list(self.widths).index(bits)].unbind()
+        else: lo, hi = self.ranges[list(self.widths).index(bits)].unbind()
         n, lo, hi = 2**self.widths[bits] - 1, lo.clamp_max(0).float(), hi.clamp_min(0).float()
         s = ((hi - lo)/n).clamp_min(1e-8)
-        z = (-lo/s).round()
-        return quantize(v, s, -z, n - z, edge=.5)
+        return s, (-lo/s).round(), n
 
 # %% ../../nbs/11_quant.quantizers.ipynb #680b0262
 @patch
@@ -317,3 +320,38 @@ def make_quantizer(
     "A quantizer by name; a `ValueError` lists the names that exist for `kind`."
     allowed = [n for n in quantizers if kind == 'act' or n != 'pact']
     return quantizers[check_choice(name, allowed, f'{kind} quantizer')](widths, kind=kind, shape=shape)
+
+# %% ../../nbs/11_quant.quantizers.ipynb #17e4028e
+@patch
+def grid(self:Quantizer,
+    bits:int,    # an active bit-width of this quantizer, already initialised
+    v=None,      # the values, which only `MinMax` needs, for weights
+)->tuple:        # (step, lowest value, highest value): detached tensors, of the step's shape
+    "The step and the range of the output at `bits`."
+    by_value = isinstance(self, MinMax) and self.kind == 'weight'
+    known = list(self.widths) if by_value else [b for b, ok in self.ready.items() if ok]
+    if bits not in known: raise ValueError(f"no grid at {bits} bits: this quantizer has {known}")
+    if by_value and v is None: raise ValueError("the grid of a MinMax weight needs the weights `v`")
+    return self._grid(bits, v)
+
+# %% ../../nbs/11_quant.quantizers.ipynb #8fd87dd6
+@patch
+def _grid(self:LSQ, bits, v):
+    s, (lo, hi) = self.step(bits).detach(), self.limits(bits)
+    return s, s*lo, s*hi
+
+@patch
+def _grid(self:DoReFa, bits, v):
+    (lo, hi), one = self.limits(bits), torch.ones((), device=self.state.device)
+    if self.kind == 'weight': return 2*one/(2**self.widths[bits] - 1), -one, one
+    return one/hi, lo*one/hi, one
+
+@patch
+def _grid(self:PACT, bits, v):
+    top = self.alphas[str(bits)].detach().abs().clamp_min(1e-8)
+    return top/self.limits(bits)[1], -top*self.signed, top
+
+@patch
+def _grid(self:MinMax, bits, v):
+    s, z, n = self._affine(v, bits)
+    return s, -z*s, (n - z)*s
