@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 __all__ = ['wilson', 'Rate', 'Success', 'asr', 'asr_all', 'asr_targeted', 'clean_accuracy', 'worst_case', 'predict', 'success',
            'null_success']
 
-# %% ../../nbs/60_evaluate.success.ipynb #37b110c0
+# %% ../../nbs/60_evaluate.success.ipynb #c8390651
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import check_images, device_of, eval_mode
+from ..core import check_images, device_of, eval_mode, fast_layout
 from ..data import peek
 from ..quant.convert import at_bits
 
@@ -132,7 +132,7 @@ def worst_case(
             raise ValueError("attacks must be scored on the same images with the same ones counted")
     return Success(a.name, torch.stack([b.hit for b in attacks]).any(0), a.counted)
 
-# %% ../../nbs/60_evaluate.success.ipynb #b3542e0b
+# %% ../../nbs/60_evaluate.success.ipynb #5c3cf1e4
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
@@ -145,7 +145,7 @@ def predict(
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
         for b in data.split(bs) if tensor else data:
             x = b if tensor else check_images(b[0])
-            preds.append(net(x.as_subclass(Tensor).to(device)).argmax(1).cpu())
+            preds.append(net(fast_layout(x.as_subclass(Tensor).to(device))).argmax(1).cpu())
             if not tensor: ys.append(b[1].as_subclass(Tensor).cpu())
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")
     return torch.cat(preds), None if tensor else torch.cat(ys)

@@ -63,11 +63,13 @@ class TrainSettings:
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
 
-# %% ../../nbs/53_train.run.ipynb #6c15565a
+# %% ../../nbs/53_train.run.ipynb #4a1e6276
 methods = {'triqdef': TriQDef, 'patch-at': PatchAT, 'qat': JointQAT}
 
 @patch
-def check(self:TrainSettings):
+def check(self:TrainSettings,
+    begun=False,    # the run exists already, and what it began from may be gone
+):
     "Refuse what can be known to be wrong before anything is loaded; returns the settings."
     check_choice(self.method, methods, 'method')
     self.bits = check_bits(self.bits)
@@ -75,7 +77,7 @@ def check(self:TrainSettings):
         if getattr(self, n) < 1: raise ValueError(f"{n} must be at least 1, got {getattr(self, n)}")
     if not self.lr > 0: raise ValueError(f"lr must be positive, got {self.lr}")
     if self.start == 'scratch': check_choice(self.arch, sorted(models), 'arch')
-    elif self.start not in pretrained_names() and not Path(self.start).is_file():
+    elif not begun and self.start not in pretrained_names() and not Path(self.start).is_file():
         raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint file, "
                          f"got {self.start!r}")
     return self
@@ -233,7 +235,7 @@ def _train(s, folder, progress, cbs):
         _finish(folder, net, arch, dls, s, keeper, trainer)
     else: _begin(folder, s)
 
-# %% ../../nbs/53_train.run.ipynb #09091d21
+# %% ../../nbs/53_train.run.ipynb #25166e54
 def load_run(
     folder,    # a folder that `train` has finished
 ):
@@ -244,7 +246,7 @@ def load_run(
         raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
     d = json.loads((folder/'run.json').read_text())
     names = {f.name for f in fields(TrainSettings)}
-    s = TrainSettings(**{k: v for k, v in d['settings'].items() if k in names}).check()
+    s = TrainSettings(**{k: v for k, v in d['settings'].items() if k in names}).check(begun=True)
     history, terms = (pd.read_csv(folder/f'{n}.csv') for n in ('history', 'terms'))
     return AttrDict(folder=folder, settings=s, versions=d['versions'], history=history, terms=terms,
                     net=load_checkpoint(folder/'network.safetensors'))
