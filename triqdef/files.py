@@ -7,8 +7,10 @@ Docs: https://triqdef.github.io/triqdef/files.html.md"""
 # %% auto #0
 __all__ = ['plain', 'write_json', 'read_json', 'fingerprint', 'Resume']
 
-# %% ../nbs/04_files.ipynb #87994086
+# %% ../nbs/04_files.ipynb #4f092c68
 import hashlib, json, math, time
+from functools import partial
+from inspect import isfunction
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def read_json(
         raise ValueError(f"{path} is not a {format} file")
     return d
 
-# %% ../nbs/04_files.ipynb #ce153aa9
+# %% ../nbs/04_files.ipynb #3a3ac611
 def _parts(v):
     "The bytes that stand for `v`, piece by piece."
     if isinstance(v, nn.Module): v = {'module': type(v).__name__, **v.state_dict()}
@@ -70,7 +72,11 @@ def _parts(v):
     elif isinstance(v, (list, tuple)):
         yield f'[{len(v)}]'.encode()
         for o in v: yield from _parts(o)
-    elif hasattr(v, '__dict__') and not isinstance(v, type) and not callable(getattr(v, '__code__', None)):
+    elif isinstance(v, partial): yield b'partial'; yield from _parts([v.func, v.args, v.keywords])
+    elif isfunction(v):
+        yield f'{v.__module__}.{v.__qualname__}'.encode() + v.__code__.co_code
+        yield from _parts([v.__defaults__, [c.cell_contents for c in v.__closure__ or ()]])
+    elif hasattr(v, '__dict__') and not isinstance(v, type):
         yield type(v).__qualname__.encode(); yield from _parts(vars(v))
     else: yield repr(v).encode()
 

@@ -9,8 +9,8 @@ __all__ = ['attack_settings', 'attack_name', 'source_label', 'Transfer', 'run_jo
            'transfer_matrix', 'threat_level', 'heat_cells', 'draw_matrices', 'slug', 'save_png', 'records',
            'paired_difference', 'Comparison', 'compare']
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #929b3bf5
-import copy, hashlib, re, time
+# %% ../../nbs/61_evaluate.transfer.ipynb #e4031150
+import copy, hashlib, inspect, re, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,22 +22,22 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-from safetensors import SafetensorError
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from torch import Tensor
+from torch import nn, Tensor
 
-from ..attack.criteria import check_classes
+from ..attack.criteria import check_classes, Criterion
 from ..attack.gap import seeded_loader
 from ..attack.patch import Patch, null_patch, patch_hw, patch_mask, place, random_places
 from ..core import (atomic_path, check_bit, check_bits, check_choice, check_images, device_of,
                           eval_mode, fixed_seed, versions)
 from ..data import take
-from .success import (Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
+from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
                                       worst_case)
-from ..files import plain, read_json, write_json
+from ..files import fingerprint, plain, read_json, Resume, write_json
 from ..quant.convert import bits_of
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #106f95c7
+# %% ../../nbs/61_evaluate.transfer.ipynb #dc3c88e5
 def attack_settings(
     attack,    # an attack object, or a dict bits → Patch
 )->dict:
@@ -46,25 +46,34 @@ def attack_settings(
         p = next(iter(attack.values()))
         return dict(attack='ready patches', size=list(p.image.shape[-2:]), shape=p.shape_name, target=p.target,
                     notes={str(b): plain(p.meta) for b, p in attack.items()})
-    own = {k: plain(v) for k, v in getattr(attack, '__dict__', {}).items()
-           if k not in ('history', 'progress')}
+    own, goal = {k: plain(v) for k, v in _own(attack).items()}, getattr(attack, 'target', None)
+    if isinstance(goal, Criterion): own |= dict(target=goal.target, criterion=repr(goal))
     return {'attack': type(attack).__name__, **own}
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #d481c5cf
+def _own(o): return {k: v for k, v in getattr(o, '__dict__', {}).items() if k not in ('history', 'progress')}
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #16352112
 def attack_name(
     attack,    # an attack object, or a dict bits → Patch
 )->str:
     "A short name with size, budget, and what differs from an untargeted square at random places."
     s = attack_settings(attack)
-    parts = [s['attack'] + (f" {s['size'][0]}×{s['size'][1]}" if s.get('size') else '')]
+    parts = [('universal ' if s.get('universal') is True else '') + s['attack'] + _extent(s)]
     parts += [f"{s[k]} {k}" for k in ('steps', 'queries') if s.get(k) is not None]
     if s.get('restarts', 1) != 1: parts.append(f"{s['restarts']} restarts")
-    if s.get('target') is not None: parts.append(f"target {s['target']}")
+    if s.get('criterion'): parts.append(s['criterion'])
+    elif s.get('target') is not None: parts.append(f"target {s['target']}")
     if s.get('shape', 'square') != 'square': parts.append(s['shape'])
     if s.get('places') not in (None, 'random'): parts.append(f"at {s['places']}")
     return ', '.join(parts)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #d7f74fa1
+def _extent(s):
+    "The size or the area that the settings of an attack name."
+    if s.get('size'): return ' {}×{}'.format(*patch_hw(s['size']))
+    if s.get('area_each'): return f" {s.get('n_patches', 1)} × {100*s['area_each']:.3g} % area"
+    return f" {100*s['area']:.3g} % area" if isinstance(s.get('area'), (int, float)) else ''
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #440d5f71
 @dataclass
 class _Plan:
     "One attack: its name, the object, 'per image', 'universal' or 'ready', and its sources label → bits."
@@ -73,25 +82,40 @@ class _Plan:
     kind:str
     sources:dict
     made_at:dict    # label → list of bit-widths
+    key:str=''      # what the patches depend on, where finished jobs are kept
 
 def source_label(
     s,       # a bit-width, or several
     bits,    # all bit-widths of the matrix
 ):
     "An int for one bit-width, 'all' for all of them, '32+4' for some."
-    if isinstance(s, str): return s
+    if isinstance(s, str): return int(s) if s.isdigit() else s
+    if callable(s): return repr(s)
     if not hasattr(s, '__iter__'): return check_bit(s, name='sources')
     s = check_bits(s, name='sources')
     return s[0] if len(s) == 1 else 'all' if s == tuple(bits) else '+'.join(map(str, s))
 
+# %% ../../nbs/61_evaluate.transfer.ipynb #d36b7e27
 def _made_at(label, s, bits):
     "The bit-widths that a source looks at: those of a view, a tuple, or a label."
-    if hasattr(s, 'bits'): return [b for b in s.bits if b is not None]
+    if callable(s):
+        inner, told = s, None
+        while told is None and inner is not None:
+            told, inner = getattr(inner, 'bits', None), getattr(inner, 'inner', None)
+        told = [told] if isinstance(told, int) else list(told or ())
+        if told and None not in told: return told
+        raise ValueError(f"source {label!r} must tell the bit-widths it looks at, as .bits; got {told or s!r}")
     if hasattr(s, '__iter__') and not isinstance(s, str): return list(s)
     if not isinstance(label, str): return [label]
     return list(bits) if label == 'all' else [int(b) for b in label.split('+') if b.isdigit()]
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #3c3e0c90
+
+def _told_by(p):
+    "The bit-widths in the notes of a patch, if it has them."
+    b = p.meta.get('bits')
+    return [b] if isinstance(b, int) else list(b) if isinstance(b, (list, tuple)) else []
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #fbc1c834
 def _is_ready(a): return isinstance(a, dict) and bool(a) and all(isinstance(p, Patch) for p in a.values())
 
 def _kind(name, a):
@@ -105,27 +129,30 @@ def _kind(name, a):
     raise TypeError(f"attack {name!r} must have .attack (per image) or .fit (universal), or be a dict "
                     f"bits → Patch; got {type(a).__name__}")
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #0d7239dc
+# %% ../../nbs/61_evaluate.transfer.ipynb #49233b2b
 def _plans(attacks, sources, bits, have):
     "The plans for `attacks` (one, several, or a dict name → attack), every name different."
     if _is_ready(attacks) or not isinstance(attacks, (dict, list, tuple)): attacks = [attacks]
     if not len(attacks): raise ValueError("attacks is empty: give at least one attack")
     named = list(attacks.items()) if isinstance(attacks, dict) else [(attack_name(a), a) for a in attacks]
+    if callable(sources): sources = [sources]
     out, seen = [], {}
     for name, a in named:
         name, kind = str(name), _kind(name, a)
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1: name = f'{name} ({seen[name]})'
         chosen = a if kind == 'ready' else bits if sources is None else sources
-        if kind != 'ready' and isinstance(sources, dict): src = {str(k): v for k, v in sources.items()}
+        if kind != 'ready' and isinstance(sources, dict):
+            src = {source_label(str(k), bits): v for k, v in sources.items()}
         else: src = {source_label(s, bits): s for s in chosen}
         made = {k: _made_at(k, s, bits) for k, s in src.items()}
+        if kind == 'ready': made = {k: v or _told_by(a[src[k]]) for k, v in made.items()}
         for b in made.values():
             if kind != 'ready': check_bits(b, have, 'sources')
         out.append(_Plan(name, a, kind, src, made))
     return out
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #4c4ae03f
+# %% ../../nbs/61_evaluate.transfer.ipynb #7ce82eed
 @dataclass(eq=False)
 class Transfer:
     "Predictions of one network on clean, patched and null-patched images, and the matrices that follow."
@@ -137,7 +164,9 @@ class Transfer:
     attacks:dict = field(default_factory=dict)     # name → settings, kind, n, seconds per source
     patches:dict = field(default_factory=dict)     # (attack, source) → universal Patch
     samples:dict = field(default_factory=dict)     # (attack, source) → some patched images, uint8 (k,C,H,W)
+    spent:dict = field(default_factory=dict)       # (attack, source) → area (n,), and queries (n,) if counted
     settings:dict = field(default_factory=dict)    # n, seeds, image hash, versions, …
+    reused:int = 0                                 # jobs that an earlier call had finished
 
     def sources(self,
         attack:str,    # name of an attack
@@ -149,7 +178,7 @@ class Transfer:
     def __repr__(self):
         return f"Transfer({len(self.attacks)} attacks, bits={self.bits}, {len(self.y)} images)"
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #d132fe58
+# %% ../../nbs/61_evaluate.transfer.ipynb #e2855ca1
 @patch
 def definitions(self:Transfer,
     attack:str,    # name of an attack
@@ -165,7 +194,7 @@ def _score(self:Transfer, adv, attack, target, definition):
     if definition == 'asr': return asr(clean, adv, y)
     return asr_all(adv, y) if definition == 'asr_all' else asr_targeted(adv, y, self.attacks[attack]['target'])
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #8f20ba29
+# %% ../../nbs/61_evaluate.transfer.ipynb #e0a30cbe
 @patch
 def success(self:Transfer,
     attack:str,            # name of an attack
@@ -188,7 +217,7 @@ def null_success(self:Transfer,
     check_choice((kind, target), [(k, t) for a, k, t in self.null_pred if a == attack], '(kind, target)')
     return self._score(self.null_pred[attack, kind, target], attack, target, definition)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #8e4ec209
+# %% ../../nbs/61_evaluate.transfer.ipynb #e9210b0f
 @patch(as_prop=True)
 def results(self:Transfer)->dict:
     "(attack, source, target) → `Success` by the definition `asr`: a boolean for each image."
@@ -208,12 +237,75 @@ def nulls_of(self:Transfer,
     "Which nulls an attack has."
     return list(dict.fromkeys(k for a, k, _ in self.null_pred if a == attack))
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #71905ff7
+# %% ../../nbs/61_evaluate.transfer.ipynb #ab9489cf
+class _Parts:
+    "Outcomes of finished jobs in a folder, each under its key; None keeps nothing."
+    def __init__(self, folder):
+        self.folder, self.ready = None if folder is None else Path(folder), {}
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"parts must be a folder, {folder} is a file")
+
+    def path(self, key, what='part'):
+        return None if self.folder is None else self.folder/f'{key[:32]}.{what}'
+
+    def read(self, key):
+        "Tensors and notes, or None: nothing there, or damaged."
+        try: found = Resume(self.path(key), key).load()
+        except ValueError: return None
+        if found is None or _sum(found[0]) != found[1].pop('sha256', None): return None
+        return found
+
+    def save(self, key, tensors, **notes):
+        if self.folder is not None: Resume(self.path(key), key).save(tensors, sha256=_sum(tensors), **notes)
+
+    def has(self, key):
+        "Whether a job is finished; its outcome is read, once."
+        self.ready[key] = self.read(key)
+        return self.ready[key] is not None
+
+    def load(self, key): return self.ready.pop(key, None) or self.read(key)
+    def forget(self, keys):
+        for k in keys: self.path(k).unlink(missing_ok=True)
+
+def _sum(tensors): return fingerprint(sorted(tensors.items()))
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #1df3da55
+def _state(parts, key):
+    "Where an attack keeps its own state, after removing a damaged file; None keeps nothing."
+    path = parts.path(key, 'state')
+    if path is None or not path.exists(): return path
+    try:
+        with safe_open(path, 'pt'): pass
+    except (SafetensorError, OSError): path.unlink()
+    return path
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #a698fcf4
+def _of_network(net):
+    "What identifies a network, beside where it is and in which mode."
+    def simple(v): return v is None or isinstance(v, (bool, int, float, str, tuple))
+    own = [{k: v for k, v in vars(m).items() if k[0] != '_' and k != 'training' and simple(v)} for m in net.modules()]
+    return [net, _no_address(net), _no_address(own), list(bits_of(net))]
+
+def _no_address(v): return re.sub(r' at 0x[0-9a-f]+', '', repr(v))
+
+def _of_attack(attack):
+    "What identifies an attack or ready patches."
+    return [_no_address(attack_settings(attack)), attack if isinstance(attack, dict) else _own(attack)]
+
+def _of_loader(dl, seed):
+    "The first batch of a loader in the order of `seed`; an iterator is left untouched."
+    if dl is None or hasattr(dl, '__next__'): return type(dl).__name__
+    with seeded_loader(dl, seed): first = next(iter(dl), ())
+    first = [o.as_subclass(Tensor) if isinstance(o, Tensor) else o for o in first]
+    return [len(dl) if hasattr(dl, '__len__') else None, first]
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #6aa26129
 @dataclass
 class _Run:
     "What a matrix is made from, handed from job to job."
     net:object; x:Tensor; y:Tensor; fit_on:object; out:Transfer
-    n_attack:int; places:object; seed:int; bs:int; keep:int
+    n_attack:int; places:object; seed:int; bs:int; keep:int; parts:_Parts
+    key:str = ''                                # what every job depends on
     covers:dict = field(default_factory=dict)   # (attack, source) → what is covered on each image
     scored:list = field(default_factory=list)   # (kind, target, cover, classes) of nulls
 
@@ -224,13 +316,30 @@ def _seeded(attack, seed, i=0):
     if hasattr(a, 'progress'): a.progress = False
     return a
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #cab2a274
+
+def _resumed(f, path):
+    "`f`, told where to keep its state, if it can be told."
+    return partial(f, resume=path) if path is not None and 'resume' in inspect.signature(f).parameters else f
+
+def _key(plan, source, *more):
+    "The key of one source of a plan, or '' where nothing is kept."
+    if not plan.key: return ''
+    at = _fresh(plan, source)
+    return fingerprint(plan.key, at, _no_address(at), *more)
+
+def _fresh(plan, source):
+    "The bit-widths of a source; a view forgets what it learned in an earlier run."
+    at = plan.sources[source]
+    if hasattr(at, 'reset'): at.reset()
+    return at
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #c82f1d32
 def _universal(run, plan, source):
     "Fit (or take) the patch; returns a function from a slice of the images to the patched ones."
     if plan.kind == 'ready': p = plan.attack[plan.sources[source]]
     else:
-        a = _seeded(plan.attack, run.seed)
-        with fixed_seed(run.seed): p = a.fit(run.net, run.fit_on, bits=plan.sources[source])
+        fit = _resumed(_seeded(plan.attack, run.seed).fit, _state(run.parts, _key(plan, source)))
+        with fixed_seed(run.seed): p = fit(run.net, run.fit_on, bits=_fresh(plan, source))
     hw, rule = tuple(p.image.shape[-2:]), run.places
     if rule is None: rule = p.meta.get('places') or 'random'
     g = torch.Generator().manual_seed(run.seed)
@@ -239,48 +348,102 @@ def _universal(run, plan, source):
     run.covers[plan.name, source] = (at, hw, p.shape_name)
     return len(run.x), lambda i: p.apply(run.x[i], at[i])
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #51ea8945
+# %% ../../nbs/61_evaluate.transfer.ipynb #18338a1b
+def _one_batch(run, plan, source, i, cut):
+    "Attack one batch of images: the patched ones, and what the attack tells about them."
+    key, dev = _key(plan, source, i), device_of(run.net)
+    if (found := run.parts.load(key)) is not None: return found[0]
+    a = _seeded(plan.attack, run.seed, i)
+    make = _resumed(a.run if hasattr(a, 'run') else a.attack, _state(run.parts, key))
+    with fixed_seed(run.seed + i): r = make(run.net, run.x[cut].to(dev), run.y[cut].to(dev), bits=_fresh(plan, source))
+    told = {k: getattr(r, k, None) for k in ('places', 'queries', 'area')}
+    told |= dict(adv=r if isinstance(r, Tensor) else r.x_adv)
+    if told['places'] is not None:
+        told['hw'] = torch.tensor(r.patches.shape[-2:] if hasattr(r, 'patches') else patch_hw(plan.attack.size))
+    out = {k: v.detach().cpu() for k, v in told.items() if v is not None}
+    run.parts.save(key, out)
+    return out
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #53704ed7
 def _per_image(run, plan, source):
     "Attack the first images; returns how many and a function from a slice to the patched ones."
-    adv, at, dev = [], [], device_of(run.net)
-    for i, j in enumerate(range(0, run.n_attack, run.bs)):
-        k = min(j + run.bs, run.n_attack)
-        a, xy = _seeded(plan.attack, run.seed, i), (run.x[j:k].to(dev), run.y[j:k].to(dev))
-        with fixed_seed(run.seed + i):
-            r = (a.run if hasattr(a, 'run') else a.attack)(run.net, *xy, bits=plan.sources[source])
-        adv.append((r if isinstance(r, Tensor) else r.x_adv).to(run.x.device))
-        at.append(getattr(r, 'places', None))
-    adv, x = torch.cat(adv), run.x[:run.n_attack]
-    if at[0] is None: cover = (adv != x).any(1, keepdim=True)
-    else: cover = (torch.cat(at).cpu(), patch_hw(plan.attack.size), getattr(plan.attack, 'shape', 'square'))
-    run.covers[plan.name, source] = cover
-    return len(x), lambda i: adv[i]
+    starts, n, at = range(0, run.n_attack, run.bs), run.n_attack, (plan.name, source)
+    got = [_one_batch(run, plan, source, i, slice(j, min(j + run.bs, n))) for i, j in enumerate(starts)]
+    def all_of(k): return torch.cat([g[k] for g in got]) if k in got[0] else None
+    adv, places = all_of('adv').to(run.x.device), all_of('places')
+    if places is None: cover = (adv != run.x[:n]).any(1, keepdim=True).cpu()
+    else: cover = (places, tuple(got[0]['hw'].tolist()), getattr(plan.attack, 'shape', 'square'))
+    run.covers[at] = cover
+    run.out.spent[at] = {k: all_of(k) for k in ('queries', 'area') if k in got[0]}
+    return n, lambda i: adv[i]
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #4815ed1a
+def _area(cover, image_hw):
+    "Share of each image that is covered, (n,) float."
+    if isinstance(cover, Tensor): return cover.float().flatten(1).mean(1)
+    at, hw, shape = cover
+    return torch.full((len(at),), patch_mask(*hw, shape).sum().item()/(image_hw[0]*image_hw[1]))
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #b22d1a94
 def _predict(run, n, render, bits):
     "Classes (n,) of rendered slices of the first `n` images at a target bit-width."
     cuts = [slice(j, min(j + run.bs, n)) for j in range(0, n, run.bs)]
     return predict(run.net, ((render(i), run.y[i]) for i in cuts), bits)[0]
 
-def _clean_job(run, b): run.out.clean_pred[b] = _predict(run, len(run.x), lambda i: run.x[i], b)
+def _clean_job(run, b):
+    part = run.parts.load(key := fingerprint(run.key, 'clean', b))
+    pred = part[0]['pred'] if part else _predict(run, len(run.x), lambda i: run.x[i], b)
+    if not part: run.parts.save(key, dict(pred=pred))
+    run.out.clean_pred[b] = pred
 
+# %% ../../nbs/61_evaluate.transfer.ipynb #38ec9449
 def _attack_job(run, plan, source):
-    "Make the patches of one source and score them at every target."
-    start = time.perf_counter()
+    "Make the patches of one source and score them at every target, unless that was done before."
+    if (part := run.parts.load(_key(plan, source))) is not None: return _unpack(run, plan, source, *part)
+    start, at = time.perf_counter(), (plan.name, source)
     n, render = (_per_image if plan.kind == 'per image' else _universal)(run, plan, source)
     notes = run.out.attacks[plan.name]
     notes['n'] = n; notes['seconds'][str(source)] = round(time.perf_counter() - start, 2)
-    shown = render(slice(0, min(run.keep, n)))
-    run.out.samples[plan.name, source] = (shown*255).round().byte().cpu()
+    if not isinstance(cover := run.covers[at], Tensor): notes['patch_hw'] = list(cover[1])
+    run.out.samples[at] = (render(slice(0, min(run.keep, n)))*255).round().byte().cpu()
+    run.out.spent[at] = dict(area=_area(cover, run.x.shape[-2:])) | run.out.spent.get(at, {})
     for b in run.out.bits: run.out.adv_pred[plan.name, source, b] = _predict(run, n, render, b)
+    if not plan.key: return
+    tensors, notes = _pack(run, plan, source)
+    run.parts.save(_key(plan, source), tensors, **notes)
+    run.parts.forget(_key(plan, source, i) for i in range(-(-n//run.bs)))
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #f23e3e09
+# %% ../../nbs/61_evaluate.transfer.ipynb #03777f01
+def _pack(run, plan, source):
+    "What is kept of one source, as tensors and notes."
+    out, at = run.out, (plan.name, source)
+    cover, p, notes = run.covers[at], out.patches.get(at), out.attacks[plan.name]
+    tensors = {f'adv/{b}': out.adv_pred[(*at, b)] for b in out.bits} | dict(sample=out.samples[at])
+    tensors |= {f'spent/{k}': v for k, v in out.spent[at].items()}
+    tensors |= dict(cover=cover if isinstance(cover, Tensor) else cover[0])
+    if p is not None: tensors['patch'] = (p.image*255).round().byte()
+    return tensors, dict(n=notes['n'], seconds=notes['seconds'][str(source)],
+                         cover=None if isinstance(cover, Tensor) else [list(cover[1]), cover[2]],
+                         patch=p and [p.shape_name, p.target, plain(p.meta)])
+
+def _unpack(run, plan, source, tensors, notes):
+    "Put what was kept of one source where it belongs."
+    out, at, cover = run.out, (plan.name, source), notes['cover']
+    out.attacks[plan.name]['n'] = notes['n']
+    out.attacks[plan.name]['seconds'][str(source)] = notes['seconds']
+    for b in out.bits: out.adv_pred[(*at, b)] = tensors[f'adv/{b}']
+    out.samples[at] = tensors['sample']
+    out.spent[at] = {k: tensors[f'spent/{k}'] for k in ('area', 'queries') if f'spent/{k}' in tensors}
+    run.covers[at] = (tensors['cover'], tuple(cover[0]), cover[1]) if cover else tensors['cover']
+    if cover: out.attacks[plan.name]['patch_hw'] = cover[0]
+    if 'patch' in tensors: out.patches[at] = Patch(tensors['patch'], *notes['patch'])
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #b74974d5
 def _null_render(kind, x, cover, seed):
     "A function from a slice to images with null patches where `cover` says."
     g = torch.Generator().manual_seed(seed)
     if isinstance(cover, Tensor):
         c = null_patch(kind, x, tuple(x.shape[-2:]), g)
-        return lambda i: torch.where(cover[i], c[i], x[i])
+        return lambda i: torch.where(cover[i].to(x.device), c[i], x[i])
     at, hw, shape = cover
     c = null_patch(kind, x, tuple(hw), g)
     return lambda i: place(x[i], c[i], at[i], mask=patch_mask(*hw, shape))
@@ -288,19 +451,25 @@ def _null_render(kind, x, cover, seed):
 def _null_job(run, plan, b):
     "The nulls of one attack at one target; an equal cover that was scored before is not scored again."
     source = b if (plan.name, b) in run.covers else next(iter(plan.sources))
-    cover, n = run.covers[plan.name, source], run.out.attacks[plan.name]['n']
-    for kind in ('noise', 'grey', 'crop') if n > 1 else ('noise', 'grey'):
-        pred = next((p for k, t, c, p in run.scored if (k, t) == (kind, b) and _same_cover(c, cover)), None)
-        if pred is None:
-            pred = _predict(run, n, _null_render(kind, run.x[:n], cover, run.seed), b)
-            run.scored.append((kind, b, cover, pred))
-        run.out.null_pred[plan.name, kind, b] = pred
+    cover, n, key = run.covers[plan.name, source], run.out.attacks[plan.name]['n'], _key(plan, source, 'null', b)
+    kinds = ('noise', 'grey', 'crop') if n > 1 else ('noise', 'grey')
+    part = run.parts.load(key)
+    preds = part[0] if part else {k: _null(run, k, b, cover, n) for k in kinds}
+    if not part: run.parts.save(key, preds)
+    for k in kinds:
+        run.scored.append((k, b, cover, preds[k]))
+        run.out.null_pred[plan.name, k, b] = preds[k]
+
+def _null(run, kind, b, cover, n):
+    "Classes of one null."
+    pred = next((p for k, t, c, p in run.scored if (k, t) == (kind, b) and _same_cover(c, cover)), None)
+    return _predict(run, n, _null_render(kind, run.x[:n], cover, run.seed), b) if pred is None else pred
 
 def _same_cover(a, b):
     if isinstance(a, Tensor) or isinstance(b, Tensor): return a is b
     return a[1:] == b[1:] and torch.equal(a[0], b[0])
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #89592609
+# %% ../../nbs/61_evaluate.transfer.ipynb #4a192310
 @contextmanager
 def _watch(net, bar, i, what):
     "Show `what` in the bar, and about once a second the forward passes so far."
@@ -325,7 +494,7 @@ def run_jobs(
     for i, (what, job) in enumerate(jobs if bar is None else bar):
         with nullcontext() if bar is None else _watch(net, bar, i, what): job()
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #123c5232
+# %% ../../nbs/61_evaluate.transfer.ipynb #d9976d4a
 def image_hash(
     x:Tensor,    # images
     y:Tensor,    # labels
@@ -350,7 +519,7 @@ def evaluation_images(
         for t in targets: check_classes(net, one, y, t)
     return x, y
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #1441225e
+# %% ../../nbs/61_evaluate.transfer.ipynb #9aaa81e4
 def transfer_matrix(
     net,                # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,                 # evaluation images: a loader of (x, y), or a list of batches
@@ -367,6 +536,7 @@ def transfer_matrix(
     keep:int=8,         # patched images kept for pictures
     progress:bool=True, # show a progress bar
     label='',           # what the bar says in front, such as the name of the network
+    parts=None,         # a folder for finished jobs: the same call again does only the rest
 )->Transfer:
     "Patches made at each source, scored at each target."
     have = bits_of(net)
@@ -377,36 +547,64 @@ def transfer_matrix(
     n_attack = len(x) if n_attack is None else min(n_attack, len(x))
     if n_attack < 1: raise ValueError(f"n_attack must be at least 1, got {n_attack}")
     out = Transfer(bits, y.cpu(), attacks=notes, settings=_settings(net, x, y, n_attack, places, seed, nulls))
-    run = _Run(net, x, y, fit_on, out, n_attack, places, seed, bs, keep)
-    run_jobs([(label + what, job) for what, job in _jobs(run, plans, nulls)], net, progress)
-    return out
+    run = _Run(net, x, y, fit_on, out, n_attack, places, seed, bs, keep, _Parts(parts))
+    return _do(run, plans, nulls, progress, label)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #abacd88f
+# %% ../../nbs/61_evaluate.transfer.ipynb #e4ea6574
 def _notes(plans, fit_on):
     "What each attack says about itself; a `ValueError` when training images are missing."
     needy = [p.name for p in plans if p.kind == 'universal']
     if needy and fit_on is None:
         raise ValueError(f"{needy} are universal: they are fitted on training images, give fit_on, a loader of (x, y)")
-    return {p.name: {**attack_settings(p.attack), 'kind': p.kind, 'seconds': {},
+    return {p.name: {**attack_settings(p.attack), 'kind': p.kind, 'family': _family(p), 'patch_hw': None, 'seconds': {},
                      'made_at': {str(k): v for k, v in p.made_at.items()}} for p in plans}
+
+def _family(plan):
+    "Names of the classes that an attack is one of; of ready patches, those in their notes."
+    if plan.kind != 'ready': return [c.__name__ for c in type(plan.attack).__mro__[:-1]]
+    return sorted({str(p.meta['attack']) for p in plan.attack.values() if 'attack' in p.meta})
 
 def _settings(net, x, y, n_attack, places, seed, nulls):
     "What a matrix says about itself."
-    return dict(network=type(net).__name__, parameters=sum(p.numel() for p in net.parameters()),
+    return dict(network=type(net).__name__, network_sha256=fingerprint(net),
+                parameters=sum(p.numel() for p in net.parameters()),
                 bits_of_network=list(bits_of(net)), n=len(x), n_attack=n_attack, image_shape=list(x.shape[1:]),
                 images_sha256=image_hash(x, y), places=plain(places), seed=seed, nulls=nulls,
                 transform='none: upright, scale 1, pixels on the grid k/255', versions=versions(device_of(net)))
 
+# %% ../../nbs/61_evaluate.transfer.ipynb #f51b0c23
+def _do(run, plans, nulls, progress, label):
+    "All jobs in order, those whose part is there from their part."
+    kept = run.parts.folder is not None
+    if kept: _set_keys(run, plans)
+    jobs = _jobs(run, plans, nulls)
+    run.out.reused = sum(run.parts.has(key) for *_, key in jobs) if kept else 0
+    if run.out.reused: label = f'{label}{run.out.reused} of {len(jobs)} jobs from {run.parts.folder.name}; '
+    run_jobs([(label + what, job) for what, job, _ in jobs], run.net, progress)
+    return run.out
+
 def _jobs(run, plans, nulls):
-    "Everything that is to be done, as (what, function)."
-    jobs = [(f'clean images, {b} bits', partial(_clean_job, run, b)) for b in run.out.bits]
+    "Everything that is to be done, as (what, function, key of its part)."
+    bits = run.out.bits
+    jobs = [(f'clean images, {b} bits', partial(_clean_job, run, b), fingerprint(run.key, 'clean', b)) for b in bits]
     for p in plans:
         make = 'scoring' if p.kind == 'ready' else 'making'
-        jobs += [(f'{p.name}: {make} source {s}', partial(_attack_job, run, p, s)) for s in p.sources]
-        if nulls: jobs += [(f'{p.name}: nulls, {b} bits', partial(_null_job, run, p, b)) for b in run.out.bits]
+        jobs += [(f'{p.name}: {make} source {s}', partial(_attack_job, run, p, s), _key(p, s)) for s in p.sources]
+        for b in bits if nulls else ():
+            key = _key(p, b if b in p.sources else next(iter(p.sources)), 'null', b)
+            jobs.append((f'{p.name}: nulls, {b} bits', partial(_null_job, run, p, b), key))
     return jobs
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #dd2f7cab
+def _set_keys(run, plans):
+    "Fingerprints of all that the parts of a matrix depend on."
+    made_by = {k: v for k, v in versions('cpu').items() if k in ('triqdef', 'torch')}
+    run.key = fingerprint(_of_network(run.net), run.x, run.y, run.bs, made_by)
+    data = _of_loader(run.fit_on, run.seed) if any(p.kind == 'universal' for p in plans) else None
+    for p in plans:
+        p.key = fingerprint(run.key, p.kind, _of_attack(p.attack), list(run.out.bits), run.n_attack, run.seed,
+                            plain(run.places), run.keep, data if p.kind == 'universal' else None)
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #8c9a2931
 @patch
 def matrix(self:Transfer,
     what='value',       # 'value', 'interval' or 'n'
@@ -428,7 +626,7 @@ def _block(rows, names, bits):
     index = pd.MultiIndex.from_arrays(levels, names=names)
     return pd.DataFrame(list(rows.values()), index=index, columns=list(bits)).rename_axis(columns='target')
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #d42bb443
+# %% ../../nbs/61_evaluate.transfer.ipynb #e6bc8133
 @patch(as_prop=True)
 def asr(self:Transfer)->pd.DataFrame:
     "Attack success in [0,1]: rows (attack, source), columns target."
@@ -446,14 +644,18 @@ def null(self:Transfer)->pd.DataFrame:
             for a in self.attacks for k in self.nulls_of(a)}
     return _block(rows, ('attack', 'null'), self.bits)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #19d0820e
+# %% ../../nbs/61_evaluate.transfer.ipynb #7f09f932
 def threat_level(
     made_at,       # bit-widths at which the patch was made
     target:int,    # the bit-width at which it is scored
+    bits=None,     # all bit-widths of the matrix; None: those of `made_at` are all
 )->str:
-    "'T2' made at the victim's bit-width, 'T3' at several with it, 'T1' at others."
-    if target not in made_at: return 'T1'
-    return 'T2' if len(made_at) == 1 else 'T3'
+    "'T1', 'T1+', 'T2', 'T2+' or 'T3', see the table; 'unknown' where nobody says where it was made."
+    made = set(made_at)
+    if not made: return 'unknown'
+    if target not in made: return 'T1' if len(made) == 1 else 'T1+'
+    if len(made) == 1: return 'T2'
+    return 'T3' if made >= set(made_at if bits is None else bits) else 'T2+'
 
 @patch
 def threat(self:Transfer,
@@ -462,14 +664,14 @@ def threat(self:Transfer,
     target:int,    # a bit-width of the matrix
 )->str:
     "The threat level of a cell."
-    return threat_level(self.attacks[attack]['made_at'][str(source)], target)
+    return threat_level(self.attacks[attack]['made_at'][str(source)], target, self.bits)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #69532124
+# %% ../../nbs/61_evaluate.transfer.ipynb #f6ba716f
 @patch
 def to_frame(self:Transfer,
     definition=None,    # one definition, or None for all
 )->pd.DataFrame:
-    "Tidy rows: attack, source, target, threat, definition, asr, low, high, n, null, null_kind."
+    "Tidy rows: attack, source, target, threat, definition, asr, low, high, n, nulls, area, queries."
     rows = []
     for (a, s, b) in self.adv_pred:
         for d in self.definitions(a) if definition is None else (definition,):
@@ -479,10 +681,73 @@ def to_frame(self:Transfer,
             null = max(nulls, default=(None, None))
             rows.append(dict(attack=a, kind=self.attacks[a]['kind'], source=s, target=b, threat=self.threat(a, s, b),
                              definition=d, asr=r.value, low=r.interval[0], high=r.interval[1], n=r.n,
-                             null=null[0], null_kind=null[1]))
+                             null=null[0], null_kind=null[1], **self._means(a, s)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #d66338c6
+@patch
+def _means(self:Transfer, attack, source):
+    "What a source spent on an image, on average; None where it is not known."
+    spent = self.spent.get((attack, source), {})
+    return {k: spent[k].double().mean().item() if k in spent else None for k in ('area', 'queries')}
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #818fd105
+@patch
+def _of_level(self:Transfer, attack, target, level, definition):
+    "Rates of a level at a target: {source: Rate}."
+    return {s: self.success(attack, s, target, definition).rate for a, s, b in self.adv_pred
+            if (a, b) == (attack, target) and self.threat(a, s, b) == level}
+
+def _best(rates):
+    "Source, value, low, high of the highest of several rates."
+    if not rates: return None, float('nan'), float('nan'), float('nan')
+    s = max(rates, key=lambda s: rates[s].value if rates[s].n else -1)
+    return s, rates[s].value, *rates[s].interval
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #1442b6c7
+@patch
+def _side_by_side(self:Transfer, attack, target, definition, levels):
+    "One row of `threat_table`."
+    row, of = dict(attack=attack, target=target), partial(self._of_level, attack, target, definition=definition)
+    t1, names = list(of(level='T1').values()), ('T1 mean', 'T1 mean low', 'T1 mean high')
+    mean = Rate(sum(r.k for r in t1)/len(t1), t1[0].n) if t1 else None
+    row |= dict(zip(names, (mean.value, *mean.interval) if t1 else [float('nan')]*3))
+    for level in levels:
+        name = 'T1 highest' if level == 'T1' else level
+        source, *cell = _best(of(level=level))
+        row |= dict(zip((name, f'{name} low', f'{name} high'), cell))
+        row[f'{level} from'] = source
+    nulls = [(self.null_success(attack, k, target, definition).rate.value, k) for k in self.nulls_of(attack)]
+    row['null'], row['null kind'] = max(nulls, default=(float('nan'), None))
+    return row | dict(n=self.success(attack, self.sources(attack)[0], target, definition).rate.n)
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #ad011b41
+@patch
+def threat_table(self:Transfer,
+    definition='asr',    # a definition of success; attacks without it are left out
+    text=False,          # for people: percent with intervals in one cell
+)->pd.DataFrame:         # a row per attack and target
+    "T1 (mean and highest over sources), T2 and T3 with 95 % intervals, and the highest null."
+    attacks = [a for a in self.attacks if definition in self.definitions(a)]
+    have = {self.threat(*k) for k in self.adv_pred}
+    levels = [l for l in ('T1', 'T1+', 'T2', 'T2+', 'T3') if l in have or '+' not in l]
+    rows = [self._side_by_side(a, b, definition, levels) for a in attacks for b in self.bits]
+    out = pd.DataFrame(rows)
+    for k in (k for k in out if k.endswith(' from')): out[k] = pd.Series([r[k] for r in rows], dtype=object)
+    if all(r['T2 from'] in (None, r['target']) for r in rows): out = out.drop(columns='T2 from', errors='ignore')
+    return _in_percent(out) if text and len(out) else out
+
+def _in_percent(table):
+    "Each value and its interval in one cell."
+    def cell(v, low, high): return '–' if np.isnan(v) else f'{100*v:.1f} [{100*low:.1f}, {100*high:.1f}]'
+    out = table[['attack', 'target']].copy()
+    for k in table.columns:
+        three = [k, f'{k} low', f'{k} high']
+        if three[1] in table: out[f'{k} %'] = [cell(*v) for v in table[three].values.astype(float)]
+        if k.endswith(' from'): out[k] = table[k].fillna('–').astype(str)
+    null = table['null'].map(lambda v: '–' if np.isnan(v) else f'{100*v:.1f}')
+    return out.assign(**{'null %': null + ' ' + table['null kind'].fillna('')}, n=table.n)
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #38f43c86
 @patch
 def summary(self:Transfer,
     definition='asr',    # a definition of success
@@ -494,10 +759,10 @@ def summary(self:Transfer,
     if (t1 := f[f.threat == 'T1']).size: out['highest T1'] = t1.groupby('attack').asr.max()
     out['highest null'] = f.groupby('attack').null.max()
     out['images'] = [self.attacks[a]['n'] for a in out.index]
-    order = [c for c in ('T1', 'highest T1', 'T2', 'T3', 'highest null', 'images') if c in out]
+    order = [c for c in ('T1', 'highest T1', 'T1+', 'T2', 'T2+', 'T3', 'unknown', 'highest null', 'images') if c in out]
     return out[order]
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #5157edc2
+# %% ../../nbs/61_evaluate.transfer.ipynb #bba1c5c9
 @patch
 def worst(self:Transfer,
     definition='asr',    # one that all attacks have: 'asr' or 'asr_all'
@@ -512,7 +777,7 @@ def worst(self:Transfer,
                          low=r.interval[0], high=r.interval[1], n=r.n))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #e257cebd
+# %% ../../nbs/61_evaluate.transfer.ipynb #a643bdc9
 def _cell_text(r):
     if not r.n: return '–'
     lo, hi = r.interval
@@ -539,7 +804,7 @@ def heat_cells(
     if rule is not None: ax.axhline(rule - .5, color='black', lw=1.5)
     return im
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #fcd9b371
+# %% ../../nbs/61_evaluate.transfer.ipynb #da9c02b9
 @patch
 def _panel(self:Transfer, ax, attack, definition, title):
     "One matrix with its nulls."
@@ -560,7 +825,7 @@ def _shown(self:Transfer, attack, definition):
     "What a panel shows: 'asr_targeted' was asked for but the attack has no target → 'asr'."
     return definition if definition in self.definitions(attack) else 'asr'
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #8115b467
+# %% ../../nbs/61_evaluate.transfer.ipynb #24fea11d
 def draw_matrices(
     grid,                # rows of (transfer, attack), or None for an empty place
     titles,              # the same layout: a title per panel
@@ -584,7 +849,7 @@ def draw_matrices(
     if caption: fig.suptitle(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #5822ad90
+# %% ../../nbs/61_evaluate.transfer.ipynb #89ed3fdb
 @patch
 def plot(self:Transfer,
     definition='asr',    # 'asr', 'asr_all' or 'asr_targeted'; attacks without a target show 'asr'
@@ -600,7 +865,7 @@ def plot(self:Transfer,
     cut = [slice(i, i + across) for i in range(0, len(cells), across)]
     return draw_matrices([cells[i] for i in cut], [titles[i] for i in cut], definition, caption)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #c4d82d5a
+# %% ../../nbs/61_evaluate.transfer.ipynb #6c7d1653
 def slug(
     s,    # any text
 )->str:
@@ -615,7 +880,7 @@ def save_png(
     with atomic_path(path) as tmp: fig.savefig(tmp, dpi=100, format='png')
     plt.close(fig)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #f26482d0
+# %% ../../nbs/61_evaluate.transfer.ipynb #12866cc7
 @patch
 def _tensors(self:Transfer):
     "All predictions and pictures under flat names; attacks by their number."
@@ -624,13 +889,14 @@ def _tensors(self:Transfer):
     out |= {f'adv/{k[a]}/{s}/{b}': p for (a, s, b), p in self.adv_pred.items()}
     out |= {f'null/{k[a]}/{s}/{b}': p for (a, s, b), p in self.null_pred.items()}
     out = {n: p.to(torch.int32) for n, p in out.items()}
+    out |= {f'spent/{k[a]}/{s}/{o}': v.contiguous() for (a, s), d in self.spent.items() for o, v in d.items()}
     return out | {f'sample/{k[a]}/{s}': p.contiguous() for (a, s), p in self.samples.items()}
 
 @patch
 def _patch_file(self:Transfer, attack, source):
     return f'patches/{list(self.attacks).index(attack)}-{slug(attack)}-from-{slug(source)}'
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #20bf96ec
+# %% ../../nbs/61_evaluate.transfer.ipynb #2575ee83
 @patch
 def save(self:Transfer,
     dir,    # a folder; it is made
@@ -654,7 +920,7 @@ def records(
     "Rows of a table as dicts, with None for what is missing."
     return frame.astype(object).where(frame.notna(), None).to_dict('records')
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #95ba21d5
+# %% ../../nbs/61_evaluate.transfer.ipynb #0790cde7
 def _source(s): return int(s) if s.isdigit() else s
 
 @patch(cls_method=True)
@@ -679,13 +945,16 @@ def _fill(self:Transfer, tensors):
     "Sort tensors by their names into the dicts."
     names = list(self.attacks)
     for key, v in tensors.items():
-        part, *k = key.split('/')
-        if part == 'clean': self.clean_pred[int(k[0])] = v.long()
-        if part == 'adv': self.adv_pred[names[int(k[0])], _source(k[1]), int(k[2])] = v.long()
-        if part == 'null': self.null_pred[names[int(k[0])], k[1], int(k[2])] = v.long()
-        if part == 'sample': self.samples[names[int(k[0])], _source(k[1])] = v
+        part, k = key.split('/', 1)
+        if part == 'clean': self.clean_pred[int(k)] = v.long(); continue
+        a, k = k.split('/', 1)
+        if part == 'sample': self.samples[names[int(a)], _source(k)] = v; continue
+        s, last = k.rsplit('/', 1)
+        if part == 'adv': self.adv_pred[names[int(a)], _source(s), int(last)] = v.long()
+        if part == 'null': self.null_pred[names[int(a)], s, int(last)] = v.long()
+        if part == 'spent': self.spent.setdefault((names[int(a)], _source(s)), {})[last] = v
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #7ae900d5
+# %% ../../nbs/61_evaluate.transfer.ipynb #f077620b
 @patch
 def _in_order(self:Transfer, cells):
     "Sort what a tensor file gives by name as the attacks and sources were given."
@@ -695,9 +964,9 @@ def _in_order(self:Transfer, cells):
     self.clean_pred = dict(sorted(self.clean_pred.items(), key=lambda o: at[o[0]]))
     self.adv_pred = order(self.adv_pred, lambda a, s, b: (rank[a, s], at[b]))
     self.null_pred = order(self.null_pred, lambda a, k, b: (names.index(a), kinds.index(k), at[b]))
-    self.samples = order(self.samples, lambda a, s: rank[a, s])
+    self.samples, self.spent = (order(d, lambda a, s: rank[a, s]) for d in (self.samples, self.spent))
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #b6086ceb
+# %% ../../nbs/61_evaluate.transfer.ipynb #a28e981d
 def paired_difference(
     a:Success,         # one network's result
     b:Success,         # another's, on the same images in the same order
@@ -718,7 +987,7 @@ def paired_difference(
     low, high = np.quantile(d, q) if len(d) else (float('nan'),)*2
     return dict(difference=a.value - b.value, low=float(low), high=float(high), images=n)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #db8a9067
+# %% ../../nbs/61_evaluate.transfer.ipynb #39f2805d
 @dataclass(eq=False)
 class Comparison:
     "Matrices of several networks, made by the same attacks on the same images."
@@ -741,7 +1010,7 @@ class Comparison:
         "Clean accuracy: rows network and bits."
         return pd.concat({k: t.clean for k, t in self.transfers.items()}, names=['network'])
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #4c20c732
+# %% ../../nbs/61_evaluate.transfer.ipynb #0867964d
 def compare(
     transfers:dict,    # name → `Transfer`, made with the same attacks
 )->Comparison:
@@ -766,7 +1035,7 @@ def plot(self:Comparison,
     titles = [[f"{k}\n{a} (n={t.attacks[a]['n']})" for k, t in self.transfers.items()] for a in names]
     return draw_matrices(grid, titles, definition, caption)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #6e1e34f0
+# %% ../../nbs/61_evaluate.transfer.ipynb #f730c698
 @patch
 def difference(self:Comparison,
     a:str=None,         # a network, None for the first
