@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 # %% auto #0
 __all__ = ['small_print', 'user_errors', 'make_attacks', 'parser', 'main']
 
-# %% ../nbs/80_cli.ipynb #880075a5
+# %% ../nbs/80_cli.ipynb #45604647
 import argparse, os, sys, warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from fastcore.docments import docments
 
-from .attack.gap import GAP
-from .attack.pgd import PatchPGD
+from .attack.patchattack import TextureDictionary
 from .core import versions
+from .data import take
 from .evaluate.report import report
+from .evaluate.suite import attack_suite, black_box, white_box
+from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .quant.convert import bits_of
 from .train.run import TrainSettings, check_writable, load_run, make_data, train
 
@@ -60,65 +62,81 @@ def _add_train(commands):
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     _add_settings(p, TrainSettings); p.set_defaults(run=_run_train)
 
-# %% ../nbs/80_cli.ipynb #2dd65b37
+# %% ../nbs/80_cli.ipynb #7223cdd8
 def make_attacks(
-    names,           # of 'gap' and 'pgd'
-    size:int=8,      # side in pixels
-    gap_steps=100,   # Adam steps of GAP
-    pgd_steps=20,    # sign steps of Patch PGD
-    target:int=3,    # class that GAP reaches for
-    seed:int=0,      # of both
-)->dict:             # readable name → attack
-    "The attacks a report is made with."
-    made = dict(gap=(f'GAP {size}×{size}', GAP(size, target, gap_steps, angle=0, seed=seed)),
-                pgd=(f'Patch PGD {size}×{size}', PatchPGD(size, pgd_steps, seed=seed)))
-    return dict(made[n] for n in names)
+    args,    # the parsed options: attacks, quick, patch_size, target, seed and the budgets
+    net,     # the network whose textures 'tpa' uses
+    dls,     # the data
+)->dict:     # readable name → attack
+    "The attacks that the options ask for."
+    side = min(take(dls.valid, 1)[0].shape[-2:])
+    names = args.attacks or (None if args.quick else white_box + black_box)
+    textures = TextureDictionary.build(net, dls.train, n_clusters=2, steps=50) if 'tpa' in (names or ()) else None
+    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=args.lavan_steps, universal=args.lavan_steps, queries=args.queries)
+    return attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
+                        **{k: v for k, v in given.items() if v is not None})
 
-# %% ../nbs/80_cli.ipynb #0c0c83c4
+# %% ../nbs/80_cli.ipynb #16008813
+def _undefended(args, runs):
+    "The network without a defence that line 11 of the audit attacks, or None: what the runs began from, or was named."
+    name = args.undefended or next((r.settings.start for r in runs.values() if r.settings.start != 'scratch'), None)
+    if name in (None, 'none'): return None
+    return (pretrained if name in pretrained_names() else load_checkpoint)(name)
+
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
     runs = {Path(f).resolve().name: load_run(f) for f in args.folders}
     if len(runs) < len(args.folders): raise ValueError(f"run folders need different names, got {args.folders}")
     first = next(iter(runs.values())).settings
     dls = make_data(replace(first, data=args.data or first.data, device=args.device or first.device))
-    made = make_attacks(args.attacks, args.patch_size, args.gap_steps, args.pgd_steps, args.target, args.seed)
-    notes = {name: r.settings.__dict__ for name, r in runs.items()}
-    _write_report({n: r.net.to(dls.device) for n, r in runs.items()}, dls, made, args, notes)
+    nets = {n: r.net.to(dls.device) for n, r in runs.items()}
+    under = _undefended(args, runs)
+    if under is not None: under = under.to(dls.device)
+    _write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, runs,
+                  audit=not args.no_audit, undefended=under, quick=args.quick)
 
-def _write_report(nets, dls, attacks, args, notes):
+def _write_report(nets, dls, attacks, args, runs, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
-    bits = min((bits_of(n) for n in nets.values()), key=len)
-    r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
-               n_align=args.n_align, out=args.out, seed=args.seed, notes=notes, progress=not args.quiet)
+    bits, notes = min((bits_of(n) for n in nets.values()), key=len), {n: r.settings.__dict__ for n, r in runs.items()}
+    r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack, n_align=args.n_align,
+               runs=runs, out=args.out, seed=args.seed, notes=notes, progress=not args.quiet, **kwargs)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
-# %% ../nbs/80_cli.ipynb #19fe7d6c
-def _add_report_options(p, out, n, n_attack, n_align):
+# %% ../nbs/80_cli.ipynb #d7233446
+def _add_report_options(p, out, n, n_attack, n_align, **steps):
     "The options that every command with a report has."
+    def shown(v): return 'the suite' if v is None else v
     for name, value, note in (
         ('n', n, 'evaluation images'), ('n-attack', n_attack, 'of them for attacks that work image by image'),
         ('n-align', n_align, 'images for the alignment table, 0 for none'),
-        ('patch-size', 8, 'side of the patch in pixels'),
-        ('gap-steps', 30, 'Adam steps of GAP'), ('pgd-steps', 10, 'sign steps of Patch PGD'),
+        ('patch-size', None, 'side of the patch in pixels; the suite takes a quarter of the image'),
+        ('gap-steps', steps.get('gap'), 'Adam steps of GAP'), ('pgd-steps', steps.get('pgd'), 'sign steps of Patch PGD'),
+        ('lavan-steps', None, 'steps of LaVAN'), ('queries', None, 'looks at an image of attacks that only see scores'),
         ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'seed of everything drawn')):
-        p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
+        p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {shown(value)})')
     p.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
-        'Make patches at every bit-width of each network, score them at every bit-width, measure alignment, and '
-        'write a report: report.json, CSV, pictures, index.html. Success rates come with 95 %% intervals and with '
-        'the null (noise, grey and natural-crop patches of the same area).',
-        epilog='example: triqdef evaluate runs/qat runs/tri')
+        'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '
+        'alignment, audit for masked gradients, and write a report: report.json, CSV, pictures, index.html. Rates come '
+        'with 95 %% intervals and the null (noise, grey and natural-crop patches of the same area). Interrupted, the '
+        'same command goes on. The full budgets take hours on a CPU; --quick takes minutes and says what it left out.',
+        epilog='example: triqdef evaluate runs/qat runs/tri --quick')
     p.add_argument('folders', nargs='+', help='run folders, finished')
-    p.add_argument('--attacks', nargs='+', choices=('gap', 'pgd'), default=['gap', 'pgd'], help='default: both')
+    p.add_argument('--quick', action='store_true', help='at most 500 images and small budgets: about 5 minutes for a '
+                   'ResNet-20 at four bit-widths on 2 cores')
+    p.add_argument('--attacks', nargs='+', choices=white_box + black_box, help='default: all; with --quick gap, pgd, lavan')
+    p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
+    p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
+                   "checkpoint or 'none'; default: what the first run began from")
     p.add_argument('--data', help="'sample', 'cifar10' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
-# %% ../nbs/80_cli.ipynb #e81e57e2
+# %% ../nbs/80_cli.ipynb #354ea427
 small_print = '''A run this small illustrates and does not prove: 2,000 training images, a few epochs, one seed, a weak
 inner attack. For evidence train longer (triqdef train), attack harder, and read the page on limits.'''
 
@@ -128,26 +146,27 @@ def _demo_settings(args):
     return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2,
                          attack_steps=2, seed=args.seed)
 
-# %% ../nbs/80_cli.ipynb #c5231c76
+# %% ../nbs/80_cli.ipynb #d979d58c
 def _run_demo(args):
     "Train joint QAT and TriQDef, attack both, and show both."
     out, s = check_writable(args.out), _demo_settings(args)
     args.out = str(out/'report')
     print(f"triqdef demo: two networks at {s.bits} bits, then patches at every bit-width. {versions()['device']}, "
           f"{torch.get_num_threads()} threads; within 10 minutes on 2 cores.\n{small_print}\n")
-    nets, notes = {}, {}
+    runs = {}
     for name, method in {'joint QAT': 'qat', 'TriQDef': 'triqdef'}.items():
         print(f"training {name} ({out/method})")
-        run = train(replace(s, method=method), out/method, progress=not args.quiet)
-        nets[name], notes[name] = run.net, run.settings.__dict__
+        runs[name] = train(replace(s, method=method), out/method, progress=not args.quiet)
     if args.quick: args.patch_size, args.n, args.n_attack, args.n_align, args.gap_steps = 4, 96, 32, 16, 5
-    attacks = make_attacks(['gap', 'pgd'], args.patch_size, args.gap_steps, args.pgd_steps, args.target, args.seed)
-    dls = make_data(s)
+    dls, args.attacks = make_data(s), ('gap', 'pgd')
+    nets = {n: r.net.to(dls.device) for n, r in runs.items()}
+    attacks = make_attacks(args, nets['TriQDef'], dls)
     print(f"\nattacking: {', '.join(attacks)}; {args.n} test images")
-    _write_report({n: net.to(dls.device) for n, net in nets.items()}, dls, attacks, args, notes)
+    _write_report(nets, dls, attacks, args, runs, audit=False, smooth=(0, 2))
+    print(f"\nthe audit and all attacks: triqdef evaluate {out/'triqdef'} --quick")
     print(f"\n{small_print}")
 
-# %% ../nbs/80_cli.ipynb #989ca5c5
+# %% ../nbs/80_cli.ipynb #2c088cc3
 def _add_demo(commands):
     p = commands.add_parser('demo', help='the whole way on bundled real images, within 10 minutes', description=
         'Fine-tune a full-precision ResNet-20 at 32, 5, 4 and 2 bits on the bundled CIFAR-10 sample, by joint QAT and '
@@ -157,9 +176,9 @@ def _add_demo(commands):
     p.add_argument('--start', default='cifar10-resnet20-fp', help='network to begin with (default: %(default)s)')
     p.add_argument('--quick', action='store_true',
                    help='toys instead of real images: half a minute, to try the machinery')
-    _add_report_options(p, 'triqdef-demo', 500, 96, 64); p.set_defaults(run=_run_demo)
+    _add_report_options(p, 'triqdef-demo', 500, 96, 64, gap=30, pgd=10); p.set_defaults(run=_run_demo)
 
-# %% ../nbs/80_cli.ipynb #778c1222
+# %% ../nbs/80_cli.ipynb #16e742fe
 user_errors = ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError
 
 def parser():
@@ -172,7 +191,7 @@ def parser():
     for add in (_add_demo, _add_train, _add_evaluate): add(commands)
     return p
 
-# %% ../nbs/80_cli.ipynb #9faf709f
+# %% ../nbs/80_cli.ipynb #89b52164
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code
@@ -185,7 +204,6 @@ def main(
         print(f'triqdef: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ntriqdef: interrupted; the same command goes on with the training where it stopped '
-              '(a report begins again)', file=sys.stderr)
+        print('\ntriqdef: interrupted; the same command goes on where it stopped', file=sys.stderr)
         return 130
     return 0
