@@ -11,24 +11,26 @@ import pandas as pd
 nbs = Path(__file__).resolve().parent.parent/'nbs'
 
 
+levels = ('T1', 'T2', 'T3')
+
 def percent(v): return f'{100*v:.0f} %'
 
 def load(folder): return json.loads((Path(folder)/'report.json').read_text())
 
 def row(network, rows, clean, alignment):
-    "One network: clean accuracy, mean ASR off and on the diagonal for each attack, mean HOG cosine of its input gradients."
+    "One network: clean accuracy, mean ASR by threat level for each attack, mean HOG cosine of its input gradients."
     asr = rows[(rows.network == network) & (rows.definition == 'asr')]
     cells = [' / '.join(f'{100*v:.0f}' for v in clean[clean.network == network].accuracy) + ' %']
     for a in asr.attack.unique():
         part = asr[asr.attack == a]
-        cells += [percent(part[(part.source != part.target) == off].asr.mean()) for off in (True, False)]
+        cells += [percent(part[part.threat == level].asr.mean()) for level in levels]
     g = alignment[(alignment.network == network) & (alignment.what == 'gradient') & (alignment.measure == 'HOG cosine')]
     return [network, *cells, f"{g['mean'].mean():.2f} ({g.null.mean():.2f})"]
 
 def widest(rows, a, b):
     "The largest difference of two networks in a mean ASR, in points."
     asr = rows[rows.definition == 'asr']
-    means = asr.groupby(['network', 'attack', asr.source == asr.target]).asr.mean()
+    means = asr.groupby(['network', 'attack', 'threat']).asr.mean()
     return 100*(means[a] - means[b]).abs().max()
 
 def paragraphs(d):
@@ -39,7 +41,7 @@ def paragraphs(d):
                f"images ({s['n_attack']} for Patch PGD), 95 % intervals in the cells, the null (noise, grey, natural crop) "
                f"below. From `triqdef demo`, seed {s['seed']}, {s['versions']['device']}.*")
     head = ['', 'clean at ' + ' / '.join(map(str, s['bits'])) + ' bits']
-    for a in rows.attack.unique(): head += [f'{a}: other bit-width', f'{a}: same']
+    for a in rows.attack.unique(): head += [f'{a}: made at another bit-width (T1)', 'the same (T2)', 'all together (T3)']
     table = [head + ['gradient HOG cosine (null)'], ['---']*(len(head) + 1)]
     table += [row(n, rows, clean, alignment) for n in clean.network.unique()]
     text = '\n'.join('| ' + ' | '.join(r) + ' |' for r in table)
@@ -52,8 +54,8 @@ seen in this run**. ''' if d.get('control') else ''
 
 Attack success means over bit-widths, from one run each. Patches of noise, grey or natural crops of the same area succeed on
 {100*null.min():.0f} to {100*null.max():.0f} % of the images. {control}One seed, two thousand training images, three epochs and a
-weak inner attack illustrate and do not prove. The study that could (three seeds, all attacks, the baselines, the masking audit,
-ImageNet) is not in this version, and no figure of the paper has been reproduced yet.'''
+weak inner attack illustrate and do not prove. The study that could (three seeds, all attacks, the baselines, ImageNet) is not
+in this version, and no figure of the paper has been reproduced yet.'''
 
 def main(report, control=None):
     d = load(report)
