@@ -74,7 +74,7 @@ def main():
     x, y = evaluation_images(net, dls.valid, args.n)
     textures = dictionary(net, dls, args)
     done = json.loads(out.read_text()) if out.exists() else dict(format='triqdef-attacks-1', rows=[])
-    done |= dict(network=args.name or args.network, command=shlex.join(['python', *sys.argv]), seed=args.seed,
+    done |= dict(network=args.name or args.network, command=command(args), seed=args.seed,
                  versions=versions(args.device), clean=clean_accuracy(predict(net, x, bits_of(net)[0])[0], y).rate.to_dict())
     for name, (attack, share) in rows(args.queries, textures).items():
         if args.only and not name.startswith(tuple(args.only)): continue
@@ -83,6 +83,11 @@ def main():
         done['rows'].append(measured(net, x[:k], y[:k], name, attack, dls, args, parts))
         write_json(out, done)
         print(done['rows'][-1]['attack'], done['rows'][-1]['cells'], done['rows'][-1]['seconds'], 's', flush=True)
+
+def command(args):
+    "How the rows were made, without the folders of one machine."
+    own = [Path(a).name if '/' in a else a for a in sys.argv[1:]]
+    return shlex.join(['python', 'scripts/measure_attacks.py', *own])
 
 def dictionary(net, dls, args):
     "The textures of TPA, built once."
