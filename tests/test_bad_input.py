@@ -1,5 +1,6 @@
 "What users get wrong: each case is refused with an error that says what was given and what is allowed, and leaves nothing behind."
 import copy, json, os, pickle, warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,8 +20,14 @@ from triqdef.attack.patch import Patch, noise_patch, place
 from triqdef.attack.pgd import PatchPGD
 from triqdef.core import Normalize, atomic_path, check_images
 from triqdef.data import ImageLoader, ImageTensors, check_loader, image_folder_dls, take
+from triqdef.evaluate.alignment import alignment_report
+from triqdef.evaluate.audit import Audit, AuditBudget, audit, broken
+from triqdef.evaluate.curves import Curve, area_curve, steps_curve
+from triqdef.evaluate.report import Report, report
 from triqdef.evaluate.success import null_success, predict, success
-from triqdef.evaluate.transfer import transfer_matrix
+from triqdef.evaluate.suite import attack_suite
+from triqdef.evaluate.transfer import Transfer, evaluation_images, transfer_matrix
+from triqdef.files import Resume
 from triqdef.models import build_model
 from triqdef.penalty.fdp import bit_pairs, fdp
 from triqdef.penalty.gpdp import gpdp
@@ -83,9 +90,20 @@ def of_bits(net, x, y):
                 calibrate=lambda b: calibrate(net, batches, bits=(b,)), pgd=lambda b: pgd.attack(net, x, y, bits=b),
                 gap=lambda b: gap.fit(net, batches, bits=b), predict=lambda b: predict(net, x, bits=b),
                 success=lambda b: success(net, x, y, x, bits=b), objective=lambda b: Objective(0, 0, 0)(net, x, y, bits=(32, b)),
-                transfer=lambda b: transfer_matrix(net, batches, pgd, bits=(b,), progress=False))
+                transfer=lambda b: transfer_matrix(net, batches, pgd, bits=(b,), progress=False),
+                alignment=lambda b: alignment_report(net, batches, (32, b), n=8, progress=False),
+                **{k: partial(f, net, batches) for k, f in OVER_BITS.items()})
 
-CALLS = ('at_bits', 'single_bit', 'calibrate', 'pgd', 'gap', 'predict', 'success', 'objective', 'transfer')
+def small_report(net, dl, **how):
+    "A report of seconds without an audit."
+    return report(net, dl, PatchPGD(4, steps=1), n_align=0, audit=False, progress=False, **how)
+
+TINY = AuditBudget(n=8, steps=1, queries=2, n_smooth=2, smooth_steps=1, copies=1)
+OVER_BITS = dict(area_curve=lambda net, dl, b: area_curve(net, dl, PatchPGD(4, steps=1), (4,), bits=(b,), progress=False),
+                 steps_curve=lambda net, dl, b: steps_curve(net, dl, PatchPGD(4, steps=1), (1,), bits=(b,), progress=False),
+                 audit=lambda net, dl, b: audit(net, dl, bits=(b,), budget=TINY, lines=(5,), progress=False),
+                 report=lambda net, dl, b: small_report(net, dl, bits=(b,)))
+CALLS = ('at_bits', 'single_bit', 'calibrate', 'pgd', 'gap', 'predict', 'success', 'objective', 'transfer', 'alignment', *OVER_BITS)
 
 @pytest.mark.parametrize('call', CALLS)
 def test_bits_outside_the_network(call, net, xy):
@@ -130,14 +148,14 @@ def test_bits_of_a_fit(net):
 
 # images
 
-@pytest.mark.parametrize('call', ['pgd', 'gap', 'apply', 'input_gradient', 'calibrate', 'predict', 'check_loader', 'fit'])
+@pytest.mark.parametrize('call', ['pgd', 'apply', 'input_gradient', 'calibrate', 'predict', 'check_loader', 'fit'])
 def test_images_out_of_range_warn_once(call, net, xy, fresh_warnings):
     "Images in 0…255: one warning that names the range, and the work goes on."
     x, y = xy[0]*255, xy[1]
     x[0, 0, 0, 0] = 255
     dls = toy_dls(32, 8)
     dls.train.dataset[:] = [(255*a/a.max(), b) for a, b in dls.train.dataset]
-    run = dict(pgd=lambda: PatchPGD(4, steps=1).attack(net, x, y), gap=lambda: GAP(4, 1, steps=1).fit(net, [(x, y)]),
+    run = dict(pgd=lambda: PatchPGD(4, steps=1).attack(net, x, y),
                apply=lambda: Patch(torch.rand(3, 4, 4)).apply(x), input_gradient=lambda: input_gradient(net, x, y),
                calibrate=lambda: calibrate(net, [(x, y)]), predict=lambda: predict(net, x),
                check_loader=lambda: check_loader([(x, y)]), fit=lambda: fit(net, JointQAT(), dls=dls))[call]
@@ -147,6 +165,54 @@ def test_images_out_of_range_warn_once(call, net, xy, fresh_warnings):
     said = [str(w.message) for w in seen if issubclass(w.category, UserWarning) and '[0,1]' in str(w.message)]
     assert len(said) == 1, said
     assert '255]' in said[0] and 'inside the model' in said[0]
+
+EVIDENCE = dict(images=lambda net, dl: evaluation_images(net, dl), transfer=lambda net, dl: transfer_matrix(net, dl, PatchPGD(4, steps=1), progress=False),
+                alignment=lambda net, dl: alignment_report(net, dl, n=8, progress=False), report=small_report,
+                area_curve=lambda net, dl: area_curve(net, dl, PatchPGD(4, steps=1), (4,), progress=False),
+                steps_curve=lambda net, dl: steps_curve(net, dl, PatchPGD(4, steps=1), (1,), progress=False),
+                audit=lambda net, dl: audit(net, dl, budget=TINY, lines=(5,), progress=False))
+
+@pytest.mark.parametrize('call', EVIDENCE)
+def test_evidence_from_images_that_are_normalised_already(call, net, xy):
+    "What is reported is never measured on other pixels than those in [0,1]: an error, not a warning."
+    (x, y), before = xy, snapshot(net.train())
+    for z in ((x - .5)/.25, 255*x):
+        with raises(ValueError, '[0,1]', 'normalised already', 'inside the model'): EVIDENCE[call](net, [(z, y)])
+    assert same(snapshot(net), before)
+
+@pytest.mark.parametrize('call', EVIDENCE)
+def test_evidence_with_labels_of_another_network(call, net, xy):
+    (x, y), before = xy, snapshot(net.train())
+    for bad in (y + 4, y*0 - 1):
+        with raises(ValueError, 'labels lie in', '4 classes', '0…3'): EVIDENCE[call](net, [(x, bad)])
+    with raises(ValueError, 'float32'): EVIDENCE[call](net, [(x, y.float())])
+    assert same(snapshot(net), before)
+
+@pytest.mark.parametrize('call', EVIDENCE)
+def test_evidence_from_an_empty_loader(call, net):
+    before = snapshot(net)
+    for nothing in ([], Nothing()):
+        with raises(ValueError, 'empty'): EVIDENCE[call](net, nothing)
+    assert same(snapshot(net), before)
+
+@pytest.mark.parametrize('call', EVIDENCE)
+def test_evidence_in_training_mode(call, net, xy):
+    "Evaluated in eval mode; modes, statistics and flags come back."
+    x, y = xy
+    net.train(); net.layer1.eval(); net.fc.weight.requires_grad_(False)
+    before = snapshot(net)
+    EVIDENCE[call](net, [(x, y)])
+    assert same(snapshot(net), before)
+
+def test_settings_of_the_evidence(net, xy):
+    dl, pgd = [xy], PatchPGD(4, steps=1)
+    for call, say in ((lambda: steps_curve(net, dl, pgd, (0, 1)), '1 or more'), (lambda: area_curve(net, dl, pgd, (0,)), 'at least one pixel'),
+                      (lambda: area_curve(net, dl, pgd, (17,)), '17 × 17'), (lambda: area_curve(net, dl, pgd, ()), 'empty'),
+                      (lambda: audit(net, dl, lines=(13,)), 'lines'), (lambda: AuditBudget(queries=0), 'queries'), (lambda: AuditBudget(steps=-1), 'steps'),
+                      (lambda: AuditBudget(sizes=(.1, 1.2)), '1.2'), (lambda: AuditBudget(tolerance=2.), 'tolerance'), (lambda: broken(net, 'magic'), "'magic'"),
+                      (lambda: attack_suite(('pgd',), pgd=0), 'at least 1'), (lambda: attack_suite(('fgsm',)), "'fgsm'"),
+                      (lambda: attack_suite(('sparse-rs',), queries=0), 'queries'), (lambda: attack_suite(size=0), 'at least one pixel')):
+        with raises(ValueError, say): call()
 
 def test_images_in_range_do_not_warn(net, xy, fresh_warnings):
     with warnings.catch_warnings():
@@ -402,6 +468,49 @@ def test_patch_files(tmp_path):
     listing = files(tmp_path)
     with raises(TypeError, 'JSON'): Patch(torch.rand(3, 4, 4), meta=dict(f=open)).save(tmp_path/'q')
     assert files(tmp_path) == listing
+
+@pytest.mark.parametrize('key, bad', [('target', 'cat'), ('target', [1]), ('shape_name', 'star'), ('shape', [3, 4, 5]), ('sha256', 5), ('meta', 3), ('format', 'triqdef-patch-9')])
+def test_patch_file_with_a_damaged_description(key, bad, tmp_path):
+    Patch(torch.rand(3, 4, 4), target=1).save(tmp_path/'p')
+    notes = json.loads((tmp_path/'p.json').read_text())
+    (tmp_path/'p.json').write_text(json.dumps({**notes, key: bad}))
+    with pytest.raises(ValueError): Patch.load(tmp_path/'p')
+    del notes[key]
+    (tmp_path/'p.json').write_text(json.dumps(notes))
+    with raises(ValueError, 'p.json'): Patch.load(tmp_path/'p')
+
+def test_patch_file_of_another_kind(tmp_path):
+    "The pixels are compared, whatever the picture is."
+    path = Patch(torch.rand(3, 4, 4)).save(tmp_path/'p')
+    for mode in ('L', 'RGBA', 'P', '1', 'I;16'):
+        Image.new(mode, (4, 4)).save(path)
+        with raises(ValueError, 'p.png'): Patch.load(tmp_path/'p')
+
+def test_state_files(tmp_path):
+    "A file that says it is a state and lacks a part of one."
+    path = tmp_path/'state'
+    for meta in ({}, {'key': 'k'}, {'key': 'k', 'notes': '{'}, {'key': 'other', 'notes': '{}'}):
+        save_file({'a': torch.zeros(2)}, path, metadata={'format': 'triqdef-state-1', **meta})
+        with raises(ValueError, 'state'): Resume(path, 'k').load()
+    with pytest.raises(ValueError, match='every'): Resume(path, 'k', every=-1)
+
+@pytest.mark.parametrize('kind', ['transfer', 'curve', 'audit', 'report'])
+def test_damaged_evidence(kind, net, xy, tmp_path):
+    "What was saved and then damaged is refused by the name of its file."
+    dl, d = [xy], tmp_path/'out'
+    thing = EVIDENCE[dict(curve='area_curve').get(kind, kind)](net, dl)
+    thing.save(d)
+    load = dict(transfer=Transfer, curve=Curve, audit=Audit, report=Report)[kind].load
+    load(d)
+    for f in sorted(d.rglob('*')):
+        if f.suffix not in ('.json', '.safetensors') or f.stem == 'versions': continue
+        whole = f.read_bytes()
+        for damage in (b'', whole[:len(whole)//2], b'[]'):
+            f.write_bytes(damage)
+            with pytest.raises(ValueError, match=f.name): load(d)
+        f.write_bytes(whole)
+    load(d)
+    with pytest.raises(ValueError, match='missing'): load(tmp_path/'absent')
 
 
 # runs and reports

@@ -7,19 +7,32 @@ Docs: https://triqdef.github.io/triqdef/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #1b1ca655
+# %% ../nbs/99_all.ipynb #36591a0f
 from fastai.callback.schedule import ParamScheduler   # gives Learner its fit_one_cycle
 from fastai.learner import Learner
 
+from .attack.criteria import *
+from .attack.ensemble import *
 from .attack.gap import *
+from .attack.lavan import *
+from .attack.nes import *
 from .attack.patch import *
+from .attack.patchattack import *
 from .attack.pgd import *
+from .attack.sparse_rs import *
 from .core import *
 from .data import *
 from .evaluate.alignment import *
+from .evaluate.audit import *
+from .evaluate.curves import *
 from .evaluate.report import *
+from .evaluate.seen import *
 from .evaluate.success import *
+from .evaluate.suite import *
 from .evaluate.transfer import *
+from .files import *
+
+# %% ../nbs/99_all.ipynb #84a1f008
 from .models import *
 from .penalty.fdp import *
 from .penalty.gpdp import *
@@ -39,5 +52,5 @@ from .train.curriculum import *
 from .train.objective import *
 from .train.run import *
 
-# %% ../nbs/99_all.ipynb #e13abd63
+# %% ../nbs/99_all.ipynb #7e668501
 __all__ = [n for n in dir() if not n.startswith('_')]

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 # %% auto #0
 __all__ = ['small_print', 'user_errors', 'make_attacks', 'parser', 'main']
 
-# %% ../nbs/80_cli.ipynb #45604647
+# %% ../nbs/80_cli.ipynb #8e30ca95
 import argparse, os, sys, warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from .attack.patchattack import TextureDictionary
 from .core import versions
 from .data import take
 from .evaluate.report import report
+from .evaluate.seen import training_configuration
 from .evaluate.suite import attack_suite, black_box, white_box
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .quant.convert import bits_of
@@ -62,7 +63,7 @@ def _add_train(commands):
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     _add_settings(p, TrainSettings); p.set_defaults(run=_run_train)
 
-# %% ../nbs/80_cli.ipynb #7223cdd8
+# %% ../nbs/80_cli.ipynb #d405d391
 def make_attacks(
     args,    # the parsed options: attacks, quick, patch_size, target, seed and the budgets
     net,     # the network whose textures 'tpa' uses
@@ -72,17 +73,26 @@ def make_attacks(
     side = min(take(dls.valid, 1)[0].shape[-2:])
     names = args.attacks or (None if args.quick else white_box + black_box)
     textures = TextureDictionary.build(net, dls.train, n_clusters=2, steps=50) if 'tpa' in (names or ()) else None
-    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=args.lavan_steps, universal=args.lavan_steps, queries=args.queries)
+    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=args.lavan_steps, universal=args.lavan_steps,
+                 queries=args.queries)
     return attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
                         **{k: v for k, v in given.items() if v is not None})
 
-# %% ../nbs/80_cli.ipynb #16008813
+# %% ../nbs/80_cli.ipynb #4da20067
+def _never_patched(start):
+    "Whether a start is a network of which it is known that no training saw a patch."
+    if start in pretrained_names(): return True
+    if not Path(start).is_file(): return False
+    c = training_configuration(start)
+    return c.complete and bool(c.stages) and all(s['attack'] is None for s in c.stages)
+
 def _undefended(args, runs):
-    "The network without a defence that line 11 of the audit attacks, or None: what the runs began from, or was named."
-    name = args.undefended or next((r.settings.start for r in runs.values() if r.settings.start != 'scratch'), None)
+    "The undefended network of line 11 of the audit, or None: the one named, else a start that saw no patch."
+    name = args.undefended or next((r.settings.start for r in runs.values() if _never_patched(r.settings.start)), None)
     if name in (None, 'none'): return None
     return (pretrained if name in pretrained_names() else load_checkpoint)(name)
 
+# %% ../nbs/80_cli.ipynb #c2c24d69
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
     runs = {Path(f).resolve().name: load_run(f) for f in args.folders}
@@ -103,7 +113,7 @@ def _write_report(nets, dls, attacks, args, runs, **kwargs):
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
-# %% ../nbs/80_cli.ipynb #d7233446
+# %% ../nbs/80_cli.ipynb #0cac244e
 def _add_report_options(p, out, n, n_attack, n_align, **steps):
     "The options that every command with a report has."
     def shown(v): return 'the suite' if v is None else v
@@ -111,13 +121,15 @@ def _add_report_options(p, out, n, n_attack, n_align, **steps):
         ('n', n, 'evaluation images'), ('n-attack', n_attack, 'of them for attacks that work image by image'),
         ('n-align', n_align, 'images for the alignment table, 0 for none'),
         ('patch-size', None, 'side of the patch in pixels; the suite takes a quarter of the image'),
-        ('gap-steps', steps.get('gap'), 'Adam steps of GAP'), ('pgd-steps', steps.get('pgd'), 'sign steps of Patch PGD'),
+        ('gap-steps', steps.get('gap'), 'Adam steps of GAP'),
+        ('pgd-steps', steps.get('pgd'), 'sign steps of Patch PGD'),
         ('lavan-steps', None, 'steps of LaVAN'), ('queries', None, 'looks at an image of attacks that only see scores'),
         ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'seed of everything drawn')):
         p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {shown(value)})')
     p.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
+# %% ../nbs/80_cli.ipynb #fc3012b5
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
         'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '
@@ -128,15 +140,16 @@ def _add_evaluate(commands):
     p.add_argument('folders', nargs='+', help='run folders, finished')
     p.add_argument('--quick', action='store_true', help='at most 500 images and small budgets: about 5 minutes for a '
                    'ResNet-20 at four bit-widths on 2 cores')
-    p.add_argument('--attacks', nargs='+', choices=white_box + black_box, help='default: all; with --quick gap, pgd, lavan')
+    p.add_argument('--attacks', nargs='+', choices=white_box + black_box,
+                   help='default: all; with --quick gap, pgd, lavan')
     p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
     p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
-                   "checkpoint or 'none'; default: what the first run began from")
+                   "checkpoint or 'none'; default: what a run began from, if no patch was in its training")
     p.add_argument('--data', help="'sample', 'cifar10' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
-# %% ../nbs/80_cli.ipynb #354ea427
+# %% ../nbs/80_cli.ipynb #de50b4b4
 small_print = '''A run this small illustrates and does not prove: 2,000 training images, a few epochs, one seed, a weak
 inner attack. For evidence train longer (triqdef train), attack harder, and read the page on limits.'''
 
@@ -146,7 +159,7 @@ def _demo_settings(args):
     return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2,
                          attack_steps=2, seed=args.seed)
 
-# %% ../nbs/80_cli.ipynb #d979d58c
+# %% ../nbs/80_cli.ipynb #1df86770
 def _run_demo(args):
     "Train joint QAT and TriQDef, attack both, and show both."
     out, s = check_writable(args.out), _demo_settings(args)
@@ -166,7 +179,7 @@ def _run_demo(args):
     print(f"\nthe audit and all attacks: triqdef evaluate {out/'triqdef'} --quick")
     print(f"\n{small_print}")
 
-# %% ../nbs/80_cli.ipynb #2c088cc3
+# %% ../nbs/80_cli.ipynb #b46c3e49
 def _add_demo(commands):
     p = commands.add_parser('demo', help='the whole way on bundled real images, within 10 minutes', description=
         'Fine-tune a full-precision ResNet-20 at 32, 5, 4 and 2 bits on the bundled CIFAR-10 sample, by joint QAT and '
@@ -178,7 +191,7 @@ def _add_demo(commands):
                    help='toys instead of real images: half a minute, to try the machinery')
     _add_report_options(p, 'triqdef-demo', 500, 96, 64, gap=30, pgd=10); p.set_defaults(run=_run_demo)
 
-# %% ../nbs/80_cli.ipynb #16e742fe
+# %% ../nbs/80_cli.ipynb #d7c12202
 user_errors = ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError
 
 def parser():
@@ -191,7 +204,7 @@ def parser():
     for add in (_add_demo, _add_train, _add_evaluate): add(commands)
     return p
 
-# %% ../nbs/80_cli.ipynb #89b52164
+# %% ../nbs/80_cli.ipynb #60bd80ca
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code

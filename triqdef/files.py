@@ -7,10 +7,10 @@ Docs: https://triqdef.github.io/triqdef/files.html.md"""
 # %% auto #0
 __all__ = ['plain', 'write_json', 'read_json', 'fingerprint', 'Resume']
 
-# %% ../nbs/04_files.ipynb #4f092c68
+# %% ../nbs/04_files.ipynb #91d2e48f
 import hashlib, json, math, time
 from functools import partial
-from inspect import isfunction
+from inspect import iscode, isfunction, ismethod
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def read_json(
         raise ValueError(f"{path} is not a {format} file")
     return d
 
-# %% ../nbs/04_files.ipynb #3a3ac611
+# %% ../nbs/04_files.ipynb #52b6d22e
 def _parts(v):
     "The bytes that stand for `v`, piece by piece."
     if isinstance(v, nn.Module): v = {'module': type(v).__name__, **v.state_dict()}
@@ -73,13 +73,18 @@ def _parts(v):
         yield f'[{len(v)}]'.encode()
         for o in v: yield from _parts(o)
     elif isinstance(v, partial): yield b'partial'; yield from _parts([v.func, v.args, v.keywords])
+    elif isinstance(v, np.ndarray): yield f'{v.dtype}{v.shape}'.encode(); yield v.tobytes()
+    elif isinstance(v, (set, frozenset)): yield from _parts(sorted(map(repr, v)))
+    elif ismethod(v): yield from _parts([v.__func__, v.__self__])
+    elif iscode(v): yield v.co_code; yield from _parts([v.co_consts, v.co_names])
     elif isfunction(v):
-        yield f'{v.__module__}.{v.__qualname__}'.encode() + v.__code__.co_code
-        yield from _parts([v.__defaults__, [c.cell_contents for c in v.__closure__ or ()]])
+        yield f'{v.__module__}.{v.__qualname__}'.encode()
+        yield from _parts([v.__code__, v.__defaults__, [c.cell_contents for c in v.__closure__ or ()]])
     elif hasattr(v, '__dict__') and not isinstance(v, type):
         yield type(v).__qualname__.encode(); yield from _parts(vars(v))
     else: yield repr(v).encode()
 
+# %% ../nbs/04_files.ipynb #2e969062
 def fingerprint(
     *things,    # tensors, networks, settings, objects with attributes
 )->str:         # 64 hexadecimal digits
@@ -89,7 +94,7 @@ def fingerprint(
         for part in _parts(v): h.update(part + b'|')
     return h.hexdigest()
 
-# %% ../nbs/04_files.ipynb #928d4949
+# %% ../nbs/04_files.ipynb #53bc8779
 class Resume:
     "The state of long work in one file that knows which work it belongs to; `path=None` keeps nothing."
     def __init__(self,
@@ -108,7 +113,7 @@ class Resume:
         "Whether it is time to write."
         return self.path is not None and time.monotonic() - self.last >= self.every
 
-# %% ../nbs/04_files.ipynb #39f185a2
+# %% ../nbs/04_files.ipynb #4d6c4409
 @patch
 def save(self:Resume,
     tensors:dict,    # name → tensor
@@ -126,7 +131,7 @@ def done(self:Resume):
     "Remove the file: the work is complete."
     if self.path is not None: self.path.unlink(missing_ok=True)
 
-# %% ../nbs/04_files.ipynb #551af13c
+# %% ../nbs/04_files.ipynb #41d1aa2d
 @patch
 def load(self:Resume)->tuple:    # (tensors, notes), or None where there is nothing
     "What the last `save` of this work wrote; `ValueError` for a damaged file or one of other work."
@@ -137,7 +142,9 @@ def load(self:Resume)->tuple:    # (tensors, notes), or None where there is noth
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e
     if meta.get('format') != 'triqdef-state-1': raise ValueError(f"{self.path} is not the state of an attack")
-    if meta['key'] != self.key:
+    if meta.get('key') != self.key:
         raise ValueError(f"{self.path} belongs to other settings, images or weights: "
                          "give another file, or delete it to begin again")
-    return tensors, json.loads(meta['notes'])
+    try: return tensors, json.loads(meta.get('notes', ''))
+    except ValueError as e:
+        raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e

@@ -61,7 +61,7 @@ class Criterion:
     def __eq__(self, other): return isinstance(other, Criterion) and vars(self) == vars(other)
     def __hash__(self): return hash(tuple(vars(self).values()))
 
-# %% ../../nbs/41_attack.criteria.ipynb #1837d7b7
+# %% ../../nbs/41_attack.criteria.ipynb #26564ea2
 @patch
 def _goal(self:Criterion, z, y):
     "The class to reach for each image (B,), or None, checked."
@@ -77,7 +77,7 @@ def loss(self:Criterion,
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) float32 or wider
     "What is maximised, per image."
-    z = logits if logits.dtype == torch.float64 else logits.float()
+    z, y = logits if logits.dtype == torch.float64 else logits.float(), y.long()
     t = self._goal(z, y)
     if self.kind == 'ce':
         sign, k = (1, y) if t is None else (-1, t)
@@ -131,7 +131,7 @@ def as_criterion(
     if isinstance(target, Criterion): return target
     return Criterion(target, loss or 'ce')
 
-# %% ../../nbs/41_attack.criteria.ipynb #9bb92743
+# %% ../../nbs/41_attack.criteria.ipynb #1f14a608
 def goal_loss(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
@@ -139,7 +139,7 @@ def goal_loss(
 )->Tensor:            # (B,) float, to be maximised
     "What an attack maximises, per image."
     if isinstance(target, Tensor) and target.ndim:
-        return -F.cross_entropy(logits.float(), target.to(y.device), reduction='none')
+        return -F.cross_entropy(logits.float(), target.to(y.device).long(), reduction='none')
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).loss(logits, y)
 
@@ -153,7 +153,7 @@ def goal_met(
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)
 
-# %% ../../nbs/41_attack.criteria.ipynb #184b4210
+# %% ../../nbs/41_attack.criteria.ipynb #6dd25e64
 def check_classes(
     net:nn.Module,  # any network
     x:Tensor,       # images, (B,C,H,W)
@@ -167,7 +167,16 @@ def check_classes(
     lo, hi = y.min().item(), y.max().item()
     if lo < 0 or hi >= n:
         raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
-    if isinstance(target, Criterion): target = target.target
-    if target is not None and not 0 <= int(target) < n:
+    _check_target(target, n, len(x))
+
+def _check_target(target, n, images):
+    "A `ValueError` or `TypeError` for a target that none of `n` classes is."
+    if isinstance(target, Tensor) and target.ndim:
+        if target.shape != (images,) or target.is_floating_point():
+            raise ValueError(f"target must be a class or ({images},) integers, "
+                             f"got {target.dtype} {tuple(target.shape)}")
+        t = target.min() if target.min() < 0 else target.max()
+    else: t = int(target) if isinstance(target, Tensor) else as_criterion(target).target
+    if t is not None and not 0 <= t < n:
         raise ValueError(f"target must be one of the network's {n} classes, 0…{n - 1}, "
-                         f"got {target}")
+                         f"got {int(t)}")

@@ -168,7 +168,7 @@ class RandomPrecision(View, BitMean):
         drawn = (_number(self.seed, step, j) % len(self.bits) for j in range(self.samples))
         return tuple(self.bits[k] for k in drawn)
 
-# %% ../../nbs/48_attack.ensemble.ipynb #c06e00bb
+# %% ../../nbs/48_attack.ensemble.ipynb #bd72a420
 @patch
 def __call__(self:RandomPrecision,
     net,            # the network, inside `under_attack`
@@ -180,12 +180,13 @@ def __call__(self:RandomPrecision,
     grad=True,      # whether the gradient is wanted
 )->tuple:           # loss (B,), share of the draws fooled (B,), gradient like `p` or None
     "Look once: each bit-width drawn is run once, and counts as often as it was drawn."
-    drawn, loss, met, g = self.at(step), 0, 0, 0 if grad else None
+    drawn, loss, met, g = self.at(step), 0, 0, 0
     for b in dict.fromkeys(drawn):
-        share, (l, m, gb) = drawn.count(b)/len(drawn), look_at(net, b, render, p, y, target, grad)
-        loss, met = loss + share*l, met + share*m
-        if grad: g = g + share*(unit_gradient(gb) if self.unit else gb)
-    return loss, met, g
+        times, (l, m, gb) = drawn.count(b), look_at(net, b, render, p, y, target, grad)
+        loss, met = loss + times*l, met + times*m
+        if grad: g = g + times*(unit_gradient(gb) if self.unit else gb)
+    n = len(drawn)
+    return loss/n, met/n, g/n if grad else None
 
 # %% ../../nbs/48_attack.ensemble.ipynb #90e0aa7c
 class Smoothed(View):
@@ -296,7 +297,13 @@ def _features(self:FeaturePull, net, render, p, y, target):
             met.append(goal_met(logits.detach(), y, target).float())
     return torch.stack(losses), torch.stack(met).mean(0), alike(features)
 
-# %% ../../nbs/48_attack.ensemble.ipynb #844054fa
+# %% ../../nbs/48_attack.ensemble.ipynb #4bcd8dea
+def _toward(loss, p):
+    "The gradient of `loss.sum()`, zero where none reaches `p`; the graph is kept."
+    if not loss.requires_grad: return torch.zeros_like(p)
+    return torch.autograd.grad(loss.sum(), p, retain_graph=True, allow_unused=True,
+                               materialize_grads=True)[0]
+
 @patch
 def __call__(self:FeaturePull,
     net,            # the network, inside `under_attack`
@@ -313,6 +320,6 @@ def __call__(self:FeaturePull,
         losses, met, R = self._features(net, render, p, y, target)
         loss = (losses.mean(0) + self.weight*R).detach()
         if not grad: return loss, met, None
-        ways = [torch.autograd.grad(l.sum(), p, retain_graph=True)[0] for l in (*losses, R)]
+        ways = [_toward(l, p) for l in (*losses, R)]
     *ways, pull = map(unit_gradient, ways)
     return loss, met, torch.stack(ways).mean(0) + self.weight*pull

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.lavan.html.md"""
 # %% auto #0
 __all__ = ['LaVAN', 'Pulling']
 
-# %% ../../nbs/44_attack.lavan.ipynb #5242676a
+# %% ../../nbs/44_attack.lavan.ipynb #706c0b85
 import math
 
 import torch
@@ -16,13 +16,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import Criterion, check_classes
-from .gap import attack_batches, seeded_loader, used_batches
+from .gap import attack_batches, first_state, seeded_loader, used_batches
 from .patch import (Patch, check_fits, noise_patch, patch_hw, patch_mask, place,
                                   random_places, to_uint8_grid)
-from .pgd import (PatchRun, as_view, best_of, load_state, save_state, state_key,
+from .pgd import (PatchRun, as_view, best_of, load_state, save_state, state_file,
                                 under_attack)
 from ..core import check_choice, check_images, device_of, generator
-from ..files import Resume, fingerprint, plain
+from ..files import fingerprint, plain
 
 # %% ../../nbs/44_attack.lavan.ipynb #29bc7e14
 class LaVAN:
@@ -151,7 +151,7 @@ def _step(self:LaVAN, s, view, net, x, y, mask):
     s['queries'] = s['queries'].index_add(0, rows, torch.ones_like(rows))
     s['looks'] += 1; s['done'] += 1
 
-# %% ../../nbs/44_attack.lavan.ipynb #fe335a3f
+# %% ../../nbs/44_attack.lavan.ipynb #63bc47ce
 @patch
 def run(self:LaVAN,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -167,7 +167,7 @@ def run(self:LaVAN,
     with under_attack(net):
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
-        file = Resume(resume, state_key(self, net, x, y, bits), self.save_every)
+        file = state_file(self, resume, net, x, y, bits)
         s, mask = load_state(file, self._begin(x), x.device, view), self._mask(x)
         if self._searches() and not s['done']: self._search(s, view, net, x, y, mask)
         steps = range(s['done'], self.steps + 1)
@@ -178,11 +178,11 @@ def run(self:LaVAN,
         file.done()
         return self._found(s, x, mask, history)
 
-# %% ../../nbs/44_attack.lavan.ipynb #81e3b7b6
+# %% ../../nbs/44_attack.lavan.ipynb #6548cb2a
 @patch
 def _found(self:LaVAN, s, x, mask, history):
     "The state as a `PatchRun`."
-    share = mask.sum().item()/mask.new_empty(x.shape[-2:]).numel()
+    share = mask.sum().item()/math.prod(x.shape[-2:])
     return PatchRun(place(x, s['patches'], s['places'], mask=mask), s['patches'], s['places'],
                     s['loss'], s['met'], torch.stack(s['losses']) if history else None,
                     s['looks'], s['queries'], torch.full_like(s['loss'], share))
@@ -214,15 +214,13 @@ class Pulling(Criterion):
         loss = self.goal.loss(logits, y)
         return torch.where(self.goal.met(logits, y), loss.detach(), loss)
 
-# %% ../../nbs/44_attack.lavan.ipynb #8e86ca83
+# %% ../../nbs/44_attack.lavan.ipynb #2a425bf0
 @patch
 def _begin_universal(self:LaVAN, resume):
-    "The state before the first batch; work that may be interrupted always has a seed."
-    g, seed = generator(self.seed), self.seed
+    "The state before the first batch."
     if self._searches(): raise ValueError("places='search' looks for a place for each image: give "
                                           "a universal patch 'random' or a fixed place")
-    if resume is not None and seed is None: seed = g.initial_seed()
-    return dict(p=None, losses=[], done=0, last=None, random=g, seed=seed)
+    return first_state(self, resume)
 
 @patch
 def _start(self:LaVAN, s, net, x, y):
@@ -243,7 +241,7 @@ def _step_universal(self:LaVAN, s, view, net, x, y):
     s['p'] = (s['p'] + step).clamp(0, 1)
     return loss.mean()
 
-# %% ../../nbs/44_attack.lavan.ipynb #7aea2691
+# %% ../../nbs/44_attack.lavan.ipynb #8be5e0c8
 @patch
 def fit(self:LaVAN,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -253,7 +251,7 @@ def fit(self:LaVAN,
 )->Patch:
     "The universal patch, rounded to k/255; the loss of each step is in `self.history`."
     device, view = device_of(net), as_view(bits)
-    file = Resume(resume, state_key(self, net, bits), self.save_every)
+    file = state_file(self, resume, net, bits)
     s = load_state(file, self._begin_universal(resume), device, view)
     with seeded_loader(dl, s['seed']), under_attack(net):
         batches = attack_batches(dl, self.bs, self.steps, device, self.goal.target)

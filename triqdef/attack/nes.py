@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 # %% auto #0
 __all__ = ['nes_probes', 'nes_estimate', 'NES']
 
-# %% ../../nbs/46_attack.nes.ipynb #7b08e264
+# %% ../../nbs/46_attack.nes.ipynb #0a950135
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -16,11 +16,10 @@ from torch import Tensor
 from .criteria import as_criterion, check_classes
 from .patch import (check_fits, noise_patch, patch_hw, patch_mask, place,
                                   random_places, to_uint8_grid)
-from .pgd import (PatchRun, as_view, load_state, save_state, state_key,
+from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
 from .sparse_rs import scores_of
 from ..core import check_choice, check_images, generator
-from ..files import Resume
 
 # %% ../../nbs/46_attack.nes.ipynb #5919dc29
 def nes_probes(
@@ -43,7 +42,7 @@ def nes_estimate(
     slope = (losses[0] - losses[1]).to(d)/(2*sigma)
     return (slope[:, :, None, None, None]*d).mean(0)
 
-# %% ../../nbs/46_attack.nes.ipynb #c0814cd9
+# %% ../../nbs/46_attack.nes.ipynb #e5b418d5
 class NES:
     "A patch for each image by sign steps along a gradient estimated from scores."
     save_every = 30.    # seconds between two savings of the state
@@ -63,19 +62,30 @@ class NES:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
-        for n, v in dict(queries=queries, tries=tries, chunk=chunk).items():
-            if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
-        if samples < 2 or samples % 2: raise ValueError(f"samples must be even, got {samples}")
-        if sigma < 1/255: raise ValueError(f"sigma must be at least 1/255, got {sigma}")
-        if step_size <= 0: raise ValueError(f"step_size must be positive, got {step_size}")
-        if not 0 <= momentum < 1: raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         self.size, self.queries, self.samples, self.sigma = patch_hw(size), queries, samples, sigma
         self.step_size, self.momentum, self.tries, self.chunk = step_size, momentum, tries, chunk
         self.target, self.goal = target, as_criterion(target, 'margin')
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
+        self._check()
 
-# %% ../../nbs/46_attack.nes.ipynb #39e4c7a3
+# %% ../../nbs/46_attack.nes.ipynb #8bb3866b
+@patch
+def _check(self:NES):
+    "A `ValueError` for settings that make no sense."
+    for n in ('queries', 'tries', 'chunk'):
+        if getattr(self, n) < 1: raise ValueError(f"{n} must be at least 1, got {getattr(self, n)}")
+    n, s = self.samples, self.sigma
+    if n < 2 or n % 2: raise ValueError(f"samples must be even and at least 2, got {n}")
+    if not s >= 1/255: raise ValueError(f"sigma must be at least 1/255, got {s}")
+    if not self.step_size > 0: raise ValueError(f"step_size must be positive, got {self.step_size}")
+    if not 0 <= self.momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+    free = self.places is None or isinstance(self.places, str) and self.places == 'random'
+    if self.tries > 1 and not free:
+        raise ValueError(f"tries must be 1 where the place is fixed, got {self.tries}")
+
+# %% ../../nbs/46_attack.nes.ipynb #df675531
 @patch
 def _begin(self:NES, x):
     "The state before the first query: `p` is walked, `best` is what was asked and found best."
@@ -86,12 +96,7 @@ def _begin(self:NES, x):
                 loss=p.new_full((len(x),), -torch.inf), met=p.new_zeros(len(x)),
                 queries=at.new_zeros(len(x)), spent=0, done=0)
 
-@patch
-def _free(self:NES):
-    "Whether the place may be chosen."
-    return self.places is None or isinstance(self.places, str) and self.places == 'random'
-
-# %% ../../nbs/46_attack.nes.ipynb #6d6dbcd0
+# %% ../../nbs/46_attack.nes.ipynb #2c721946
 def _keep(s, who, loss, met, **found):
     "Put into state `s` what is better, for the images `who`."
     up = (loss > s['loss'][who]) | (met >= 1) & (s['met'][who] < 1)
@@ -99,7 +104,7 @@ def _keep(s, who, loss, met, **found):
 
 def _live(s): return (s['met'] < 1).nonzero()[:, 0]
 
-# %% ../../nbs/46_attack.nes.ipynb #286197b7
+# %% ../../nbs/46_attack.nes.ipynb #4bc4ab36
 @patch
 def _probe(self:NES, ask, s, who, pairs):
     "Ask about pairs of probes, keep the best of them: the estimated gradient for images `who`."
@@ -113,7 +118,7 @@ def _probe(self:NES, ask, s, who, pairs):
     s['queries'][who] += 2*pairs
     return nes_estimate(loss.reshape(2, pairs, -1), d, self.sigma)
 
-# %% ../../nbs/46_attack.nes.ipynb #6ef533b7
+# %% ../../nbs/46_attack.nes.ipynb #f311e55f
 @patch
 def _step(self:NES, ask, s, x):
     "Look at a start, or make one step of the patch; what it costs is counted in `s`."
@@ -140,7 +145,7 @@ def _over(self:NES, s):
     need = 1 if s['done'] < self.tries else 3
     return self.queries - s['spent'] < need or not len(_live(s))
 
-# %% ../../nbs/46_attack.nes.ipynb #70dee7a1
+# %% ../../nbs/46_attack.nes.ipynb #94cdc5bd
 @patch
 def run(self:NES,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -156,8 +161,7 @@ def run(self:NES,
     with under_attack(net), torch.no_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
-        key = '' if resume is None else state_key(self, net, x, y, bits, history)
-        file = Resume(resume, key, self.save_every)
+        file = state_file(self, resume, net, x, y, bits, history)
         s = load_state(file, self._begin(x), x.device)
         mask = patch_mask(*self.size, self.shape, device=x.device)
         cut = None if self.shape == 'square' else mask
@@ -168,15 +172,13 @@ def run(self:NES,
     found = (s['best']*mask, s['at'], s['loss'], s['met'])
     return PatchRun(x, *found, losses, s['done'], s['queries'])
 
-# %% ../../nbs/46_attack.nes.ipynb #825b9a2d
+# %% ../../nbs/46_attack.nes.ipynb #8db6b32d
 @patch
 def _walk(self:NES, net, view, x, y, cut, s, file, history):
     "All steps that the budget still allows."
     def ask(who, p, at=None):
         at = s['at'] if at is None else at
         return scores_of(net, view, x[who], y[who], p, at[who], cut, self.goal, s['done'])
-    if not self._free() and self.tries > 1:
-        raise ValueError(f"tries must be 1 where the place is fixed, got {self.tries}")
     bar = progress_bar(range(self.queries)) if self.progress else None
     if bar is not None: bar.update(0)
     while not self._over(s):
@@ -185,7 +187,7 @@ def _walk(self:NES, net, view, x, y, cut, s, file, history):
         if bar is not None: bar.update(min(s['spent'], self.queries))
         save_state(file, s)
 
-# %% ../../nbs/46_attack.nes.ipynb #80fff71e
+# %% ../../nbs/46_attack.nes.ipynb #6b7c099b
 @patch
 def attack(self:NES,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored

@@ -348,7 +348,7 @@ def save(self:Patch,
     with atomic_path(notes) as tmp: tmp.write_text(text)
     return png
 
-# %% ../../nbs/40_attack.patch.ipynb #d9ed6720
+# %% ../../nbs/40_attack.patch.ipynb #0b55cb4e
 def _read_notes(file):
     "The checked JSON of a patch."
     try: d = json.loads(file.read_text())
@@ -357,6 +357,8 @@ def _read_notes(file):
     want = {'format', 'shape', 'shape_name', 'target', 'sha256', 'meta'}
     if not isinstance(d, dict) or d.get('format') != 'triqdef-patch-1' or not want <= set(d):
         raise ValueError(f"{file} does not describe a patch of triqdef (format triqdef-patch-1)")
+    if not (isinstance(d['target'], int | None) and isinstance(d['meta'], dict)):
+        raise ValueError(f"{file} is damaged: target must be a class or null, meta an object")
     return d
 
 # %% ../../nbs/40_attack.patch.ipynb #55269ddf

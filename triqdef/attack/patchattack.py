@@ -8,9 +8,10 @@ Docs: https://triqdef.github.io/triqdef/attack.patchattack.html.md"""
 __all__ = ['Evade', 'agent_criterion', 'Policy', 'box_mask', 'PatchAttackRun', 'PatchAgent', 'MPA', 'gram', 'kmeans',
            'TextureDictionary', 'class_images', 'synthesise', 'TPA']
 
-# %% ../../nbs/47_attack.patchattack.ipynb #59d7f9c0
+# %% ../../nbs/47_attack.patchattack.ipynb #41a493e6
 import hashlib, json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,17 +25,17 @@ from torch import nn, Tensor
 from .criteria import as_criterion, check_classes, Criterion
 from .gap import seeded_loader
 from .patch import place, to_uint8_grid
-from .pgd import as_view, load_state, save_state, state_key, under_attack
+from .pgd import as_view, load_state, save_state, state_file, under_attack
 from ..core import atomic_path, check_choice, check_images, device_of, generator
 from ..data import class_files, read_images, to_pixels
-from ..files import Resume
 from ..percept.features import stage_names, tap_stages
 
-# %% ../../nbs/47_attack.patchattack.ipynb #f8b8e00e
+# %% ../../nbs/47_attack.patchattack.ipynb #e121afb0
 class Evade(Criterion):
     "The label is lost; what is maximised is ln(1 − p_y)."
-    def __init__(self): super().__init__()
-    def __repr__(self): return 'untargeted, ln(1 − p)'
+    def __init__(self):
+        super().__init__()
+        self.kind = 'ln(1 − p)'    # not equal to an untargeted criterion of another loss
 
     def loss(self,
         logits:Tensor,    # (B,classes)
@@ -42,7 +43,7 @@ class Evade(Criterion):
     )->Tensor:            # (B,) float32 or wider, at most 0
         "The logarithm of the probability of all other classes together."
         z = logits if logits.dtype == torch.float64 else logits.float()
-        others = z.scatter(1, y[:, None], -torch.inf)
+        others = z.scatter(1, y[:, None].long(), -torch.inf)
         return others.logsumexp(1) - z.logsumexp(1)
 
 # %% ../../nbs/47_attack.patchattack.ipynb #c86073d8
@@ -81,7 +82,7 @@ class Policy:
         cdf = self.probs.cumsum(-1)[:, None]
         return (cdf <= u*(1 - 1e-6)*cdf[..., -1:]).sum(-1)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #7e91237b
+# %% ../../nbs/47_attack.patchattack.ipynb #ab080a2a
 @patch
 def gradient(self:Policy,
     i:Tensor,            # images, (A,) indices
@@ -92,9 +93,9 @@ def gradient(self:Policy,
     p, n = self.probs[i], actions.shape[1]
     weight = advantage[:, :, None, None].expand(actions.shape).permute(0, 2, 3, 1)
     hits = torch.zeros_like(p).scatter_add(-1, actions.permute(0, 2, 3, 1), weight/n)
-    bits = torch.special.entr(p)
+    H = torch.special.entr(p)              # −p ln p; its sum is the entropy
     total = advantage.mean(1)[:, None, None, None]
-    return hits - total*p + self.entropy*(bits - p*bits.sum(-1, keepdim=True))
+    return hits - total*p + self.entropy*(H - p*H.sum(-1, keepdim=True))
 
 # %% ../../nbs/47_attack.patchattack.ipynb #d1fa8c93
 @patch
@@ -308,11 +309,11 @@ def _look(self:_Search, i, actions):
     s['queries'][i] += n; s['looks'] += 1
     return [torch.cat(o).view(A, n) for o in zip(*out)]
 
-# %% ../../nbs/47_attack.patchattack.ipynb #7a9a26d8
+# %% ../../nbs/47_attack.patchattack.ipynb #f3a0dabd
 @patch
 def _keep(self:_Search, i, actions, loss, met, reward):
     "Keep the best of the candidates where it beats what the image has; stop those that are done."
-    s, score, m = self.s, torch.where(met == 1, reward, loss), met.amax(1)
+    s, score, m = self.s, torch.where(met >= 1, reward, loss), met.amax(1)
     j = score.masked_fill(met < m[:, None], -torch.inf).argmax(1)
     at = torch.arange(len(i), device=i.device)
     score = score[at, j]
@@ -321,16 +322,16 @@ def _keep(self:_Search, i, actions, loss, met, reward):
         s[k][i] = torch.where(up, v, s[k][i])
     s['best'][i] = torch.where(up[:, None, None], actions[at, j], s['best'][i])
     s['wait'][i] = torch.where(up, 0, s['wait'][i] + 1)
-    s['done'][i] = (s['met'][i] == 1) & (s['wait'][i] >= self.a.patience)
+    s['done'][i] = (s['met'][i] >= 1) & (s['wait'][i] >= self.a.patience)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #abd932bb
+# %% ../../nbs/47_attack.patchattack.ipynb #6097bc7b
 @patch
 def _first(self:_Search):
     "Look at the pictures as they are."
     i, s = torch.arange(len(self.x), device=self.x.device), self.s
     loss, met, _ = self._look(i, s['best'][:, None])
     s['loss'], s['met'], s['score'] = loss[:, 0], met[:, 0], loss[:, 0].clone()
-    s['done'] = s['met'] == 1
+    s['done'] = s['met'] >= 1
 
 @patch
 def _step(self:_Search, n):
@@ -375,7 +376,7 @@ def _take(self:_Search):
     self.begin(self.s['round'])
     self.policy.s = {k: self.s[k] for k in self.policy.s}
 
-# %% ../../nbs/47_attack.patchattack.ipynb #97abfb5e
+# %% ../../nbs/47_attack.patchattack.ipynb #b041785e
 @patch
 def run(self:PatchAgent,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -391,8 +392,8 @@ def run(self:PatchAgent,
     with under_attack(net), torch.no_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, goal); self._check(x, y)
-        key = '' if resume is None else state_key(self, net, x, y, bits)
-        file, search = Resume(resume, key, self.save_every), _Search(self, net, x, y, view, goal)
+        search = _Search(self, net, x, y, view, goal)
+        file = state_file(self, resume, net, x, y, bits)
         self._loop(search, file)
         s = search.s
         z = self.render(x, s['actions'])
@@ -505,7 +506,7 @@ def save(self:TextureDictionary,
         tmp.write_bytes(tensor_bytes(dict(images=images, labels=labels), meta))
     return _dictionary_file(path)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #ccb5fb82
+# %% ../../nbs/47_attack.patchattack.ipynb #e480425a
 @patch(cls_method=True)
 def load(cls:TextureDictionary,
     path,    # file name, with or without .safetensors
@@ -519,8 +520,9 @@ def load(cls:TextureDictionary,
     except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged: {e}") from e
     if meta.get('format') != 'triqdef-textures-1' or set(t) != {'images', 'labels'}:
         raise ValueError(f"{path} is not a dictionary of textures")
-    notes = json.loads(meta['notes'])
-    if _digest(t['images'], t['labels']) != notes['sha256']:
+    try: notes = json.loads(meta.get('notes', ''))
+    except ValueError as e: raise ValueError(f"{path} is damaged: its notes are no JSON ({e})") from e
+    if not isinstance(notes, dict) or _digest(t['images'], t['labels']) != notes.get('sha256'):
         raise ValueError(f"{path} is damaged: its pixels are not those that were saved")
     return cls(t['images'], t['labels'], notes['vocab'], notes['meta'])
 
@@ -531,16 +533,19 @@ def to(self:TextureDictionary,
     "The same dictionary on another device."
     return TextureDictionary(self.images.to(device), self.labels.to(device), self.vocab, self.meta)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #358c2507
+# %% ../../nbs/47_attack.patchattack.ipynb #ffa96c58
 def class_images(
     data,              # a loader of (x, y), a list of batches, or a folder of class folders
     per_class:int,     # most images of each class
     classes=None,      # the classes wanted, or None for all
     size=None,         # side in pixels to which a folder's images are brought; None for 224
     seed=None,         # of the order of a shuffled loader; None to leave it alone
+    lazy=False,        # a folder's images as functions that read them, one class at a time
 )->tuple:              # {class: (n,C,H,W) float in [0,1]}, class names or None
     "The first images of each class."
-    if isinstance(data, (str, Path)): groups, vocab = _folder_images(data, per_class, classes, size)
+    if isinstance(data, (str, Path)):
+        groups, vocab = _folder_images(data, per_class, classes, size)
+        if not lazy: groups = {c: read() for c, read in groups.items()}
     else: groups, vocab = _loader_images(data, per_class, classes, seed)
     missing = sorted(set(classes or ()) - set(groups))
     if missing or not groups: raise ValueError(f"no images of the classes {missing or 'at all'}")
@@ -558,14 +563,17 @@ def _loader_images(dl, per_class, classes, seed):
             if classes is not None and all(room(c) <= 0 for c in classes): break
     return {c: torch.cat(v) for c, v in sorted(kept.items())}, getattr(dl, 'vocab', None)
 
+# %% ../../nbs/47_attack.patchattack.ipynb #a4ed885a
 def _folder_images(folder, per_class, classes, size):
-    "The first images of each class of a folder."
+    "Functions that read the first images of each class of a folder."
     paths, y, vocab = class_files(folder)
-    of = {c: [p for p, k in zip(paths, y.tolist()) if k == c][:per_class]
-          for c in y.unique().tolist() if classes is None or c in classes}
-    return {c: to_pixels(read_images(p, size or 224)) for c, p in of.items()}, vocab
+    of = {}
+    for p, c in zip(paths, y.tolist()):
+        if classes is None or c in classes: of.setdefault(c, []).append(p)
+    read = lambda p: to_pixels(read_images(p[:per_class], size or 224))
+    return {c: partial(read, p) for c, p in sorted(of.items())}, vocab
 
-# %% ../../nbs/47_attack.patchattack.ipynb #2b1e4728
+# %% ../../nbs/47_attack.patchattack.ipynb #e4ccbe05
 class _Grams:
     "Gram matrices of chosen layers of a network, wide layers projected."
     def __init__(self, net, layers, channels, g):
@@ -583,7 +591,7 @@ class _Grams:
         with tap_stages(self.net, self.layers) as feats: self.net(x)
         return [gram(f.float(), self.project(n, f)) for n, f in zip(self.layers, feats)]
 
-# %% ../../nbs/47_attack.patchattack.ipynb #5f4f7673
+# %% ../../nbs/47_attack.patchattack.ipynb #cc601d10
 def _clusters(grams, x, k, bs, g):
     "For each cluster of one class: the picture in its middle, and its mean Gram matrices."
     with torch.no_grad():
@@ -599,7 +607,7 @@ def _style(grams, z, goal):
     return sum(((m - t)**2).sum((1, 2))/(t**2).sum((1, 2)).clamp_min(1e-20)
                for m, t in zip(grams(z), goal))
 
-# %% ../../nbs/47_attack.patchattack.ipynb #6cb2a91c
+# %% ../../nbs/47_attack.patchattack.ipynb #c697ca06
 def synthesise(
     grams,           # function: images → list of Gram matrices
     goal,            # list of (M,c,c) matrices to be reached
@@ -622,7 +630,7 @@ def _shuffled(x, g):
     order = torch.rand(len(x), 1, x.shape[2]*x.shape[3], generator=g).argsort(-1).to(x.device)
     return x.flatten(2).gather(2, order.expand(-1, x.shape[1], -1)).view_as(x)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #702c6fe8
+# %% ../../nbs/47_attack.patchattack.ipynb #53777aab
 def _check_build(steps, **positive):
     "Settings of `build`, checked."
     if steps < 0: raise ValueError(f"steps must be 0 or more, got {steps}")
@@ -632,7 +640,7 @@ def _check_build(steps, **positive):
 @patch(cls_method=True)
 def build(cls:TextureDictionary,
     net,                  # any CNN from [0,1] pixels; evaluated in eval mode and restored
-    data,                 # a loader of (x, y), a list of batches, or a folder of class folders
+    data,                 # a loader of (x, y), or a folder of class folders, read class by class
     layers=None,          # names of layers, or None for the network's stages
     n_clusters:int=4,     # textures of each class
     per_class:int=100,    # images of each class, at most
@@ -646,15 +654,16 @@ def build(cls:TextureDictionary,
     progress=False,       # show a progress bar over the classes
 )->TextureDictionary:
     "Textures of each class by clustering and matching Gram matrices."
-    _check_build(steps, n_clusters=n_clusters, per_class=per_class, size=size, bs=bs)
+    _check_build(steps, n_clusters=n_clusters, per_class=per_class, size=size, channels=channels,
+                 bs=bs)
     layers = list(stage_names(net) if layers is None else layers)
-    groups, vocab = class_images(data, per_class, classes, size, seed)
+    groups, vocab = class_images(data, per_class, classes, size, seed, lazy=True)
     make = _Maker(_Grams(net, layers, channels, generator(seed)), n_clusters, size, steps, lr, bs)
     notes = dict(network=type(net).__name__, layers=layers, n_clusters=n_clusters, steps=steps,
                  per_class=per_class, lr=lr, channels=channels, seed=seed)
     with under_attack(net): return cls(*make.all(groups, progress, notes), vocab, notes)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #0ec7cb48
+# %% ../../nbs/47_attack.patchattack.ipynb #797b085d
 class _Maker:
     "Textures of one class."
     def __init__(self, grams, k, size, steps, lr, bs):
@@ -663,7 +672,7 @@ class _Maker:
     def all(self, groups, progress, notes):
         "The textures and their classes; the distances are added to `notes`."
         todo = list(groups.items())
-        made = [(c, *self(x)) for c, x in (progress_bar(todo) if progress else todo)]
+        made = [(c, *self(x() if callable(x) else x)) for c, x in (progress_bar(todo) if progress else todo)]
         notes['far'] = [f for *_, far in made for f in far]
         labels = torch.tensor([c for c, z, _ in made for _ in z])
         return torch.cat([z for _, z, _ in made]), labels
@@ -680,7 +689,7 @@ class _Maker:
         z, far = synthesise(self.grams, goal, start, self.steps, self.lr)
         return z.cpu(), [[a.item(), b.item()] for a, b in zip(far[0], far[-1])]
 
-# %% ../../nbs/47_attack.patchattack.ipynb #9137321a
+# %% ../../nbs/47_attack.patchattack.ipynb #beb796be
 class TPA(PatchAgent):
     "Patches of class textures for each image, added greedily by REINFORCE (PatchAttack, textures)."
     _each_round = 1
@@ -712,7 +721,7 @@ class TPA(PatchAgent):
     @property
     def rounds(self): return self.n_patches
 
-# %% ../../nbs/47_attack.patchattack.ipynb #722aecdb
+# %% ../../nbs/47_attack.patchattack.ipynb #457838f2
 @patch
 def _textures_of(self:TPA, target, classes):
     "The classes whose textures are used, checked against the dictionary."
@@ -723,7 +732,7 @@ def _textures_of(self:TPA, target, classes):
     if not classes: raise ValueError("classes is empty: give at least one class of textures")
     return [check_choice(c, have, 'the class of a texture') for c in classes]
 
-# %% ../../nbs/47_attack.patchattack.ipynb #52c9f1c0
+# %% ../../nbs/47_attack.patchattack.ipynb #b65313d3
 @patch
 def _counts(self:TPA, shape):
     "How many values each choice has, for images (B,C,H,W)."
@@ -744,7 +753,7 @@ def _allowed(self:TPA, x, y):
     ok[:, 0, 2, :len(of)] = use
     return ok
 
-# %% ../../nbs/47_attack.patchattack.ipynb #5355f7c0
+# %% ../../nbs/47_attack.patchattack.ipynb #ccb62492
 @patch
 def _check(self:TPA, x, y):
     "Do textures, patches and images fit?"
@@ -759,7 +768,7 @@ def _check(self:TPA, x, y):
 
 
 
-# %% ../../nbs/47_attack.patchattack.ipynb #f96c97a4
+# %% ../../nbs/47_attack.patchattack.ipynb #82387220
 @patch
 def boxes(self:TPA,
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
@@ -778,14 +787,15 @@ def crops(self:TPA,
     hw,                # (H, W) of the image in pixels
 )->Tensor:             # (B,C,h,w) in [0,1], multiples of 1/255
     "The pieces of texture that actions mean."
-    s, T, a = self.side(hw), self.dictionary.images.shape[-2:], actions.clamp_min(0)
+    images = self.dictionary.images    # stay where they are: only the crops travel
+    s, T, a = self.side(hw), images.shape[-2:], actions.clamp_min(0).to(images.device)
     first = [_spread(a[:, 3 + k], min(self.bins, n - m + 1), n - m)
              for k, (n, m) in enumerate(zip(T, s))]
     rows, cols = (f[:, None] + torch.arange(m, device=a.device) for f, m in zip(first, s))
-    images = self.dictionary.images.to(a.device)
-    return images[a[:, 2, None, None], :, rows[:, :, None], cols[:, None]].permute(0, 3, 1, 2)
+    out = images[a[:, 2, None, None], :, rows[:, :, None], cols[:, None]].permute(0, 3, 1, 2)
+    return out.to(actions.device)
 
-# %% ../../nbs/47_attack.patchattack.ipynb #264bb281
+# %% ../../nbs/47_attack.patchattack.ipynb #887b8048
 @patch
 def render(self:TPA,
     x:Tensor,          # images, (B,C,H,W) in [0,1]

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/attack.pgd.html.md"""
 
 # %% auto #0
 __all__ = ['under_attack', 'unit_gradient', 'BitMean', 'look_at', 'RoundRobin', 'as_view', 'PatchRun', 'PatchPGD', 'state_key',
-           'save_state', 'load_state', 'best_of']
+           'state_file', 'save_state', 'load_state', 'best_of']
 
 # %% ../../nbs/42_attack.pgd.ipynb #e265e340
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ class PatchRun:
     queries:Tensor=None    # (B,) looks at each image, for attacks that count them
     area:Tensor=None       # (B,) share of the image covered, for attacks that choose it
 
-# %% ../../nbs/42_attack.pgd.ipynb #bda69e1c
+# %% ../../nbs/42_attack.pgd.ipynb #a001fc14
 class PatchPGD:
     "A patch for each image by projected sign steps, with a search over its place."
     save_every = 30.    # seconds between two savings of the state
@@ -145,7 +145,7 @@ class PatchPGD:
     ):
         for n, v in dict(steps=steps, move_every=move_every, restarts=restarts).items():
             if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
-        if step_size <= 0: raise ValueError(f"step_size must be positive, got {step_size}")
+        if not step_size > 0: raise ValueError(f"step_size must be positive, got {step_size}")
         if stride < 0: raise ValueError(f"stride must be 0 or more pixels, got {stride}")
         self.size, self.steps, self.step_size = patch_hw(size), steps, step_size
         self.target, self.stride, self.move_every = target, stride, move_every
@@ -166,7 +166,18 @@ def state_key(
     active = getattr(getattr(net, 'bit_state', None), 'bits', None)
     return fingerprint(type(attack).__name__, own, net, active, *things)
 
-# %% ../../nbs/42_attack.pgd.ipynb #74571741
+# %% ../../nbs/42_attack.pgd.ipynb #ec00a78b
+def state_file(
+    attack,     # an attack, for its settings and its `save_every`
+    path,       # file name, or None: nothing is kept, and nothing is hashed
+    net,        # the network, for its weights and its active bit-width
+    *things,    # what else the result depends on: images, labels, bit-widths
+)->Resume:
+    "Where the state of an attack is kept."
+    key = '' if path is None else state_key(attack, net, *things)
+    return Resume(path, key, attack.save_every)
+
+# %% ../../nbs/42_attack.pgd.ipynb #bdd511d8
 def save_state(
     file:Resume,    # where, and how often
     state:dict,     # tensors, lists of tensors of one shape, random generators, numbers
@@ -182,7 +193,7 @@ def save_state(
     notes = {k: v for k, v in state.items() if k not in tensors}
     file.save({**tensors, **{f'view.{k}': v for k, v in memory.items()}}, **notes)
 
-# %% ../../nbs/42_attack.pgd.ipynb #1f1f3d57
+# %% ../../nbs/42_attack.pgd.ipynb #ceba8686
 def load_state(
     file:Resume,     # where
     state:dict,      # the state at the beginning
@@ -198,7 +209,7 @@ def load_state(
         else: state[k] = list(v.to(device)) if isinstance(state.get(k), list) else v.to(device)
     return {**state, **notes}
 
-# %% ../../nbs/42_attack.pgd.ipynb #1054f771
+# %% ../../nbs/42_attack.pgd.ipynb #0c21229f
 @patch
 def _start(self:PatchPGD, x, g):
     "Random pixels and places."
@@ -207,7 +218,7 @@ def _start(self:PatchPGD, x, g):
     p = noise_patch(x, self.size, g).to(torch.promote_types(x.dtype, torch.float32))
     return p*patch_mask(*self.size, self.shape, device=x.device), at
 
-# %% ../../nbs/42_attack.pgd.ipynb #efea4e65
+# %% ../../nbs/42_attack.pgd.ipynb #43ab831a
 @patch
 def _rules(self:PatchPGD, x):
     "The mask, None for a full box, and the allowed places, None when the place is fixed."
@@ -216,7 +227,7 @@ def _rules(self:PatchPGD, x):
     if not (free and self.stride): return mask, None
     return mask, allowed_places(x.shape[-2:], self.size, self.forbidden).to(x.device)
 
-# %% ../../nbs/42_attack.pgd.ipynb #35e96910
+# %% ../../nbs/42_attack.pgd.ipynb #2d3b955f
 @patch
 def _moved(self:PatchPGD, at, ok, g):
     "A stride in one of four directions for each image, where the image and `ok` allow it."
@@ -226,7 +237,7 @@ def _moved(self:PatchPGD, at, ok, g):
     new = torch.minimum((at + step).clamp_min(0), limit)
     return torch.where(ok[new[:, 0], new[:, 1]][:, None], new, at)
 
-# %% ../../nbs/42_attack.pgd.ipynb #47e164c8
+# %% ../../nbs/42_attack.pgd.ipynb #aab4cd3a
 def best_of(
     old:dict,          # 'patches', 'places', 'loss' and 'met', each (B,…)
     new:dict,          # the same
@@ -238,7 +249,7 @@ def best_of(
     pick = lambda a, b: torch.where(up.view(-1, *[1]*(a.ndim - 1)), a, b)
     return {k: pick(v, old[k]) for k, v in new.items()}
 
-# %% ../../nbs/42_attack.pgd.ipynb #537f80e6
+# %% ../../nbs/42_attack.pgd.ipynb #a595fe2a
 @patch
 def _step(self:PatchPGD, s, view, net, x, y, mask, ok):
     "One look at state `s`: the best per image, then a move or a sign step."
@@ -260,7 +271,7 @@ def _step(self:PatchPGD, s, view, net, x, y, mask, ok):
         step = torch.where(up.view(-1, 1, 1, 1), 0., step)
     s['p'] = (s['p'] + step).clamp(0, 1)
 
-# %% ../../nbs/42_attack.pgd.ipynb #cd357c37
+# %% ../../nbs/42_attack.pgd.ipynb #260440b8
 @patch
 def run(self:PatchPGD,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -275,8 +286,8 @@ def run(self:PatchPGD,
     view, s = as_view(bits), dict(losses=[], looks=0, done=0, random=generator(self.seed))
     with under_attack(net):
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, None if isinstance(self.target, Tensor) else self.target)
-        file = Resume(resume, state_key(self, net, x, y, bits), self.save_every)
+        check_classes(net, x, y, self.target)
+        file = state_file(self, resume, net, x, y, bits)
         s, (mask, ok) = load_state(file, s, x.device, view), self._rules(x)
         steps = range(s['done'], self.restarts*(self.steps + 1))
         for _ in progress_bar(steps) if self.progress else steps:
@@ -287,7 +298,7 @@ def run(self:PatchPGD,
     losses = torch.stack(s['losses']) if history else None
     return PatchRun(x, *(s[k] for k in ('patches', 'places', 'loss', 'met')), losses, s['looks'])
 
-# %% ../../nbs/42_attack.pgd.ipynb #3075e777
+# %% ../../nbs/42_attack.pgd.ipynb #10733c21
 @patch
 def attack(self:PatchPGD,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored

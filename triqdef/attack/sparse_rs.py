@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.sparse_rs.html.md"""
 # %% auto #0
 __all__ = ['corner_start', 'repaint', 'square_side', 'reach', 'nearby_places', 'SparseRS', 'scores_of']
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #e9cc2fcd
+# %% ../../nbs/45_attack.sparse_rs.ipynb #0dd08e28
 import math
 
 import torch
@@ -16,13 +16,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .gap import attack_batches, seeded_loader
+from .gap import attack_batches, first_state, seeded_loader
 from .patch import (Patch, allowed_places, check_fits, patch_hw, patch_mask, place,
                                   random_places)
-from .pgd import (PatchRun, as_view, load_state, save_state, state_key,
-                                 under_attack)
+from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
+                                under_attack)
 from ..core import check_choice, check_images, device_of, generator
-from ..files import Resume, fingerprint
+from ..files import fingerprint, plain
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #8aa4d1d6
 def corner_start(
@@ -203,7 +203,7 @@ def _search(self:SparseRS, net, x, y, view, s, file, history):
         s['done'] = i + 1
         save_state(file, s)
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #c47e399d
+# %% ../../nbs/45_attack.sparse_rs.ipynb #f90b14a1
 @patch
 def run(self:SparseRS,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -219,8 +219,7 @@ def run(self:SparseRS,
     with under_attack(net), torch.no_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
-        key = '' if resume is None else state_key(self, net, x, y, bits, history)
-        file = Resume(resume, key, self.save_every)
+        file = state_file(self, resume, net, x, y, bits, history)
         s = load_state(file, self._begin(x), x.device)
         self._search(net, x, y, view, s, file, history)
         mask = self._rules(x)[0]
@@ -257,14 +256,11 @@ def _try(self:SparseRS, net, view, x, y, s, fresh, mask):
     if fresh or loss > s['loss']: s['p'], s['loss'] = p, loss
     s['losses'].append(s['loss']); s['looks'] += len(x); s['done'] += 1
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #a1c70f22
+# %% ../../nbs/45_attack.sparse_rs.ipynb #2591f2c8
 @patch
 def _start_fit(self:SparseRS, resume):
-    "The state before the first batch; work that may be interrupted always has a seed."
-    random, seed = generator(self.seed), self.seed
-    if resume is not None and seed is None: seed = random.initial_seed()
-    return dict(p=None, at=None, loss=None, losses=[], looks=0, done=0, last=None, random=random,
-                seed=seed)
+    "The state before the first batch."
+    return dict(first_state(self, resume), at=None, loss=None, looks=0)
 
 @patch
 def _batches(self:SparseRS, dl, s, device):
@@ -279,7 +275,7 @@ def _batches(self:SparseRS, dl, s, device):
         end = min(self.queries, (n + 1)*every)
         if s['done'] < end: yield x, y, n*every, end
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #9c6d44fd
+# %% ../../nbs/45_attack.sparse_rs.ipynb #c116b976
 @patch
 def fit(self:SparseRS,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -289,8 +285,7 @@ def fit(self:SparseRS,
 )->Patch:
     "The universal patch; its mean loss after each query is in `self.history`."
     view, device = as_view(bits), device_of(net)
-    key = '' if resume is None else state_key(self, net, bits)
-    file = Resume(resume, key, self.save_every)
+    file = state_file(self, resume, net, bits)
     s = load_state(file, self._start_fit(resume), device)
     with seeded_loader(dl, s['seed']), under_attack(net), torch.no_grad():
         for x, y, start, end in self._batches(dl, s, device):
@@ -305,7 +300,7 @@ def fit(self:SparseRS,
     notes = {**self.notes(bits), 'looks': s['looks']}
     return Patch(s['p'].cpu(), self.shape, self.goal.target, notes)
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #44e384ac
+# %% ../../nbs/45_attack.sparse_rs.ipynb #a0521124
 @patch
 def _first(self:SparseRS, s, net, x, y):
     "The first patch, after checking the first batch."
@@ -318,10 +313,6 @@ def notes(self:SparseRS,
     bits=None,    # what `fit` was given
 )->dict:
     "The settings, as the patch carries them."
-    if callable(bits): bits = repr(bits)
-    elif hasattr(bits, '__iter__'): bits = list(bits)
-    at = self.places
-    if not (at is None or isinstance(at, str)): at = torch.as_tensor(at).tolist()
-    return dict(attack='SparseRS', bits=bits, size=list(self.size), queries=self.queries,
-                bs=self.bs, goal=repr(self.goal), alpha=self.alpha, start=self.start,
-                places=at, forbidden=self.forbidden is not None, seed=self.seed)
+    return plain(dict(attack='SparseRS', bits=bits, size=self.size, queries=self.queries,
+                      bs=self.bs, goal=repr(self.goal), alpha=self.alpha, start=self.start,
+                      places=self.places, forbidden=self.forbidden is not None, seed=self.seed))

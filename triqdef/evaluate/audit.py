@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 # %% auto #0
 __all__ = ['faults', 'Broken', 'broken', 'AuditBudget', 'AuditLine', 'Momentum', 'Audit', 'audit']
 
-# %% ../../nbs/65_evaluate.audit.ipynb #ed2793a6
+# %% ../../nbs/65_evaluate.audit.ipynb #518213bb
 import copy, math, textwrap
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -25,7 +25,7 @@ from torch.autograd import Function
 
 from ..attack.criteria import Untargeted, at_class, top_other
 from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, View
-from ..attack.patch import patch_hw
+from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, under_attack
 from ..attack.sparse_rs import SparseRS
 from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed,
@@ -33,7 +33,7 @@ from ..core import (atomic_path, check_bits, check_choice, check_images, device_
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
-from .transfer import attack_name, evaluation_images, run_jobs, save_png, slug
+from .transfer import _of_network, attack_name, evaluation_images, run_jobs, save_png, slug
 from ..files import Resume, fingerprint, plain, read_json, write_json
 from ..quant.convert import at_bits, bit_state_of, bits_of, single_bit
 from ..quant.quantizers import Quantizer
@@ -170,22 +170,23 @@ class AuditLine:
     def sign(self)->str: return {True: 'pass', False: 'FAIL', None: 'not run'}[self.passed]
     def __repr__(self): return f"{self.number:>2} {self.sign:<8}{self.name}: {self.figure}"
 
-# %% ../../nbs/65_evaluate.audit.ipynb #84d36279
+# %% ../../nbs/65_evaluate.audit.ipynb #f304a8ff
 _points = 'by more than {0:g} points and outside the paired interval'
 _lines = {
     1: ('White box ≥ transfer', 'no patch made at another bit-width is better, by the paired interval'),
     2: ('Gradient-free ≤ white box', 'no gradient-free attack is better at the same place, by the paired interval'),
     3: ('Rises with area', 'never falls by the paired interval, and reaches 95 % by half of the image'),
     4: ('Steps and restarts suffice', 'twice the steps and three times the restarts are not better ' + _points),
-    5: ('Gradients exist', 'vanish on at most 5 % of the images, agree when asked twice (cosine ≥ 0.99), '
+    5: ('Gradients exist', 'vanish or overflow on at most 5 % of the images, agree when asked twice (cosine ≥ 0.99), '
         'median logit margin at most 16'),
     6: ('Losses', 'neither the logit margin nor cross entropy at a temperature is better ' + _points),
     7: ('Backward swaps', 'no other backward pass is better ' + _points),
     8: ('Smoothing', 'neither averaged gradients nor momentum are better ' + _points +
-        '; smoothing does not more than double the cosine over its null'),
+        '; a blur does not raise the cosine over its null by more than 0.2 and to more than double'),
     9: ('Bit ensembles', 'no ensemble is better than the best single source ' + _points),
     10: ('Feature pulling', 'pulling the features of all bit-widths together is not better ' + _points),
-    11: ('Controls', 'every attack reaches 90 % on the undefended network, and the audit fires on each broken one'),
+    11: ('Controls', 'the attack under audit and the gradient-free ones reach 90 % on the undefended network at the '
+         'areas named, and the audit fires on each broken one'),
     12: ('Export', 'success on the exported network lies in the interval of the success on this one')}
 
 def _line(number, tolerance, passed, figure, values=None):
@@ -286,7 +287,7 @@ def _same(a, b):
     k = min(len(a.hit), len(b.hit))
     return [Success(s.name, s.hit[:k], s.counted[:k]) for s in (a, b)]
 
-# %% ../../nbs/65_evaluate.audit.ipynb #4c0e9a1a
+# %% ../../nbs/65_evaluate.audit.ipynb #b323f2a2
 def _compare(pairs, tolerance=0.):
     "Rows for (label, bits, success, label of the base, its success); the most damning first."
     rows = []
@@ -305,19 +306,23 @@ def _short(r):
 @patch
 def _verdict(self:_Bench, number, rows, passed=True, note='', values=None):
     "A line from its comparisons: fails where any variant is stronger."
+    ns = sorted({r['gap']['n'] for r in rows} - {0})
+    if not ns and passed: return self._skip(number, 'no image to compare on')
+    if not ns: return _line(number, self.budget.tolerance, False, note, values)
+    empty, rows = sum(not r['gap']['n'] for r in rows), [r for r in rows if r['gap']['n']]
     bad = [r for r in rows if r['stronger']]
     said = f"{len(bad) or 'none'} of {len(rows)} stronger, the {'most' if bad else 'closest'}"
-    figure = f"{said}: {rows[0]['text']} (n = {rows[0]['gap']['n']})"
+    figure = f"{said}: {rows[0]['text']} (n = {' to '.join(map(str, dict.fromkeys((ns[0], ns[-1]))))})"
+    figure += f'; {empty} without an image to compare on'*bool(empty) + (f'; {note}' if note else '')
     rows = [{k: v for k, v in r.items() if k != 'text'} for r in rows]
-    figure += f'; {note}' if note else ''
     return _line(number, self.budget.tolerance, passed and not bad, figure, dict(comparisons=rows, **(values or {})))
 
 @patch
 def _skip(self:_Bench, number, why): return _line(number, self.budget.tolerance, None, f'not run: {why}')
 
-# %% ../../nbs/65_evaluate.audit.ipynb #8d4ed3db
+# %% ../../nbs/65_evaluate.audit.ipynb #22a0607d
 class _Joined(nn.Module):
-    "A network with a gradient of zero where it has none."
+    "A network with a gradient of zero where autograd has none."
     def __init__(self, net): super().__init__(); self.module = net
     def forward(self, x):
         z = self.module(x)
@@ -332,7 +337,7 @@ def _joined(net, x, bits):
                 if not net(x).requires_grad: return _Joined(net)
     return net
 
-# %% ../../nbs/65_evaluate.audit.ipynb #103076c4
+# %% ../../nbs/65_evaluate.audit.ipynb #e5e64191
 def _bench(net, x, y, bits, budget, attack=None, seed=0, folder=None, **given):
     "A bench with clean predictions; a `ValueError` where there is nothing to attack."
     hw = tuple(x.shape[-2:])
@@ -343,7 +348,8 @@ def _bench(net, x, y, bits, budget, attack=None, seed=0, folder=None, **given):
     clean = {b: predict(net, x, b, budget.bs)[0] for b in bits}
     for b, p in clean.items():
         if not (p == y).any(): raise ValueError(f"at {b} bits no image is classified correctly: nothing to attack")
-    key = fingerprint(net, repr(net), x, y, bits, seed)
+    made_by = {k: v for k, v in versions('cpu').items() if k in ('triqdef', 'torch')}
+    key = fingerprint(_of_network(net), x, y, bits, seed, budget.bs, made_by)
     return _Bench(net, x, y, bits, budget, attack, seed, folder, key, given, clean)
 
 # %% ../../nbs/65_evaluate.audit.ipynb #fe18ef7d
@@ -379,12 +385,15 @@ def _gradient_free(self:_Bench, size):
     "The gradient-free attacks: the user's, or Sparse-RS."
     return self.given.get('gradient_free') or {'Sparse-RS': SparseRS(size, self.budget.queries)}
 
-# %% ../../nbs/65_evaluate.audit.ipynb #50c536fc
+# %% ../../nbs/65_evaluate.audit.ipynb #6120fb28
 @patch
 def _line3(self:_Bench):
     "The area curve at the bit-widths of the budget."
-    sides = tuple(sorted({self.budget.side(s, self.hw) for s in self.budget.sizes} | {self.attack.size}))
-    c = Curve('size', sides, tuple(h*w/math.prod(self.hw) for h, w in sides), self.some, self.y, self.clean)
+    sides = {self.budget.side(s, self.hw) for s in self.budget.sizes} | {tuple(self.attack.size)}
+    if len(sides) < 2: return self._skip(3, 'one area, no curve')
+    sides, shape = sorted(sides, key=math.prod), getattr(self.attack, 'shape', 'square')
+    share = tuple(patch_mask(*s, shape).sum().item()/math.prod(self.hw) for s in sides)
+    c = Curve('size', tuple(sides), share, self.some, self.y, self.clean)
     for i, s in enumerate(sides):
         for b in self.some:
             same = s == tuple(self.attack.size)
@@ -398,16 +407,17 @@ def _line3(self:_Bench):
     figure += f" (n = {rows.n.min()})" + '; it falls'*(not rises) + '; 95 % is not reached'*(not full)
     return _line(3, 0, rises and full, figure, dict(curve=rows.to_dict('records'), drops=c.drops().to_dict('records')))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #1178c7f7
+# %% ../../nbs/65_evaluate.audit.ipynb #f21beb17
 @patch
 def _line4(self:_Bench):
-    "Twice the steps, and two more starts."
+    "Twice the steps or queries, and two more starts."
     a, pairs = self.attack, []
+    what = next((k for k in ('steps', 'queries') if hasattr(a, k)), None)
     for b in self.some:
         base = self._score(self._white(b), b)
-        if hasattr(a, 'steps'):
-            name = self._variant('twice the steps', b, steps=2*a.steps)
-            pairs.append(('twice the steps', b, self._score(name, b), 'white box', base))
+        if what is not None:
+            name = self._variant(f'twice the {what}', b, **{what: 2*getattr(a, what)})
+            pairs.append((f'twice the {what}', b, self._score(name, b), 'white box', base))
         seed, k = self.seed if a.seed is None else a.seed, getattr(a, 'restarts', 1)
         here = {'places': self.kept[f'white box at {b}'][1]} if hasattr(a, 'places') else {}
         more = [self._variant(f'other start {i}', b, seed=seed + 1000*i, **here) for i in (1, 2)]
@@ -434,21 +444,24 @@ def _say_gradients(r):
     gone = f"{r['vanish']['k']} of {r['vanish']['n']}"
     return f"{r['bits']} bits: vanishes on {gone}{again}, margin {r['margin']:.3g}"
 
-# %% ../../nbs/65_evaluate.audit.ipynb #26f00486
+# %% ../../nbs/65_evaluate.audit.ipynb #6e36586a
 @patch
 def _line5(self:_Bench):
     "Vanishing gradients, repeated gradients, logit margins."
     rows = []
     for b in self.bits:
         with fixed_seed(self.seed): (z, g), (_, again) = self._gradients(b), self._gradients(b)
-        gone = g.abs().flatten(1).amax(1) < 1e-10
+        gone = (g.abs().flatten(1).amax(1) < 1e-10) | ~g.isfinite().flatten(1).all(1)
         same = raw_cosine(g, again)[~gone]
         top = z.topk(2, 1)[0]
         rows.append(dict(bits=b, vanish=Rate(int(gone.sum()), len(gone)).to_dict(),
                          repeat=same.mean().item() if len(same) else None,
                          zero_pixels=(g == 0).float().mean().item(),
                          margin=(top[:, 0] - top[:, 1]).median().item()))
-    def bad(r): return r['vanish']['value'] > .05 or (r['repeat'] or 1) < .99 or r['margin'] > 16
+    def sound(r):
+        agree = r['repeat'] is None or r['repeat'] >= .99
+        return r['vanish']['value'] <= .05 and agree and r['margin'] <= 16    # False for NaN too
+    def bad(r): return not sound(r)
     figure = '; '.join(_say_gradients(r) for r in sorted(rows, key=lambda r: not bad(r)))
     return _line(5, 0, not any(map(bad, rows)), figure, dict(gradients=rows))
 
@@ -467,14 +480,15 @@ def _line6(self:_Bench):
             pairs.append((what, b, self._score(name, b), 'cross entropy', self._score(self._white(b), b)))
     return self._verdict(6, _compare(pairs, self.budget.tolerance))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #83931979
+# %% ../../nbs/65_evaluate.audit.ipynb #61070ab4
 @patch
 def _line7(self:_Bench):
     "Backward swaps at each bit-width."
     if bit_state_of(self.net) is None: return self._skip(7, 'not a quantized network, nothing to swap')
     pairs = []
     for b in self.some:
-        kinds = [s for s in self.budget.swaps if b != 32 and s != 'other' and (s != 'shadow' or 32 in self.bits)]
+        shadow = 32 in bits_of(self.net)
+        kinds = [s for s in self.budget.swaps if b != 32 and s != 'other' and (s != 'shadow' or shadow)]
         if 'other' in self.budget.swaps: kinds += [o for o in self.bits if o != b][:1]
         for s in kinds:
             what = f'backward of {s} bits' if isinstance(s, int) else s
@@ -517,7 +531,7 @@ def __call__(self:Momentum,
     self._sum = g if step == 0 or self._sum is None else self.decay*self._sum + g
     return loss, met, self._sum
 
-# %% ../../nbs/65_evaluate.audit.ipynb #e55fa312
+# %% ../../nbs/65_evaluate.audit.ipynb #7bf79c62
 @patch
 def _alignment(self:_Bench, sigmas=(0, 1, 2, 4), n=128):
     "Mean over pairs of bit-widths of the raw cosine of input gradients, less that of shuffled pairs, at each σ."
@@ -539,13 +553,13 @@ def _line8(self:_Bench):
         name = self._variant(f'{o.copies} noisy copies', b, view=Smoothed(b, o.sigma, o.copies, self.seed), **few)
         pairs.append((f'{o.copies} noisy copies', b, self._score(name, b), 'one', self._score(base, b)))
     rows = _compare(pairs, o.tolerance)
-    if len(self.bits) < 2: return self._verdict(8, rows)
+    if len(self.bits) < 2: return self._verdict(8, rows, note='one bit-width, no alignment')
     c = self._alignment()
     note = 'cosine over its null ' + ', '.join(f'{v:.2f} (σ = {s})' for s, v in c.items())
     back = max(c.values()) > max(2*c[0], c[0] + .2)
     return self._verdict(8, rows, not back, note + ': alignment comes back'*back, dict(alignment=c))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #ef7d8330
+# %% ../../nbs/65_evaluate.audit.ipynb #6ef07bc7
 @patch
 def _best_source(self:_Bench, b, own):
     "The strongest single source at `b`, as (label, success); with or without the white box."
@@ -555,13 +569,13 @@ def _best_source(self:_Bench, b, own):
 
 @patch
 def _reported(self:_Bench, b, own):
-    "Further sources at `b` in the given matrix, if it holds per-image patches of this size for these images."
+    "Further single sources at `b` in the given matrix: per-image patches of this size for these images."
     t, n = self.given.get('transfer'), len(self.y)
     if t is None or len(t.y) < n or not torch.equal(t.y[:n], self.y): return []
     if not all(torch.equal(t.clean_pred.get(k, p)[:n], p) for k, p in self.clean.items()): return []
     fits = [a for a, s in t.attacks.items() if s['kind'] == 'per image' and s.get('size') == list(self.attack.size)]
     return [(f'{a}, from {s}', asr(self.clean[b], p[:n], self.y)) for (a, s, k), p in t.adv_pred.items()
-            if a in fits and k == b and len(p) >= n and (own or t.threat(a, s, b) == 'T1')]
+            if a in fits and k == b and len(p) >= n and t.threat(a, s, b) in ('T1', *['T2']*own)]
 
 # %% ../../nbs/65_evaluate.audit.ipynb #8b528f18
 @patch
@@ -626,7 +640,7 @@ def _fires(self:_Bench, net, bits):
         out[how] = next(fired, None)
     return out
 
-# %% ../../nbs/65_evaluate.audit.ipynb #33be2d02
+# %% ../../nbs/65_evaluate.audit.ipynb #a31dce76
 @patch
 def _line12(self:_Bench):
     "The patches of the white box on the exported networks."
@@ -643,9 +657,10 @@ def _line12(self:_Bench):
         inside = lo <= s.value <= hi
         rows.append(dict(bits=b, asr=s.rate.to_dict(), own=own.rate.to_dict(), same=same, inside=inside))
         said.append(f"{b} bits: {100*s.value:.1f} % exported, {own.rate} here, {100*same:.1f} % equal predictions")
-    which = 'extracted torch modules, not ONNX: ' if given is None else ''
-    values = dict(rows=rows, exported=given is not None)
-    return _line(12, 0, all(r['inside'] for r in rows), which + '; '.join(said), values)
+    inside, values = all(r['inside'] for r in rows), dict(rows=rows, exported=given is not None)
+    if given is not None: return _line(12, 0, inside, '; '.join(said), values)
+    which = 'not run: needs exported=…: bits → function; '*inside + 'extracted torch modules, not ONNX: '
+    return _line(12, 0, None if inside else False, which + '; '.join(said), values)
 
 def _logits(net, x):
     net.eval()
@@ -681,7 +696,7 @@ class Audit:
         n = {s: sum(l.sign == s for l in self.lines) for s in ('pass', 'FAIL', 'not run')}
         return f"Audit({', '.join(f'{v} {k}' for k, v in n.items() if v)}; bits={self.bits}, {len(self.y)} images)"
 
-# %% ../../nbs/65_evaluate.audit.ipynb #fb26974e
+# %% ../../nbs/65_evaluate.audit.ipynb #1dc66095
 @patch
 def to_frame(self:Audit)->pd.DataFrame:
     "A row per line: line, name, passed, figure, limit."
@@ -695,30 +710,34 @@ def worst(self:Audit)->pd.DataFrame:    # bits, runs, asr, low, high, n, white_b
     for b in self.bits:
         seen = [self.success(name, b) for name, k in self.runs if k == b and name not in self.other]
         if not seen: continue
-        r = worst_case(seen).rate
+        right = self.clean_pred[b] == self.y
+        r = worst_case([replace(s, counted=right) for s in seen]).rate
         name = f'white box at {b}'
         own = self.success(name, b).value if (name, b) in self.runs else None
         low, high = r.interval
         rows.append(dict(bits=b, runs=len(seen), asr=r.value, low=low, high=high, n=r.n, white_box=own))
     return pd.DataFrame(rows, columns=['bits', 'runs', 'asr', 'low', 'high', 'n', 'white_box'])
 
-# %% ../../nbs/65_evaluate.audit.ipynb #afd89b50
+# %% ../../nbs/65_evaluate.audit.ipynb #638b07ea
 @patch
 def success(self:Audit,
     name:str,    # a run, see `runs`
     bits:int,    # a target bit-width
 )->Success:
-    "One run at one bit-width; images it did not attack count as not hit."
+    "One run at one bit-width; images that it did not attack are not counted."
     p = self.runs[check_choice((name, bits), self.runs, '(name, bits)')]
-    hit = F.pad(p != self.y[:len(p)], (0, len(self.y) - len(p)))
-    return Success('asr', hit, self.clean_pred[bits] == self.y)
+    hit, n = F.pad(p != self.y[:len(p)], (0, len(self.y) - len(p))), torch.arange(len(self.y))
+    return Success('asr', hit, (self.clean_pred[bits] == self.y) & (n < len(p)))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #61fb7574
+# %% ../../nbs/65_evaluate.audit.ipynb #61ca6d46
 @patch
 def left_out(self:Audit)->list:
     "What this audit did less of than the full budget, and the lines it did not run."
     have, full, free = self.settings['budget'], plain(asdict(AuditBudget())), ('bs', 'size', 'step_size')
     out = [f'{k}: {have[k]} instead of {full[k]}' for k in full if have[k] != full[k] and k not in free]
+    known, used = dict(SparseRS='Sparse-RS', NES='NES', MPA='MPA', TPA='TPA'), self.settings.get('gradient_free', ())
+    missing = [v for k, v in known.items() if k not in used]
+    if missing and {2, 11} & {l.number for l in self.lines}: out.append(f"lines 2 and 11: {', '.join(missing)}")
     return out + [f'line {l.number}: {l.figure}' for l in self.lines if l.passed is None]
 
 # %% ../../nbs/65_evaluate.audit.ipynb #0cf4b156
@@ -799,7 +818,7 @@ def load(cls:Audit,
     return cls(tuple(AuditLine(**l) for l in j['lines']), tuple(j['bits']), t['y'],
                {b: t[f'clean/{b}'] for b in j['bits']}, runs, tuple(j['other']), j['settings'])
 
-# %% ../../nbs/65_evaluate.audit.ipynb #194d39e9
+# %% ../../nbs/65_evaluate.audit.ipynb #12d5a77c
 def audit(
     net,                # a multi-bit or plain network; evaluated in eval mode and restored
     dl,                 # held-out images: a loader of (x, y), or a list of batches
@@ -824,15 +843,20 @@ def audit(
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)
     x, y = (t.cpu() for t in evaluation_images(net, dl, o.n, seed=seed))
-    check_images(x, strict=True)
+    _check_transfer(transfer, net)
     given = dict(transfer=transfer, gradient_free=gradient_free, undefended=undefended, exported=exported)
     bench, out = _bench(net, x, y, bits, o, attack, seed, parts, **given), []
     jobs = [(f'{label}audit, line {k}: {_lines[k][0]}', partial(_run, bench, k, out)) for k in lines]
     run_jobs(jobs, bench.net, progress)
     return _result(bench, out)
 
-# %% ../../nbs/65_evaluate.audit.ipynb #1db960d3
+# %% ../../nbs/65_evaluate.audit.ipynb #b98ba992
 def _run(bench, number, out): out.append(getattr(bench, f'_line{number}')())
+
+def _check_transfer(transfer, net):
+    "A `ValueError` for a matrix of another network."
+    if transfer is not None and transfer.settings.get('network_sha256') != fingerprint(net):
+        raise ValueError("transfer was scored on other weights than those of this network: it says nothing about it")
 
 def _chosen(lines, attack):
     "The numbers of the lines to run; an error for others, or for an attack that cannot be audited."
@@ -843,6 +867,9 @@ def _chosen(lines, attack):
 def _result(bench, lines):
     "What is kept of a bench."
     runs = {(name, b): p for name, at in bench.runs.items() for b, p in at.items()}
+    under, free = bench.given['undefended'], bench._gradient_free(bench.attack.size).values()
     s = dict(budget=plain(asdict(bench.budget)), attack_name=attack_name(bench.attack), seed=bench.seed, key=bench.key,
+             undefended=under and dict(network=type(under).__name__, sha256=fingerprint(under)),
+             gradient_free=[type(a).__name__ for a in free],
              network=type(bench.net).__name__, images=len(bench.y), versions=versions(device_of(bench.net)))
     return Audit(tuple(lines), bench.bits, bench.y, bench.clean, runs, tuple(sorted(bench.other)), s)

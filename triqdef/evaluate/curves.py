@@ -7,10 +7,11 @@ Docs: https://triqdef.github.io/triqdef/evaluate.curves.html.md"""
 # %% auto #0
 __all__ = ['Gap', 'paired_gap', 'with_setting', 'Curve', 'area_curve', 'steps_curve']
 
-# %% ../../nbs/63_evaluate.curves.ipynb #c5defb23
-import copy
+# %% ../../nbs/63_evaluate.curves.ipynb #1c286f6f
+import copy, math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ..attack.patch import check_fits, patch_hw, patch_mask
 from ..core import atomic_path, check_choice
-from .success import Success, asr, asr_all, asr_targeted, wilson
+from .success import Success, asr, asr_all, asr_targeted
 from .transfer import records, save_png, threat_level, transfer_matrix
 from ..files import read_json, write_json
 
@@ -41,7 +42,22 @@ class Gap:
         v, lo, hi = (round(100*o, 1) + 0. for o in (self.value, self.low, self.high))
         return f"{v:+.1f} points [{lo:+.1f}, {hi:+.1f}]"
 
-# %% ../../nbs/63_evaluate.curves.ipynb #3760c8f6
+# %% ../../nbs/63_evaluate.curves.ipynb #88f6e7f3
+def _distance(delta, a, b, n):
+    "Distance of the counts `a`, `b` of `n` from a true difference `delta`, in standard deviations."
+    B = (2*n - a + b)*delta - a - b
+    q = (math.sqrt(max(B*B + 8*n*b*delta*(1 - delta), 0)) - B)/(4*n)
+    return (a - b - n*delta)/math.sqrt(max(n*(2*q + delta*(1 - delta)), 1e-12))
+
+def _upper(a, b, n, z):
+    "The largest difference that the counts do not contradict, by bisection."
+    low, high = (a - b)/n, 1.
+    for _ in range(50):
+        mid = (low + high)/2
+        low, high = (mid, high) if _distance(mid, a, b, n) > -z else (low, mid)
+    return low
+
+# %% ../../nbs/63_evaluate.curves.ipynb #c9277d22
 def paired_gap(
     a:Success,     # one attack
     b:Success,     # another, on the same images with the same ones counted
@@ -52,12 +68,13 @@ def paired_gap(
         raise ValueError("a paired difference needs the same images with the same ones counted, "
                          f"got {len(a.hit)} and {len(b.hit)} images")
     n = int(a.counted.sum())
-    only = [int((u.hit & ~v.hit & a.counted).sum()) for u, v in ((a, b), (b, a))]
-    k, m = sum(only), max(n, 1)
-    low, high = ((2*t - 1)*k/m for t in wilson(only[0], k, level))
-    return Gap((only[0] - only[1])/m, low, high, n, level)
+    if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if not n: return Gap(0., -1., 1., 0, level)
+    ka, kb = (int((u.hit & ~v.hit & a.counted).sum()) for u, v in ((a, b), (b, a)))
+    z = NormalDist().inv_cdf((1 + level)/2)
+    return Gap((ka - kb)/n, -_upper(kb, ka, n, z), _upper(ka, kb, n, z), n, level)
 
-# %% ../../nbs/63_evaluate.curves.ipynb #404a464e
+# %% ../../nbs/63_evaluate.curves.ipynb #33ccf0c4
 def with_setting(
     attack,      # an attack object
     name:str,    # one of its settings
@@ -74,7 +91,7 @@ def with_setting(
     setattr(out, name, value)
     return out
 
-# %% ../../nbs/63_evaluate.curves.ipynb #ce7b4aad
+# %% ../../nbs/63_evaluate.curves.ipynb #de3b9201
 @dataclass(eq=False)
 class Curve:
     "Predictions for one attack at several values of one setting."
@@ -91,7 +108,7 @@ class Curve:
     def __repr__(self):
         return f"Curve({self.what}: {list(self.points)}, bits={self.bits}, {len(self.y)} images)"
 
-# %% ../../nbs/63_evaluate.curves.ipynb #561050b4
+# %% ../../nbs/63_evaluate.curves.ipynb #0808dfb8
 @patch
 def _score(self:Curve, adv, target, definition):
     "One definition applied to predictions at a target."
@@ -111,7 +128,7 @@ def _source(self:Curve, source, target):
     if source is None: source = target if target in self.sources() else self.sources()[0]
     return check_choice(source, self.sources(), 'source')
 
-# %% ../../nbs/63_evaluate.curves.ipynb #724f2682
+# %% ../../nbs/63_evaluate.curves.ipynb #e7c814fb
 @patch
 def success(self:Curve,
     i:int,                # number of the point, from 0
@@ -133,7 +150,7 @@ def null_success(self:Curve,
     keys = [k for k in self.null_pred if k[0] == i and k[2] == target]
     return {k[1]: self._score(self.null_pred[k], target, definition) for k in keys}
 
-# %% ../../nbs/63_evaluate.curves.ipynb #f9dbf8d6
+# %% ../../nbs/63_evaluate.curves.ipynb #7f7ca2c2
 def _blank(what, points, x, settings, t):
     "A curve without points on the images of a matrix `t`."
     s = {k: t.settings[k] for k in ('n', 'images_sha256', 'seed', 'network', 'versions')}
@@ -161,7 +178,7 @@ def _maker(attack, name):
     raise TypeError(f"attack must have .attack or .fit, or be a function from {name} to such an object; "
                     f"got {type(attack).__name__}")
 
-# %% ../../nbs/63_evaluate.curves.ipynb #6e542a5e
+# %% ../../nbs/63_evaluate.curves.ipynb #ed1c924f
 def area_curve(
     net,                # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,                 # evaluation images: a loader of (x, y), or a list of batches
@@ -188,7 +205,7 @@ def area_curve(
     kw = dict(fit_on=fit_on, n=n, nulls=nulls, seed=seed, bs=bs, progress=progress, parts=parts)
     return _sweep(net, dl, make, 'size', hws, x, bits, sources, kw)
 
-# %% ../../nbs/63_evaluate.curves.ipynb #5116ec07
+# %% ../../nbs/63_evaluate.curves.ipynb #64c9022c
 def steps_curve(
     net,                # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,                 # evaluation images: a loader of (x, y), or a list of batches
@@ -212,7 +229,7 @@ def steps_curve(
     kw = dict(fit_on=fit_on, n=n, nulls=nulls, seed=seed, bs=bs, progress=progress, parts=parts)
     return _sweep(net, dl, make, what, budgets, tuple(map(float, budgets)), bits, sources, kw)
 
-# %% ../../nbs/63_evaluate.curves.ipynb #fbd2adc0
+# %% ../../nbs/63_evaluate.curves.ipynb #3277bd48
 @patch
 def to_frame(self:Curve,
     definition='asr',    # definition of success
@@ -224,12 +241,12 @@ def to_frame(self:Curve,
         nulls = [(v.value, k) for k, v in self.null_success(i, b, definition).items()]
         null, p = max(nulls, default=(None, None)), self.points[i]
         rows.append(dict(what=self.what, point='×'.join(map(str, p)) if isinstance(p, tuple) else p,
-                         x=self.x[i], source=s, target=b, threat=threat_level(made.get(str(s), [s]), b),
+                         x=self.x[i], source=s, target=b, threat=threat_level(made.get(str(s), [s]), b, self.bits),
                          definition=definition, asr=r.value, low=r.interval[0], high=r.interval[1], n=r.n,
                          null=null[0], null_kind=null[1]))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/63_evaluate.curves.ipynb #d2d5a816
+# %% ../../nbs/63_evaluate.curves.ipynb #34b8fb31
 @patch
 def drops(self:Curve,
     source=None,         # where the patch was made; None: at each target
@@ -246,7 +263,7 @@ def drops(self:Curve,
             rows.append(dict(target=b, point=self.points[i], best=self.points[j], drop=d.value, low=d.low, high=d.high))
     return pd.DataFrame(rows, columns=['target', 'point', 'best', 'drop', 'low', 'high'])
 
-# %% ../../nbs/63_evaluate.curves.ipynb #ca279c4a
+# %% ../../nbs/63_evaluate.curves.ipynb #f4a24e32
 @patch
 def monotone(self:Curve,
     source=None,         # where the patch was made; None: at each target
@@ -270,7 +287,7 @@ def reaches(self:Curve,
         return next(ok, None)
     return {b: first(b) for b in self.bits}
 
-# %% ../../nbs/63_evaluate.curves.ipynb #1d197502
+# %% ../../nbs/63_evaluate.curves.ipynb #02378f94
 @patch
 def plot(self:Curve,
     definition='asr',    # definition of success
@@ -296,7 +313,7 @@ def plot(self:Curve,
     ax.legend(fontsize=7)
     return ax
 
-# %% ../../nbs/63_evaluate.curves.ipynb #8d576272
+# %% ../../nbs/63_evaluate.curves.ipynb #c887fdd9
 @patch
 def save(self:Curve,
     dir,    # a folder; it is made
@@ -316,7 +333,7 @@ def save(self:Curve,
                keys=dict(adv=list(self.adv_pred), null=list(self.null_pred))))
     return d
 
-# %% ../../nbs/63_evaluate.curves.ipynb #d9d3d406
+# %% ../../nbs/63_evaluate.curves.ipynb #3ea8329e
 @patch(cls_method=True)
 def load(cls:Curve,
     dir,    # a folder that `save` wrote

@@ -8,9 +8,9 @@ Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 __all__ = ['families', 'check_report_folder', 'replace_folder', 'Report', 'default_attacks', 'report', 'text_block',
            'side_by_side', 'seen_means', 'md_table']
 
-# %% ../../nbs/68_evaluate.report.ipynb #23438e04
+# %% ../../nbs/68_evaluate.report.ipynb #2696b7e3
 import html, os, shutil, tempfile, textwrap, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ..attack.patchattack import TextureDictionary
 from ..core import check_bits, device_of, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
-from .seen import by_setting, seen_table
+from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
 from .success import clean_accuracy
 from .suite import attack_suite
 from .transfer import (Comparison, Transfer, compare, evaluation_images, records, save_png,
@@ -90,7 +90,7 @@ def remark(self:Report)->str:
     if self.settings.get('quick'): why.append("the bounded budgets of the quick version")
     return f"A run this small illustrates and does not prove: {'; '.join(why)}." if why else ''
 
-# %% ../../nbs/68_evaluate.report.ipynb #2fb77713
+# %% ../../nbs/68_evaluate.report.ipynb #da2eed6e
 families = {'LaVAN': ('LaVAN',), 'GAP': ('GAP',), 'Patch PGD': ('PatchPGD',), 'PatchAttack': ('MPA', 'TPA'),
             'a gradient-free attack of equal area': ('SparseRS', 'NES')}
 
@@ -100,9 +100,14 @@ def left_out(self:Report)->list:
     levels = {l for t in self.transfers.values() for l in t.to_frame('asr').threat}
     used = {a.get('attack') for t in self.transfers.values() for a in t.attacks.values()}
     out = [f"attacks of the matrices: {k}" for k, v in families.items() if not used & set(v)]
-    if 'T3' not in levels: out.append("T3, the white box of shared weights: add a tuple of all bit-widths to sources")
+    if 'T3' not in levels and any(len(t.bits) > 1 for t in self.transfers.values()):
+        out.append("T3, the white box of shared weights: add a tuple of all bit-widths to sources")
     if not all(t.null_pred for t in self.transfers.values()): out.append("the null patches")
     return out + self._left_out_of_alignment() + self._left_out_of_audit()
+
+@patch
+def _missing(self:Report):
+    return 'Not in this report: ' + ('; '.join(self.left_out()) or 'nothing that it checks') + '.'
 
 @patch
 def _left_out_of_alignment(self:Report):
@@ -146,7 +151,25 @@ def _networks(nets, bits):
     for n in nets.values(): bits = check_bits(bits, bits_of(n))
     return nets, bits
 
-# %% ../../nbs/68_evaluate.report.ipynb #f09e7a85
+# %% ../../nbs/68_evaluate.report.ipynb #ce069dd1
+def _check_named(o, nets):
+    "`o.exported` and `o.runs` belong to the networks; `o.runs` becomes what the runs say of their training."
+    for what in ('exported', 'runs'):
+        other = [k for k in o[what] or {} if k not in nets]
+        if other: raise ValueError(f"{what} names {other}, the networks are {list(nets)}")
+    for given in (o.exported or {}).values(): check_bits(given, o.bits, 'exported')
+    def told(r): return r if isinstance(r, TrainingConfiguration) else training_configuration(r)
+    o.runs = {k: told(r) for k, r in (o.runs or {}).items()}
+    for k, c in o.runs.items():
+        if c.network_sha256 != fingerprint(nets[k]):
+            raise ValueError(f"runs[{k!r}]: {c.read_from} is about other weights than those of this network")
+
+def _audit_budget(o, n):
+    "The budget of the audit, with no more images than there are."
+    budget = o.audit if isinstance(o.audit, AuditBudget) else AuditBudget.quick() if o.quick else AuditBudget()
+    return replace(budget, n=min(budget.n, n))
+
+# %% ../../nbs/68_evaluate.report.ipynb #cc43291d
 def report(
     nets,               # a network, or a dict name → network
     dl,                 # evaluation images: a loader of (x, y), or `DataLoaders` with .train and .valid
@@ -175,7 +198,7 @@ def report(
     "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
     return _report(AttrDict(locals()))
 
-# %% ../../nbs/68_evaluate.report.ipynb #6cd54a03
+# %% ../../nbs/68_evaluate.report.ipynb #917c1c04
 def _bounded(o):
     "The arguments of a quick report: smaller numbers where none were given."
     o.n, o.n_attack, o.n_align = min(o.n or 500, 500), min(o.n_attack or 64, 64), min(o.n_align, 64)
@@ -185,18 +208,20 @@ def _report(o):
     start, out = time.time(), None if o.out is None else check_report_folder(o.out)
     if o.quick: _bounded(o)
     (nets, o.bits), (dl, o.fit_on) = _networks(o.nets, o.bits), _loaders(o.dl, o.fit_on)
+    _check_named(o, nets)
     x, y = evaluation_images(next(iter(nets.values())), dl, o.n, seed=o.seed)
     o.n_align, o.parts = min(o.n_align, len(x)), None if out is None else out.parent/f'.{out.name}-unfinished'
     kept = ('title', 'bits', 'n_attack', 'n_align', 'smooth', 'stages', 'places', 'seed', 'seeds', 'quick')
-    s = dict({k: o[k] for k in kept}, n=len(x), notes=o.notes or {}, versions=versions(x.device))
+    s = dict({k: o[k] for k in kept}, n=len(x), notes=o.notes or {},
+             versions=versions(device_of(next(iter(nets.values())))))
     r = Report({}, images=x[:4].cpu(), settings=plain(s))
     for k, net in nets.items(): r._evaluate(k, net, (x, y), o)
-    r.settings['seconds'] = round(time.time() - start, 1)
+    r.settings |= dict(seconds=round(time.time() - start, 1), reused=sum(t.reused for t in r.transfers.values()))
     if out is None: return r
     r.save(out); shutil.rmtree(o.parts, ignore_errors=True)
     return r
 
-# %% ../../nbs/68_evaluate.report.ipynb #2e56ba4b
+# %% ../../nbs/68_evaluate.report.ipynb #aff1bfa2
 @patch
 def _evaluate(self:Report, name, net, xy, o):
     "Matrix, seen settings, gradient maps, alignment and audit of one network."
@@ -206,17 +231,16 @@ def _evaluate(self:Report, name, net, xy, o):
     parts = None if o.parts is None else o.parts/f'{len(self.transfers)}-{slug(name)}'
     self.transfers[name] = t = transfer_matrix(net, dl, o.attacks, o.bits, sources, o.fit_on, n_attack=o.n_attack,
                                                places=o.places, parts=parts and parts/'transfer', **common)
-    run = (o.runs or {}).get(name)
-    if run is not None: self.seen[name] = seen_table(t, run)
+    if name in o.runs: self.seen[name] = seen_table(t, o.runs[name])
     self.gradients[name] = gradient_maps(net, *(v[:4] for v in xy), o.bits)
     if o.n_align and len(o.bits) > 1:
         self.alignments[name] = alignment_report(net, dl, o.bits, o.n_align, o.stages, o.smooth, **common)
     if o.audit is not False:
-        budget = o.audit if isinstance(o.audit, AuditBudget) else None
-        self.audits[name] = audit(net, dl, o.bits, budget=budget, quick=o.quick, transfer=t, undefended=o.undefended,
-                                  exported=(o.exported or {}).get(name), parts=parts and parts/'audit', **common)
+        budget, exported = _audit_budget(o, len(xy[0])), (o.exported or {}).get(name)
+        self.audits[name] = audit(net, dl, o.bits, budget=budget, transfer=t, undefended=o.undefended,
+                                  exported=exported, parts=parts and parts/'audit', **common)
 
-# %% ../../nbs/68_evaluate.report.ipynb #182b9451
+# %% ../../nbs/68_evaluate.report.ipynb #6e35b176
 def text_block(
     title:str,    # a line above, or ''
     rows,         # rows of cells, the first one the header; None for a line
@@ -247,7 +271,7 @@ def side_by_side(
         row.append(b)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #acd1e20d
+# %% ../../nbs/68_evaluate.report.ipynb #f3373858
 def _percent(r):
     "A rate in few characters: value[low,high] in percent."
     if not r.n: return '–'
@@ -267,7 +291,7 @@ def matrix_text(self:Transfer,
     rows += [[o, *(_percent(self.null_success(attack, o, b, definition).rate) for b in self.bits)] for o in k]
     return text_block(title, rows, gap=1)
 
-# %% ../../nbs/68_evaluate.report.ipynb #951ef2aa
+# %% ../../nbs/68_evaluate.report.ipynb #a9524d2e
 @patch
 def clean_table(self:Report)->pd.DataFrame:
     "Clean accuracy, % [95 % interval]: a row per network, a column per bit-width."
@@ -285,7 +309,7 @@ def summary_table(self:Report,
     f[shares] = (100*f[shares].astype(float)).round(1)
     return f
 
-# %% ../../nbs/68_evaluate.report.ipynb #3220a842
+# %% ../../nbs/68_evaluate.report.ipynb #31ec7d60
 def _rows_of(df):
     "A table as rows of strings, the index in front."
     f = df.reset_index()
@@ -303,7 +327,7 @@ def _matrix_lines(self:Report, width):
             out += side_by_side([t.matrix_text(a, k, d) for k, t in self.transfers.items()], width)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #04d890ab
+# %% ../../nbs/68_evaluate.report.ipynb #a6280d53
 @patch
 def _alignment_lines(self:Report, width):
     out = []
@@ -321,7 +345,7 @@ def _alignment_lines(self:Report, width):
         if gone: out.append(f'{k}: images whose input gradient is exactly zero, by bit-width: {gone}')
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #e247b8cd
+# %% ../../nbs/68_evaluate.report.ipynb #f69d97ed
 @patch
 def text(self:Report,
     width:int=100,    # columns of the terminal
@@ -332,14 +356,15 @@ def text(self:Report,
     out += ['Attack success', '--------------', *self._matrix_lines(width)]
     out += ['T1: made at another bit-width.  T2: at the victim\'s.  T3: at all together.  Means over cells, %:',
             *side_by_side([text_block('', _rows_of(self.summary_table()))], width)]
-    for k, f in self.seen.items(): out += [f'{k}: seen and unseen settings, asr %', *text_block('', _rows_of(seen_means(f))), '']
+    for k, f in self.seen.items():
+        out += [f'{k}: seen and unseen settings, asr %', *text_block('', _rows_of(seen_means(f))), '']
     if self.alignments: out += ['Alignment', '---------', *self._alignment_lines(width)]
     for k, a in self.audits.items(): out += [f'Audit: {k}', '-'*(7 + len(k)), a.text(width), '']
     if self.remark(): out += [self.remark()]
-    out += ['Not in this report: ' + '; '.join(self.left_out()) + '.']
+    out += [self._missing()]
     return '\n'.join(l for line in out for l in _wrap(line, width))
 
-# %% ../../nbs/68_evaluate.report.ipynb #3ac01edc
+# %% ../../nbs/68_evaluate.report.ipynb #36e6cd14
 def _wrap(line, width):
     "A line cut at spaces where it is too long; an empty line stays."
     return textwrap.wrap(line, width, drop_whitespace=True, replace_whitespace=False) if len(line) > width else [line]
@@ -351,7 +376,7 @@ def show(self:Report,
     "Print the report."
     print(self.text(width))
 
-# %% ../../nbs/68_evaluate.report.ipynb #1130c470
+# %% ../../nbs/68_evaluate.report.ipynb #2e4a4edf
 def _bare(ax):
     ax.set_xticks([]); ax.set_yticks([])
     for s in ax.spines.values(): s.set_visible(False)
@@ -379,7 +404,7 @@ def patches_figure(self:Report,
     fig.suptitle(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/68_evaluate.report.ipynb #4e194d8b
+# %% ../../nbs/68_evaluate.report.ipynb #d19722b5
 @patch
 def patched_figure(self:Report,
     most:int=8,    # images in a row, at most
@@ -397,7 +422,7 @@ def patched_figure(self:Report,
     fig.suptitle(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/68_evaluate.report.ipynb #f43b5723
+# %% ../../nbs/68_evaluate.report.ipynb #99a1ba2d
 @patch
 def pictures(self:Report)->list:
     "(file, function that draws it or None if it is there already, caption), in the order of the page."
@@ -420,7 +445,26 @@ def pictures(self:Report)->list:
                     'Look along a row: what is alike, a patch can use.'))
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #85435aca
+# %% ../../nbs/68_evaluate.report.ipynb #65de89bd
+@patch
+def attack_table(self:Report)->pd.DataFrame:
+    "A row per attack: what it was, what it covered, what it could spend, and how long it took."
+    area = self.comparison.to_frame('asr').groupby('attack').area.mean()
+    return pd.DataFrame([self._attack_row(a, area[a]) for a in self.comparison.attacks]).set_index('attack')
+
+@patch
+def _attack_row(self:Report, name, area):
+    ts = list(self.transfers.values())
+    s, scored_at = ts[0].attacks[name], ts[0].settings['places']
+    places = s.get('places') if s['kind'] == 'per image' or scored_at is None else scored_at
+    goal = s.get('criterion') or ('untargeted' if s.get('target') is None else f"class {s['target']}")
+    budget = ', '.join(f'{s[k]} {k}' for k in ('steps', 'queries', 'restarts') if s.get(k))
+    seconds = sum(v for t in ts for v in t.attacks[name]['seconds'].values())
+    return dict(attack=name, kind=s['kind'], shape=s.get('shape') or 'its own', area=f'{100*area:.3g} %',
+                place='its own' if places is None else str(places), goal=goal, budget=budget or '–',
+                images=s['n'], seconds=round(seconds))
+
+# %% ../../nbs/68_evaluate.report.ipynb #5eaefae5
 @patch
 def sections(self:Report)->list:
     "(heading, sentence, table) in the order of the page."
@@ -429,29 +473,47 @@ def sections(self:Report)->list:
               "wrong when patched. "
               "Means over cells. T1: made at another bit-width, T2: at the victim's, T3: at all together.")
     out = [('Clean accuracy', f"% [95 % interval], {self.settings['n']} images.", self.clean_table()),
+           ('Attacks', 'As they were run, seconds over all sources and networks. Patched images are scored upright, '
+            "at scale 1, rounded to 8 bits a pixel, in eval mode, with the target's own BatchNorm statistics.",
+            self.attack_table()),
            ('Attack success by threat level', f'{levels} {images}.', self.summary_table())]
-    why = 'T1 (mean and highest over sources), T2, T3, % [95 % interval], and the highest null.'
+    return out + self._success_sections() + self._alignment_sections() + \
+        [self._audit_section(k, a) for k, a in self.audits.items()]
+
+# %% ../../nbs/68_evaluate.report.ipynb #d5f42a34
+@patch
+def _success_sections(self:Report):
+    "Threat levels of each victim, seen and unseen settings, the difference of two networks."
+    out, why = [], 'T1 (mean and highest over sources), T2, T3, % [95 % interval], and the highest null.'
     for k, t in self.transfers.items():
         out.append((f'Each victim: {k}', why, t.threat_table(text=True).set_index('attack')))
     for k, f in self.seen.items():
-        out.append((f'Seen and unseen settings: {k}', 'By the settings that the training run itself carries; asr, %.', seen_means(f)))
+        said = 'By the settings that the training run itself carries; asr, %.'
+        out.append((f'Seen and unseen settings: {k}', said, seen_means(f)))
     if len(self.transfers) > 1:
         d = self.comparison.difference()
         d[['difference', 'low', 'high']] = (100*d[['difference', 'low', 'high']]).round(1)
         why = 'points, on the same images, with the paired bootstrap interval (95 %).'
         out.append(('Difference', f'{self.names[0]} − {self.names[-1]}, {why}', d.set_index('attack')))
+    return out
+
+@patch
+def _alignment_sections(self:Report):
+    "Input gradients, and features by depth."
+    out = []
     for k, a in self.alignments.items():
         n = a.settings['n']
         out.append((f'Alignment: {k}', f'Input gradients, value (null of shuffled pairs), {n} images.', a.table()))
         out += [(f'Alignment by depth: {k}', f'{m}, value (null).', a.by_stage(m)) for m in measures]
-    return out + [self._audit_section(k, a) for k, a in self.audits.items()]
+    return out
 
+# %% ../../nbs/68_evaluate.report.ipynb #ae72ee3a
 @patch
 def _audit_section(self:Report, name, a):
     said = {True: 'Every line passes.', False: 'At least one line fails: read it before any figure above.',
             None: 'No line fails; some were not run.'}
-    f = pd.DataFrame([dict(line=f'{l.number} {l.name}', verdict=l.sign, figure=l.figure, rule=l.limit) for l in a.lines])
-    return f'Audit: {name}', said[a.passed], f.set_index('line')
+    rows = [dict(line=f'{l.number} {l.name}', verdict=l.sign, figure=l.figure, rule=l.limit) for l in a.lines]
+    return f'Audit: {name}', said[a.passed], pd.DataFrame(rows).set_index('line')
 
 def seen_means(
     f,    # what `seen_table` gives
@@ -461,7 +523,7 @@ def seen_means(
     g[['mean', 'highest', 'highest null']] = (100*g[['mean', 'highest', 'highest null']].astype(float)).round(1)
     return g.set_index('setting')
 
-# %% ../../nbs/68_evaluate.report.ipynb #e20e6a6b
+# %% ../../nbs/68_evaluate.report.ipynb #4c3a213c
 def md_table(
     df,    # a pandas table
 )->str:
@@ -471,17 +533,24 @@ def md_table(
     return '\n'.join('| ' + ' | '.join(map(cell, r)) + ' |' for r in [head, ['---']*len(head), *rows])
 
 @patch
+def _made_with(self:Report):
+    "Seeds, time and versions in a line."
+    s, v = self.settings, ', '.join(f'{k} {o}' for k, o in self.settings['versions'].items())
+    time, before = f"{s.get('seconds', 0):.0f} s", s.get('reused')
+    if before: time += f' after an interruption, {before} jobs were done before'
+    return f"Seed of the evaluation {s['seed']}, training seeds {s['seeds']}; {time}; {v}."
+
+@patch
 def to_markdown(self:Report)->str:
     "The page as Markdown."
     out = [f"# {self.settings['title']}", f"**{self.remark()}**" if self.remark() else '',
-           'Not in this report: ' + '; '.join(self.left_out()) + '.']
+           self._missing()]
     for h, s, t in self.sections(): out += [f'## {h}', s, md_table(t)]
     out += ['## Pictures'] + [f'![{c}]({f})\n\n{c}' for f, _, c in self.pictures()]
-    v = ', '.join(f'{k} {o}' for k, o in self.settings['versions'].items())
-    out += ['## Settings', f'`report.json` holds every setting, seed and version. {v}.']
+    out += ['## Settings', f'`report.json` holds every setting, seed and version. {self._made_with()}']
     return '\n\n'.join(o for o in out if o) + '\n'
 
-# %% ../../nbs/68_evaluate.report.ipynb #fa08cdca
+# %% ../../nbs/68_evaluate.report.ipynb #cd77b9c4
 _style = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0;font-size:13px}
 td,th{border-bottom:1px solid #ddd;padding:.25em .7em;text-align:right}
@@ -500,17 +569,16 @@ def to_html(self:Report)->str:
     out = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
            f'<style>{_style}</style><h1>{title}</h1>']
     if self.remark(): out.append(f'<p class="remark">{e(self.remark())}</p>')
-    out.append('<p>Not in this report: ' + e('; '.join(self.left_out())) + '.</p>')
+    out.append(f'<p>{e(self._missing())}</p>')
     for h, s, t in self.sections(): out.append(f'<h2>{e(h)}</h2><p>{e(s)}</p>{_html_table(t)}')
     out.append('<h2>Pictures</h2>')
     for f, _, c in self.pictures():
         out.append(f'<figure><img src="{e(f)}" alt="{e(c)}"><figcaption>{e(c)}</figcaption></figure>')
-    v = ', '.join(f'{k} {o}' for k, o in self.settings['versions'].items())
     out.append('<h2>Settings</h2><p><a href="report.json">report.json</a> holds every setting, seed and version. '
-               f'{e(v)}.</p></html>')
+               f'{e(self._made_with())}</p></html>')
     return '\n'.join(out)
 
-# %% ../../nbs/68_evaluate.report.ipynb #01ebf0a5
+# %% ../../nbs/68_evaluate.report.ipynb #32408708
 @patch
 def _write(self:Report, d):
     "Everything into the folder `d`."
@@ -543,7 +611,7 @@ def _tables(self:Report)->dict:
         if tables: out[name] = pd.concat(tables, names=['network']).reset_index('network').reset_index(drop=True)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #898ab144
+# %% ../../nbs/68_evaluate.report.ipynb #026bd1c4
 @patch
 def save(self:Report,
     dir,    # a folder: new, empty, or an older report, which is replaced
@@ -559,7 +627,7 @@ def save(self:Report,
 @patch
 def _saved(self:Report, out): self.save(out); return self
 
-# %% ../../nbs/68_evaluate.report.ipynb #09275c58
+# %% ../../nbs/68_evaluate.report.ipynb #cb4edf4d
 @patch(cls_method=True)
 def load(cls:Report,
     dir,    # a folder that `save` wrote

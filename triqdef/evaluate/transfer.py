@@ -9,11 +9,11 @@ __all__ = ['attack_settings', 'attack_name', 'source_label', 'Transfer', 'run_jo
            'transfer_matrix', 'threat_level', 'heat_cells', 'draw_matrices', 'slug', 'save_png', 'records',
            'paired_difference', 'Comparison', 'compare']
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #e4031150
+# %% ../../nbs/61_evaluate.transfer.ipynb #300957aa
 import copy, hashlib, inspect, re, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -966,7 +966,12 @@ def _in_order(self:Transfer, cells):
     self.null_pred = order(self.null_pred, lambda a, k, b: (names.index(a), kinds.index(k), at[b]))
     self.samples, self.spent = (order(d, lambda a, s: rank[a, s]) for d in (self.samples, self.spent))
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #a28e981d
+# %% ../../nbs/61_evaluate.transfer.ipynb #d7eec49e
+@lru_cache(maxsize=1)
+def _resamples(n, draws, seed):
+    "How often each image is drawn, (draws, n); the same for every cell of a table."
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
+
 def paired_difference(
     a:Success,         # one network's result
     b:Success,         # another's, on the same images in the same order
@@ -978,7 +983,7 @@ def paired_difference(
     if len(a.hit) != len(b.hit): raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
     if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
     n = len(a.hit)
-    w = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws)
+    w = _resamples(n, draws, seed)
     def rates(s):
         hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
         with np.errstate(invalid='ignore', divide='ignore'): return (w @ hit)/(w @ counted)
