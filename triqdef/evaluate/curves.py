@@ -178,7 +178,7 @@ def _maker(attack, name):
     raise TypeError(f"attack must have .attack or .fit, or be a function from {name} to such an object; "
                     f"got {type(attack).__name__}")
 
-# %% ../../nbs/63_evaluate.curves.ipynb #ed1c924f
+# %% ../../nbs/63_evaluate.curves.ipynb #32006ae5
 def area_curve(
     net,                # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,                 # evaluation images: a loader of (x, y), or a list of batches
@@ -198,7 +198,9 @@ def area_curve(
     make, hws = _maker(attack, 'size'), [patch_hw(s) for s in sizes]
     if not hws: raise ValueError("sizes is empty: give at least one side")
     hws = tuple(sorted(set(hws), key=lambda s: s[0]*s[1]))
-    hw = next(iter(dl))[0].shape[-2:]
+    first = next(iter(dl), None)
+    if first is None: raise ValueError("the loader is empty: there is nothing to evaluate")
+    hw = first[0].shape[-2:]
     for s in hws: check_fits(s, hw)
     shape = getattr(attack, 'shape', 'square')
     x = tuple(patch_mask(*s, shape).sum().item()/(hw[0]*hw[1]) for s in hws)
