@@ -170,7 +170,7 @@ class AuditLine:
     def sign(self)->str: return {True: 'pass', False: 'FAIL', None: 'not run'}[self.passed]
     def __repr__(self): return f"{self.number:>2} {self.sign:<8}{self.name}: {self.figure}"
 
-# %% ../../nbs/65_evaluate.audit.ipynb #f304a8ff
+# %% ../../nbs/65_evaluate.audit.ipynb #baeb8f4f
 _points = 'by more than {0:g} points and outside the paired interval'
 _lines = {
     1: ('White box ≥ transfer', 'no patch made at another bit-width is better, by the paired interval'),
@@ -185,8 +185,8 @@ _lines = {
         '; a blur does not raise the cosine over its null by more than 0.2 and to more than double'),
     9: ('Bit ensembles', 'no ensemble is better than the best single source ' + _points),
     10: ('Feature pulling', 'pulling the features of all bit-widths together is not better ' + _points),
-    11: ('Controls', 'the attack under audit and the gradient-free ones reach 90 % on the undefended network at the '
-         'areas named, and the audit fires on each broken one'),
+    11: ('Controls', 'every attack that is named reaches 90 % on the undefended network at the area named, '
+         'and the audit fires on each broken one'),
     12: ('Export', 'success on the exported network lies in the interval of the success on this one')}
 
 def _line(number, tolerance, passed, figure, values=None):
@@ -604,7 +604,16 @@ def _line10(self:_Bench):
              for b in self.bits]
     return self._verdict(10, _compare(pairs, self.budget.tolerance))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #4c01c0a7
+# %% ../../nbs/65_evaluate.audit.ipynb #5186bd0a
+def _controlled(t):
+    "(attack, bits) → rate in a matrix of further attacks on the undefended network, by what each of them wants."
+    out = {}
+    for a, made, b in t.adv_pred if t is not None else ():
+        wanted = 'asr_targeted' if 'asr_targeted' in t.definitions(a) else 'asr'
+        if made == b: out[f'{a} ({wanted})', b] = t.success(a, made, b, wanted).rate
+    return out
+
+# %% ../../nbs/65_evaluate.audit.ipynb #d969b722
 @patch
 def _line11(self:_Bench):
     "The attacks, and the audit, on an undefended network."
@@ -620,13 +629,14 @@ def _line11(self:_Bench):
     rates = {}
     for k, a in tools.items():
         for b in ends: bench._made(f'{k} at {b}', a, b); rates[k, b] = bench._score(f'{k} at {b}', b).rate
+    rates |= _controlled(self.given.get('controls'))
     fired = self._fires(net, ends)
     figure = '; '.join(f'{k} at {b} bits {_short(r)}' for (k, b), r in rates.items())
     figure += '; ' + ', '.join(f"{how}: {f'line {k} fires' if k else 'silent'}" for how, k in fired.items())
     values = dict(rates=[dict(attack=k, bits=b, **r.to_dict()) for (k, b), r in rates.items()], fired=fired)
     return _line(11, 0, all(r.value >= .9 for r in rates.values()) and all(fired.values()), figure, values)
 
-# %% ../../nbs/65_evaluate.audit.ipynb #c2013520
+# %% ../../nbs/65_evaluate.audit.ipynb #63bf55d9
 @patch
 def _fires(self:_Bench, net, bits):
     "The first line that fires on the network broken on purpose, by the way it is broken."
@@ -640,7 +650,7 @@ def _fires(self:_Bench, net, bits):
         out[how] = next(fired, None)
     return out
 
-# %% ../../nbs/65_evaluate.audit.ipynb #a31dce76
+# %% ../../nbs/65_evaluate.audit.ipynb #5c3b690e
 @patch
 def _line12(self:_Bench):
     "The patches of the white box on the exported networks."
@@ -670,7 +680,7 @@ def _classes(f, x, bs):
     "Classes of images by any function to logits, a tensor or an array."
     return torch.cat([torch.as_tensor(f(b)).cpu().argmax(1) for b in x.split(bs)])
 
-# %% ../../nbs/65_evaluate.audit.ipynb #20ce6304
+# %% ../../nbs/65_evaluate.audit.ipynb #05467aa5
 @dataclass(eq=False)
 class Audit:
     "The lines, and the predictions behind them."
@@ -696,7 +706,7 @@ class Audit:
         n = {s: sum(l.sign == s for l in self.lines) for s in ('pass', 'FAIL', 'not run')}
         return f"Audit({', '.join(f'{v} {k}' for k, v in n.items() if v)}; bits={self.bits}, {len(self.y)} images)"
 
-# %% ../../nbs/65_evaluate.audit.ipynb #1dc66095
+# %% ../../nbs/65_evaluate.audit.ipynb #7cadfedf
 @patch
 def to_frame(self:Audit)->pd.DataFrame:
     "A row per line: line, name, passed, figure, limit."
@@ -718,7 +728,7 @@ def worst(self:Audit)->pd.DataFrame:    # bits, runs, asr, low, high, n, white_b
         rows.append(dict(bits=b, runs=len(seen), asr=r.value, low=low, high=high, n=r.n, white_box=own))
     return pd.DataFrame(rows, columns=['bits', 'runs', 'asr', 'low', 'high', 'n', 'white_box'])
 
-# %% ../../nbs/65_evaluate.audit.ipynb #638b07ea
+# %% ../../nbs/65_evaluate.audit.ipynb #d7d7ec26
 @patch
 def success(self:Audit,
     name:str,    # a run, see `runs`
@@ -729,7 +739,7 @@ def success(self:Audit,
     hit, n = F.pad(p != self.y[:len(p)], (0, len(self.y) - len(p))), torch.arange(len(self.y))
     return Success('asr', hit, (self.clean_pred[bits] == self.y) & (n < len(p)))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #61ca6d46
+# %% ../../nbs/65_evaluate.audit.ipynb #1f584e0e
 @patch
 def left_out(self:Audit)->list:
     "What this audit did less of than the full budget, and the lines it did not run."
@@ -740,7 +750,7 @@ def left_out(self:Audit)->list:
     if missing and {2, 11} & {l.number for l in self.lines}: out.append(f"lines 2 and 11: {', '.join(missing)}")
     return out + [f'line {l.number}: {l.figure}' for l in self.lines if l.passed is None]
 
-# %% ../../nbs/65_evaluate.audit.ipynb #0cf4b156
+# %% ../../nbs/65_evaluate.audit.ipynb #5e4e1321
 @patch
 def text(self:Audit,
     width:int=100,    # columns of the terminal
@@ -761,7 +771,7 @@ def show(self:Audit,
     "Print the audit."
     print(self.text(width))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #20eaa10f
+# %% ../../nbs/65_evaluate.audit.ipynb #614bcaf5
 @patch
 def plot(self:Audit,
     caption='Green passes, red fires, grey was not run',   # a line above all
@@ -783,7 +793,7 @@ def plot(self:Audit,
     ax.set_title(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/65_evaluate.audit.ipynb #7afa553c
+# %% ../../nbs/65_evaluate.audit.ipynb #dfd5e42a
 @patch
 def save(self:Audit,
     dir,    # a folder; it is made
@@ -802,7 +812,7 @@ def save(self:Audit,
                worst=self.worst().to_dict('records'), settings=self.settings))
     return d
 
-# %% ../../nbs/65_evaluate.audit.ipynb #ad3af32a
+# %% ../../nbs/65_evaluate.audit.ipynb #34cd2bd3
 @patch(cls_method=True)
 def load(cls:Audit,
     dir,    # a folder that `save` wrote
@@ -818,7 +828,7 @@ def load(cls:Audit,
     return cls(tuple(AuditLine(**l) for l in j['lines']), tuple(j['bits']), t['y'],
                {b: t[f'clean/{b}'] for b in j['bits']}, runs, tuple(j['other']), j['settings'])
 
-# %% ../../nbs/65_evaluate.audit.ipynb #12d5a77c
+# %% ../../nbs/65_evaluate.audit.ipynb #4752d7b3
 def audit(
     net,                # a multi-bit or plain network; evaluated in eval mode and restored
     dl,                 # held-out images: a loader of (x, y), or a list of batches
@@ -831,6 +841,7 @@ def audit(
     transfer=None,      # a `Transfer` of the report, for lines 1 and 9; None: made here
     gradient_free=None, # a dict name → gradient-free attack for lines 2 and 11; None: Sparse-RS
     undefended=None,    # a network without a defence, for line 11
+    controls=None,      # a `Transfer` of further attacks on it, at areas where they should work
     exported=None,      # a dict bits → function from images to logits, for line 12
     parts=None,         # a folder in which finished attacks are kept, so that the call can go on
     seed:int=0,         # of starts, places and noise
@@ -838,25 +849,30 @@ def audit(
     label='',           # what the bar says in front, such as the name of the network
 )->Audit:
     "The twelve lines on one network."
-    o = budget or (AuditBudget.quick() if quick else AuditBudget())
-    if n is not None: o = replace(o, n=n)
+    o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)
     x, y = (t.cpu() for t in evaluation_images(net, dl, o.n, seed=seed))
-    _check_transfer(transfer, net)
-    given = dict(transfer=transfer, gradient_free=gradient_free, undefended=undefended, exported=exported)
+    given = dict(transfer=_check_transfer(transfer, net), gradient_free=gradient_free, undefended=undefended,
+                 controls=controls, exported=exported)
     bench, out = _bench(net, x, y, bits, o, attack, seed, parts, **given), []
     jobs = [(f'{label}audit, line {k}: {_lines[k][0]}', partial(_run, bench, k, out)) for k in lines]
     run_jobs(jobs, bench.net, progress)
     return _result(bench, out)
 
-# %% ../../nbs/65_evaluate.audit.ipynb #b98ba992
+# %% ../../nbs/65_evaluate.audit.ipynb #571c450a
+def _spend(budget, quick, n):
+    "The budget that is meant, with `n` images if given."
+    o = budget or (AuditBudget.quick() if quick else AuditBudget())
+    return o if n is None else replace(o, n=n)
+
 def _run(bench, number, out): out.append(getattr(bench, f'_line{number}')())
 
 def _check_transfer(transfer, net):
-    "A `ValueError` for a matrix of another network."
+    "`transfer`; a `ValueError` for a matrix of another network."
     if transfer is not None and transfer.settings.get('network_sha256') != fingerprint(net):
-        raise ValueError("transfer was scored on other weights than those of this network: it says nothing about it")
+        raise ValueError("transfer was scored on other weights than those of this network: it says nothing of it")
+    return transfer
 
 def _chosen(lines, attack):
     "The numbers of the lines to run; an error for others, or for an attack that cannot be audited."

@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 __all__ = ['families', 'check_report_folder', 'replace_folder', 'Report', 'default_attacks', 'report', 'text_block',
            'side_by_side', 'seen_means', 'md_table']
 
-# %% ../../nbs/68_evaluate.report.ipynb #2696b7e3
+# %% ../../nbs/68_evaluate.report.ipynb #1c0b36a9
 import html, os, shutil, tempfile, textwrap, time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,13 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
+from ..attack.nes import NES
+from ..attack.patch import Patch
 from ..attack.patchattack import TextureDictionary
+from ..attack.sparse_rs import SparseRS
 from ..core import check_bits, device_of, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
 from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
 from .success import clean_accuracy
-from .suite import attack_suite
+from .suite import at_area, attack_suite
 from .transfer import (Comparison, Transfer, compare, evaluation_images, records, save_png,
                                        slug, transfer_matrix)
 from ..files import fingerprint, plain, read_json, write_json
@@ -90,7 +93,7 @@ def remark(self:Report)->str:
     if self.settings.get('quick'): why.append("the bounded budgets of the quick version")
     return f"A run this small illustrates and does not prove: {'; '.join(why)}." if why else ''
 
-# %% ../../nbs/68_evaluate.report.ipynb #da2eed6e
+# %% ../../nbs/68_evaluate.report.ipynb #6aedc481
 families = {'LaVAN': ('LaVAN',), 'GAP': ('GAP',), 'Patch PGD': ('PatchPGD',), 'PatchAttack': ('MPA', 'TPA'),
             'a gradient-free attack of equal area': ('SparseRS', 'NES')}
 
@@ -119,7 +122,7 @@ def _left_out_of_alignment(self:Report):
 def _left_out_of_audit(self:Report):
     missing = [k for k in self.names if k not in self.audits]
     out = [f"the audit for masked gradients of {', '.join(missing)}"] if missing else []
-    return out + list(dict.fromkeys(o for a in self.audits.values() for o in a.left_out()))
+    return out + list(dict.fromkeys(f'audit, {o}' for a in self.audits.values() for o in a.left_out()))
 
 # %% ../../nbs/68_evaluate.report.ipynb #a3e9ec54
 def default_attacks(
@@ -221,7 +224,7 @@ def _report(o):
     r.save(out); shutil.rmtree(o.parts, ignore_errors=True)
     return r
 
-# %% ../../nbs/68_evaluate.report.ipynb #aff1bfa2
+# %% ../../nbs/68_evaluate.report.ipynb #13e4eee8
 @patch
 def _evaluate(self:Report, name, net, xy, o):
     "Matrix, seen settings, gradient maps, alignment and audit of one network."
@@ -237,10 +240,30 @@ def _evaluate(self:Report, name, net, xy, o):
         self.alignments[name] = alignment_report(net, dl, o.bits, o.n_align, o.stages, o.smooth, **common)
     if o.audit is not False:
         budget, exported = _audit_budget(o, len(xy[0])), (o.exported or {}).get(name)
-        self.audits[name] = audit(net, dl, o.bits, budget=budget, transfer=t, undefended=o.undefended,
-                                  exported=exported, parts=parts and parts/'audit', **common)
+        tools = dict(zip(t.attacks, _several(o.attacks)))
+        given = dict(undefended=o.undefended, controls=_controls(o, tools, dl, budget), exported=exported)
+        blind = {k: a for k, a in tools.items() if isinstance(a, (SparseRS, NES))} or None
+        self.audits[name] = audit(net, dl, o.bits, budget=budget, transfer=t, gradient_free=blind, **given,
+                                  parts=parts and parts/'audit', **common)
 
-# %% ../../nbs/68_evaluate.report.ipynb #6e35b176
+# %% ../../nbs/68_evaluate.report.ipynb #50e6445f
+def _several(attacks):
+    "The attacks of a matrix as a list."
+    if isinstance(attacks, dict):
+        return [attacks] if isinstance(next(iter(attacks.values())), Patch) else [*attacks.values()]
+    return [*attacks] if isinstance(attacks, (list, tuple)) else [attacks]
+
+def _controls(o, tools, dl, budget):
+    "The attacks of the report on the undefended network at a quarter of the image, made once for all networks."
+    if o.undefended is None or 'controls' in o: return o.get('controls')
+    used = {k: a for k, a in tools.items() if not isinstance(a, (SparseRS, NES, dict))}
+    tools, n = at_area(used, .25, dl[0][0].shape[-2:]), min(budget.n, sum(len(y) for _, y in dl))
+    o.controls = None if not tools else transfer_matrix(
+        o.undefended, dl, tools, bits_of(o.undefended)[:1], None, o.fit_on, n=n, nulls=False, seed=o.seed,
+        parts=o.parts and o.parts/'undefended', progress=o.progress, label='undefended: ')
+    return o.controls
+
+# %% ../../nbs/68_evaluate.report.ipynb #83f0e709
 def text_block(
     title:str,    # a line above, or ''
     rows,         # rows of cells, the first one the header; None for a line
@@ -271,7 +294,7 @@ def side_by_side(
         row.append(b)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #f3373858
+# %% ../../nbs/68_evaluate.report.ipynb #baf67296
 def _percent(r):
     "A rate in few characters: value[low,high] in percent."
     if not r.n: return '–'
@@ -291,7 +314,7 @@ def matrix_text(self:Transfer,
     rows += [[o, *(_percent(self.null_success(attack, o, b, definition).rate) for b in self.bits)] for o in k]
     return text_block(title, rows, gap=1)
 
-# %% ../../nbs/68_evaluate.report.ipynb #a9524d2e
+# %% ../../nbs/68_evaluate.report.ipynb #957b3886
 @patch
 def clean_table(self:Report)->pd.DataFrame:
     "Clean accuracy, % [95 % interval]: a row per network, a column per bit-width."
@@ -309,7 +332,7 @@ def summary_table(self:Report,
     f[shares] = (100*f[shares].astype(float)).round(1)
     return f
 
-# %% ../../nbs/68_evaluate.report.ipynb #31ec7d60
+# %% ../../nbs/68_evaluate.report.ipynb #befeda57
 def _rows_of(df):
     "A table as rows of strings, the index in front."
     f = df.reset_index()
@@ -327,7 +350,7 @@ def _matrix_lines(self:Report, width):
             out += side_by_side([t.matrix_text(a, k, d) for k, t in self.transfers.items()], width)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #a6280d53
+# %% ../../nbs/68_evaluate.report.ipynb #44e83edc
 @patch
 def _alignment_lines(self:Report, width):
     out = []
@@ -345,7 +368,7 @@ def _alignment_lines(self:Report, width):
         if gone: out.append(f'{k}: images whose input gradient is exactly zero, by bit-width: {gone}')
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #f69d97ed
+# %% ../../nbs/68_evaluate.report.ipynb #0238b242
 @patch
 def text(self:Report,
     width:int=100,    # columns of the terminal
@@ -359,12 +382,12 @@ def text(self:Report,
     for k, f in self.seen.items():
         out += [f'{k}: seen and unseen settings, asr %', *text_block('', _rows_of(seen_means(f))), '']
     if self.alignments: out += ['Alignment', '---------', *self._alignment_lines(width)]
-    for k, a in self.audits.items(): out += [f'Audit: {k}', '-'*(7 + len(k)), a.text(width), '']
+    for k, a in self.audits.items(): out += [f'Audit: {k}', '-'*(7 + len(k)), *a.text(width).splitlines(), '']
     if self.remark(): out += [self.remark()]
     out += [self._missing()]
     return '\n'.join(l for line in out for l in _wrap(line, width))
 
-# %% ../../nbs/68_evaluate.report.ipynb #36e6cd14
+# %% ../../nbs/68_evaluate.report.ipynb #eb1b41e4
 def _wrap(line, width):
     "A line cut at spaces where it is too long; an empty line stays."
     return textwrap.wrap(line, width, drop_whitespace=True, replace_whitespace=False) if len(line) > width else [line]
@@ -376,7 +399,7 @@ def show(self:Report,
     "Print the report."
     print(self.text(width))
 
-# %% ../../nbs/68_evaluate.report.ipynb #2e4a4edf
+# %% ../../nbs/68_evaluate.report.ipynb #1e282c28
 def _bare(ax):
     ax.set_xticks([]); ax.set_yticks([])
     for s in ax.spines.values(): s.set_visible(False)
@@ -404,7 +427,7 @@ def patches_figure(self:Report,
     fig.suptitle(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/68_evaluate.report.ipynb #d19722b5
+# %% ../../nbs/68_evaluate.report.ipynb #ea15df58
 @patch
 def patched_figure(self:Report,
     most:int=8,    # images in a row, at most
@@ -422,7 +445,7 @@ def patched_figure(self:Report,
     fig.suptitle(caption, fontsize=9)
     return fig
 
-# %% ../../nbs/68_evaluate.report.ipynb #99a1ba2d
+# %% ../../nbs/68_evaluate.report.ipynb #54972bdb
 @patch
 def pictures(self:Report)->list:
     "(file, function that draws it or None if it is there already, caption), in the order of the page."
@@ -445,7 +468,7 @@ def pictures(self:Report)->list:
                     'Look along a row: what is alike, a patch can use.'))
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #65de89bd
+# %% ../../nbs/68_evaluate.report.ipynb #7e344275
 @patch
 def attack_table(self:Report)->pd.DataFrame:
     "A row per attack: what it was, what it covered, what it could spend, and how long it took."
@@ -464,7 +487,7 @@ def _attack_row(self:Report, name, area):
                 place='its own' if places is None else str(places), goal=goal, budget=budget or '–',
                 images=s['n'], seconds=round(seconds))
 
-# %% ../../nbs/68_evaluate.report.ipynb #5eaefae5
+# %% ../../nbs/68_evaluate.report.ipynb #7e7abe26
 @patch
 def sections(self:Report)->list:
     "(heading, sentence, table) in the order of the page."
@@ -480,7 +503,7 @@ def sections(self:Report)->list:
     return out + self._success_sections() + self._alignment_sections() + \
         [self._audit_section(k, a) for k, a in self.audits.items()]
 
-# %% ../../nbs/68_evaluate.report.ipynb #d5f42a34
+# %% ../../nbs/68_evaluate.report.ipynb #759b3788
 @patch
 def _success_sections(self:Report):
     "Threat levels of each victim, seen and unseen settings, the difference of two networks."
@@ -507,7 +530,7 @@ def _alignment_sections(self:Report):
         out += [(f'Alignment by depth: {k}', f'{m}, value (null).', a.by_stage(m)) for m in measures]
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #ae72ee3a
+# %% ../../nbs/68_evaluate.report.ipynb #b0d39c17
 @patch
 def _audit_section(self:Report, name, a):
     said = {True: 'Every line passes.', False: 'At least one line fails: read it before any figure above.',
@@ -523,7 +546,7 @@ def seen_means(
     g[['mean', 'highest', 'highest null']] = (100*g[['mean', 'highest', 'highest null']].astype(float)).round(1)
     return g.set_index('setting')
 
-# %% ../../nbs/68_evaluate.report.ipynb #4c3a213c
+# %% ../../nbs/68_evaluate.report.ipynb #6768bd4c
 def md_table(
     df,    # a pandas table
 )->str:
@@ -550,7 +573,7 @@ def to_markdown(self:Report)->str:
     out += ['## Settings', f'`report.json` holds every setting, seed and version. {self._made_with()}']
     return '\n\n'.join(o for o in out if o) + '\n'
 
-# %% ../../nbs/68_evaluate.report.ipynb #cd77b9c4
+# %% ../../nbs/68_evaluate.report.ipynb #730a7451
 _style = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0;font-size:13px}
 td,th{border-bottom:1px solid #ddd;padding:.25em .7em;text-align:right}
@@ -578,7 +601,7 @@ def to_html(self:Report)->str:
                f'{e(self._made_with())}</p></html>')
     return '\n'.join(out)
 
-# %% ../../nbs/68_evaluate.report.ipynb #32408708
+# %% ../../nbs/68_evaluate.report.ipynb #f816f1a6
 @patch
 def _write(self:Report, d):
     "Everything into the folder `d`."
@@ -611,7 +634,7 @@ def _tables(self:Report)->dict:
         if tables: out[name] = pd.concat(tables, names=['network']).reset_index('network').reset_index(drop=True)
     return out
 
-# %% ../../nbs/68_evaluate.report.ipynb #026bd1c4
+# %% ../../nbs/68_evaluate.report.ipynb #c7409af0
 @patch
 def save(self:Report,
     dir,    # a folder: new, empty, or an older report, which is replaced
@@ -627,7 +650,7 @@ def save(self:Report,
 @patch
 def _saved(self:Report, out): self.save(out); return self
 
-# %% ../../nbs/68_evaluate.report.ipynb #cb4edf4d
+# %% ../../nbs/68_evaluate.report.ipynb #22c32e9b
 @patch(cls_method=True)
 def load(cls:Report,
     dir,    # a folder that `save` wrote
