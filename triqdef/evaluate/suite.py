@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 # %% auto #0
 __all__ = ['full_budget', 'quick_budget', 'white_box', 'black_box', 'attack_suite', 'at_area']
 
-# %% ../../nbs/66_evaluate.suite.ipynb #8a213ce7
+# %% ../../nbs/66_evaluate.suite.ipynb #1f02c3ca
 from ..attack.gap import GAP
 from ..attack.lavan import LaVAN
 from ..attack.nes import NES
@@ -16,6 +16,7 @@ from ..attack.pgd import PatchPGD
 from ..attack.sparse_rs import SparseRS
 from ..core import check_choice
 from .curves import with_setting
+from .transfer import attack_name
 
 # %% ../../nbs/66_evaluate.suite.ipynb #f2af025f
 full_budget = dict(gap=500, pgd=60, lavan=300, universal=500, queries=10_000)
@@ -62,12 +63,12 @@ def attack_suite(
     picked = [makers[check_choice(n, known, 'attack')] for n in chosen]
     return {name: make() for name, make in picked}
 
-# %% ../../nbs/66_evaluate.suite.ipynb #57376a21
+# %% ../../nbs/66_evaluate.suite.ipynb #1692dedc
 def at_area(
     attacks:dict,    # name → attack
     share:float,     # of the image, in (0,1]
     hw,              # (height, width) of the image in pixels
-)->dict:             # name with the share → copy; attacks that choose their own area stay as they are
+)->dict:             # name → copy; attacks that choose their own area stay as they are
     "Copies of attacks whose patch covers a share of the image."
     if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)
@@ -75,5 +76,5 @@ def at_area(
         if getattr(a, 'size', None) is not None: a = with_setting(a, 'size', side)
         elif getattr(a, 'area', None) is not None: a = with_setting(a, 'area', share)
         else: out[k] = a; continue
-        out[f'{k}, {share:.0%} of the area'] = a
+        out[attack_name(a)] = a
     return out
