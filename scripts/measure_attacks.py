@@ -14,9 +14,10 @@ import torch
 from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
-from triqdef.attack.patchattack import MPA, TPA, TextureDictionary
+from triqdef.attack.patchattack import MPA, TPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
+from triqdef.attack.textures import TextureDictionary
 from triqdef.core import versions
 from triqdef.data import cifar_dls
 from triqdef.evaluate.success import clean_accuracy, predict

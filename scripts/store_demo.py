@@ -24,7 +24,8 @@ def row(network, rows, clean, alignment):
     for a in asr.attack.unique():
         part = asr[asr.attack == a]
         cells += [percent(part[part.threat == level].asr.mean()) for level in levels]
-    g = alignment[(alignment.network == network) & (alignment.what == 'gradient') & (alignment.measure == 'HOG cosine')]
+    g = alignment[(alignment.network == network) & (alignment.what == 'gradient') & (alignment.measure == 'HOG cosine')
+                  & (alignment.smooth == 0)]
     return [network, *cells, f"{g['mean'].mean():.2f} ({g.null.mean():.2f})"]
 
 def widest(rows, a, b):

@@ -12,9 +12,10 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
 from triqdef.attack.patch import Patch, to_uint8_grid
-from triqdef.attack.patchattack import MPA, TPA, TextureDictionary
+from triqdef.attack.patchattack import MPA, TPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
+from triqdef.attack.textures import TextureDictionary
 from triqdef.evaluate.audit import Momentum
 from triqdef.quant.convert import at_bits, calibrate, to_multibit
 from triqdef.toys import toy_images, trained_toy

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #36591a0f
+# %% ../nbs/99_all.ipynb #d0f9639c
 from fastai.callback.schedule import ParamScheduler   # gives Learner its fit_one_cycle
 from fastai.learner import Learner
 
@@ -20,10 +20,12 @@ from .attack.patch import *
 from .attack.patchattack import *
 from .attack.pgd import *
 from .attack.sparse_rs import *
+from .attack.textures import *
 from .core import *
 from .data import *
 from .evaluate.alignment import *
 from .evaluate.audit import *
+from .evaluate.compare import *
 from .evaluate.curves import *
 from .evaluate.report import *
 from .evaluate.seen import *

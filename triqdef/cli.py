@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 # %% auto #0
 __all__ = ['small_print', 'user_errors', 'make_attacks', 'parser', 'main']
 
-# %% ../nbs/80_cli.ipynb #8e30ca95
+# %% ../nbs/80_cli.ipynb #11936a05
 import argparse, os, sys, warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from fastcore.docments import docments
 
-from .attack.patchattack import TextureDictionary
+from .attack.textures import TextureDictionary
 from .core import versions
 from .data import take
 from .evaluate.report import report

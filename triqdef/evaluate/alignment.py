@@ -248,7 +248,7 @@ def _other_job(w, cut, seen):
             c = raw_cosine(ours[a], theirs[b][what].to(ours[a].device), s)
             out.independent.setdefault((what, a, b, 'cosine', s), []).append(c.cpu())
 
-# %% ../../nbs/62_evaluate.alignment.ipynb #38d01b1a
+# %% ../../nbs/62_evaluate.alignment.ipynb #edcbce17
 def _map_job(w, what, sigma):
     "Edge IoU and HOG cosine of all pairs of one kind of map at one σ."
     out, (d, other) = w.out, (_described(w, maps, what, sigma) for maps in (w.maps, w.theirs))
@@ -261,8 +261,10 @@ def _map_job(w, what, sigma):
 
 def _described(w, maps, what, sigma):
     "Bit-width → what the measures compare; empty where the maps are too small, or not there."
-    d = {b: describe(torch.cat(maps[what, b]), sigma) for b in w.out.bits if (what, b) in maps}
-    return {} if None in d.values() else d
+    there = [b for b in w.out.bits if (what, b) in maps]
+    d = {b: [describe(m, sigma) for o in maps[what, b] for m in o.split(256)] for b in there}
+    if any(None in parts for parts in d.values()): return {}
+    return {b: tuple(map(torch.cat, zip(*parts))) for b, parts in d.items()}
 
 def _put(into, what, a, b, sigma, found):
     for m, v in zip(measures[1:], found): into[what, a, b, m, sigma] = v

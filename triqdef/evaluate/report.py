@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 __all__ = ['families', 'check_report_folder', 'replace_folder', 'Report', 'default_attacks', 'report', 'text_block',
            'side_by_side', 'seen_means', 'md_table']
 
-# %% ../../nbs/68_evaluate.report.ipynb #1c0b36a9
+# %% ../../nbs/68_evaluate.report.ipynb #47ccb77b
 import html, os, shutil, tempfile, textwrap, time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,16 +24,16 @@ from torch import nn, Tensor
 
 from ..attack.nes import NES
 from ..attack.patch import Patch
-from ..attack.patchattack import TextureDictionary
+from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
 from ..core import check_bits, device_of, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
+from .compare import compare, Comparison
 from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
 from .success import clean_accuracy
 from .suite import at_area, attack_suite
-from .transfer import (Comparison, Transfer, compare, evaluation_images, records, save_png,
-                                       slug, transfer_matrix)
+from .transfer import evaluation_images, records, save_png, slug, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 

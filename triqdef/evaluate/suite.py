@@ -7,13 +7,14 @@ Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 # %% auto #0
 __all__ = ['full_budget', 'quick_budget', 'white_box', 'black_box', 'attack_suite', 'at_area']
 
-# %% ../../nbs/66_evaluate.suite.ipynb #1f02c3ca
+# %% ../../nbs/66_evaluate.suite.ipynb #ae48c66e
 from ..attack.gap import GAP
 from ..attack.lavan import LaVAN
 from ..attack.nes import NES
-from ..attack.patchattack import MPA, TPA, TextureDictionary
+from ..attack.patchattack import MPA, TPA
 from ..attack.pgd import PatchPGD
 from ..attack.sparse_rs import SparseRS
+from ..attack.textures import TextureDictionary
 from ..core import check_choice
 from .curves import with_setting
 from .transfer import attack_name

@@ -6,14 +6,13 @@ Docs: https://triqdef.github.io/triqdef/evaluate.transfer.html.md"""
 
 # %% auto #0
 __all__ = ['attack_settings', 'attack_name', 'source_label', 'Transfer', 'run_jobs', 'image_hash', 'evaluation_images',
-           'transfer_matrix', 'threat_level', 'heat_cells', 'draw_matrices', 'slug', 'save_png', 'records',
-           'paired_difference', 'Comparison', 'compare']
+           'transfer_matrix', 'threat_level', 'heat_cells', 'draw_matrices', 'slug', 'save_png', 'records']
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #300957aa
+# %% ../../nbs/61_evaluate.transfer.ipynb #96112d1d
 import copy, hashlib, inspect, re, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,7 +23,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from torch import nn, Tensor
+from torch import Tensor
 
 from ..attack.criteria import check_classes, Criterion
 from ..attack.gap import seeded_loader
@@ -965,100 +964,3 @@ def _in_order(self:Transfer, cells):
     self.adv_pred = order(self.adv_pred, lambda a, s, b: (rank[a, s], at[b]))
     self.null_pred = order(self.null_pred, lambda a, k, b: (names.index(a), kinds.index(k), at[b]))
     self.samples, self.spent = (order(d, lambda a, s: rank[a, s]) for d in (self.samples, self.spent))
-
-# %% ../../nbs/61_evaluate.transfer.ipynb #d7eec49e
-@lru_cache(maxsize=1)
-def _resamples(n, draws, seed):
-    "How often each image is drawn, (draws, n); the same for every cell of a table."
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
-
-def paired_difference(
-    a:Success,         # one network's result
-    b:Success,         # another's, on the same images in the same order
-    draws:int=1000,    # bootstrap samples
-    seed:int=0,        # of the draws
-    level:float=.95,   # confidence
-)->dict:               # difference a − b, low, high, images
-    "The difference of two rates on the same images with its bootstrap interval."
-    if len(a.hit) != len(b.hit): raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
-    if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
-    n = len(a.hit)
-    w = _resamples(n, draws, seed)
-    def rates(s):
-        hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
-        with np.errstate(invalid='ignore', divide='ignore'): return (w @ hit)/(w @ counted)
-    d = rates(a) - rates(b); d = d[np.isfinite(d)]
-    q = [(1 - level)/2, (1 + level)/2]
-    low, high = np.quantile(d, q) if len(d) else (float('nan'),)*2
-    return dict(difference=a.value - b.value, low=float(low), high=float(high), images=n)
-
-# %% ../../nbs/61_evaluate.transfer.ipynb #39f2805d
-@dataclass(eq=False)
-class Comparison:
-    "Matrices of several networks, made by the same attacks on the same images."
-    transfers:dict    # name → Transfer
-
-    @property
-    def attacks(self)->list:
-        "Attacks that all networks faced."
-        first, *rest = self.transfers.values()
-        return [a for a in first.attacks if all(a in t.attacks for t in rest)]
-
-    def to_frame(self,
-        definition=None,    # one definition, or None for all
-    )->pd.DataFrame:
-        "Tidy rows of all networks, with the column `network` in front."
-        frames = {k: t.to_frame(definition) for k, t in self.transfers.items()}
-        return pd.concat(frames, names=['network']).reset_index('network').reset_index(drop=True)
-
-    def clean(self)->pd.DataFrame:
-        "Clean accuracy: rows network and bits."
-        return pd.concat({k: t.clean for k, t in self.transfers.items()}, names=['network'])
-
-# %% ../../nbs/61_evaluate.transfer.ipynb #0867964d
-def compare(
-    transfers:dict,    # name → `Transfer`, made with the same attacks
-)->Comparison:
-    "Several networks' matrices side by side."
-    if not (isinstance(transfers, dict) and transfers and all(isinstance(t, Transfer) for t in transfers.values())):
-        raise TypeError(f"transfers must be a dict name → Transfer, got {type(transfers).__name__}")
-    out = Comparison({str(k): t for k, t in transfers.items()})
-    if not out.attacks:
-        raise ValueError(f"the networks share no attack: {[list(t.attacks) for t in transfers.values()]}")
-    return out
-
-@patch
-def plot(self:Comparison,
-    definition='asr',    # 'asr', 'asr_all' or 'asr_targeted'; attacks without a target show 'asr'
-    attacks=None,        # names of attacks to show, None for all that the networks share
-    caption='The same attacks on each network: darker is worse for the defender',   # a line above all
-):
-    "A column per network, a row per attack, one scale; gives the matplotlib figure."
-    check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
-    names = [check_choice(a, self.attacks, 'attacks') for a in (self.attacks if attacks is None else attacks)]
-    grid = [[(t, a) for t in self.transfers.values()] for a in names]
-    titles = [[f"{k}\n{a} (n={t.attacks[a]['n']})" for k, t in self.transfers.items()] for a in names]
-    return draw_matrices(grid, titles, definition, caption)
-
-# %% ../../nbs/61_evaluate.transfer.ipynb #f730c698
-@patch
-def difference(self:Comparison,
-    a:str=None,         # a network, None for the first
-    b:str=None,         # another, None for the last
-    definition='asr',   # definition of success
-    draws:int=1000,     # bootstrap samples
-    seed:int=0,         # of the draws
-)->pd.DataFrame:        # attack, source, target, threat, difference a − b, low, high, images
-    "Cell by cell, how much more often attacks succeed on `a` than on `b`, with paired intervals."
-    names = list(self.transfers)
-    a = check_choice(names[0] if a is None else a, names, 'a')
-    b = check_choice(names[-1] if b is None else b, names, 'b')
-    A, B = self.transfers[a], self.transfers[b]
-    if A.settings['images_sha256'] != B.settings['images_sha256']:
-        raise ValueError(f"{a!r} and {b!r} were scored on different images: a paired difference needs the same")
-    rows = []
-    for k, s, t in A.adv_pred:
-        if (k, s, t) not in B.adv_pred or definition not in A.definitions(k): continue
-        d = paired_difference(*(o.success(k, s, t, definition) for o in (A, B)), draws, seed)
-        rows.append(dict(attack=k, source=s, target=t, threat=A.threat(k, s, t), **d))
-    return pd.DataFrame(rows)
