@@ -69,6 +69,7 @@ def main(report, control=None):
             cut = max(i for i, r in enumerate(d[k]) if r['network'] == d[k][0]['network']) + 1
             d[k] = d[k][:cut] + rest + d[k][cut:]
         d['control'] = c['settings']
+    d['alignment'] = [r for r in d['alignment'] if not r['smooth']]
     caption, evidence = paragraphs(d)
     keep = {k: d[k] for k in ('settings', 'control', 'clean', 'transfer', 'alignment') if k in d}
     for folder in ('results', 'images'): (nbs/folder).mkdir(exist_ok=True)
