@@ -183,7 +183,7 @@ def trained(tmp_path_factory):
     assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
     return folder
 
-QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--patch-size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--quiet']
+QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--patch-size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--no-audit', '--quiet']
 
 def test_help_teaches(here):
     r = triqdef('--help')
@@ -219,6 +219,16 @@ def test_evaluate(trained, here, tmp_path):
     tables = [f for f in files(tmp_path/'one') if f.endswith('.csv')]
     assert tables == [f for f in files(tmp_path/'two') if f.endswith('.csv')]
     for f in tables: assert (tmp_path/'one'/f).read_text() == (tmp_path/'two'/f).read_text(), f
+
+def test_quick_evaluate(trained, here, tmp_path):
+    "Within its bounds: T1, T2 and T3, twelve lines with their figures, and what was left out; nothing unfinished stays."
+    r = here('evaluate', trained, '--quick', '--quiet', '--n', 64, '--n-align', 8, '--gap-steps', 2, '--out', tmp_path/'quick')
+    assert r.returncode == 0, r.stderr[-2000:]
+    j = json.loads((tmp_path/'quick'/'report.json').read_text())
+    assert [l['line'] for l in j['audit']] == list(range(1, 13)) and all(l['figure'] for l in j['audit'])
+    assert {'T1', 'T2', 'T3'} == {c['threat'] for c in j['transfer']}
+    assert any('PatchAttack' in o for o in j['left_out']) and 'bounded budgets' in r.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ['quick']
 
 def test_demo(here, tmp_path):
     "Both networks, both matrices side by side, the warning that it is small; a report and two runs that other commands read."

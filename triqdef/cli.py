@@ -129,7 +129,7 @@ def _add_report_options(p, out, n, n_attack, n_align, **steps):
     p.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
-# %% ../nbs/80_cli.ipynb #fc3012b5
+# %% ../nbs/80_cli.ipynb #f0cd8392
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
         'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '
@@ -140,8 +140,8 @@ def _add_evaluate(commands):
     p.add_argument('folders', nargs='+', help='run folders, finished')
     p.add_argument('--quick', action='store_true', help='at most 500 images and small budgets: about 5 minutes for a '
                    'ResNet-20 at four bit-widths on 2 cores')
-    p.add_argument('--attacks', nargs='+', choices=white_box + black_box,
-                   help='default: all; with --quick gap, pgd, lavan')
+    p.add_argument('--attacks', nargs='+', choices=white_box + black_box, metavar='NAME', help='of ' +
+                   ', '.join(white_box + black_box) + ' (default: all; with --quick gap, pgd, lavan)')
     p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
     p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
                    "checkpoint or 'none'; default: what a run began from, if no patch was in its training")

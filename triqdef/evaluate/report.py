@@ -8,8 +8,9 @@ Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 __all__ = ['families', 'check_report_folder', 'replace_folder', 'Report', 'default_attacks', 'report', 'text_block',
            'side_by_side', 'seen_means', 'md_table']
 
-# %% ../../nbs/68_evaluate.report.ipynb #47ccb77b
+# %% ../../nbs/68_evaluate.report.ipynb #d78d9419
 import html, os, shutil, tempfile, textwrap, time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -201,10 +202,19 @@ def report(
     "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
     return _report(AttrDict(locals()))
 
-# %% ../../nbs/68_evaluate.report.ipynb #917c1c04
+# %% ../../nbs/68_evaluate.report.ipynb #04a5819e
 def _bounded(o):
     "The arguments of a quick report: smaller numbers where none were given."
     o.n, o.n_attack, o.n_align = min(o.n or 500, 500), min(o.n_attack or 64, 64), min(o.n_align, 64)
+
+@contextmanager
+def _cleared(folder):
+    "Bad input leaves nothing behind; what an interruption leaves stays, and so does what was there before."
+    before = folder is not None and folder.exists()
+    try: yield
+    except (ValueError, TypeError):
+        if folder is not None and not before: shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 def _report(o):
     "The work of `report`; finished jobs lie beside the folder until it is whole."
@@ -218,7 +228,8 @@ def _report(o):
     s = dict({k: o[k] for k in kept}, n=len(x), notes=o.notes or {},
              versions=versions(device_of(next(iter(nets.values())))))
     r = Report({}, images=x[:4].cpu(), settings=plain(s))
-    for k, net in nets.items(): r._evaluate(k, net, (x, y), o)
+    with _cleared(o.parts):
+        for k, net in nets.items(): r._evaluate(k, net, (x, y), o)
     r.settings |= dict(seconds=round(time.time() - start, 1), reused=sum(t.reused for t in r.transfers.values()))
     if out is None: return r
     r.save(out); shutil.rmtree(o.parts, ignore_errors=True)
@@ -601,7 +612,7 @@ def to_html(self:Report)->str:
                f'{e(self._made_with())}</p></html>')
     return '\n'.join(out)
 
-# %% ../../nbs/68_evaluate.report.ipynb #f816f1a6
+# %% ../../nbs/68_evaluate.report.ipynb #41296462
 @patch
 def _write(self:Report, d):
     "Everything into the folder `d`."
@@ -630,7 +641,7 @@ def _tables(self:Report)->dict:
         frames = {k: a.to_frame() for k, a in self.alignments.items()}
         out['alignment'] = pd.concat(frames, names=['network']).reset_index('network')
     for name, tables in dict(threats={k: t.threat_table() for k, t in self.transfers.items()}, seen=self.seen,
-                             audit={k: a.to_frame() for k, a in self.audits.items()}).items():
+                             audit={k: a.to_frame().reset_index() for k, a in self.audits.items()}).items():
         if tables: out[name] = pd.concat(tables, names=['network']).reset_index('network').reset_index(drop=True)
     return out
 
