@@ -275,7 +275,8 @@ def test_checkpoint_with_code_is_refused_by_the_command(tmp_path):
 def test_interrupted_command_goes_on(here, whole, tmp_path):
     "Ctrl-C after the first epoch: 130 and a sentence; the same command ends with the weights of an uninterrupted run."
     args = ['train', tmp_path/'cut', '--method', 'triqdef', '--epochs', 3, *TOYS]
-    child = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    child = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a job in the background ignores it
     end = time.monotonic() + 120
     while not (tmp_path/'cut'/'state.pt').exists() and child.poll() is None and time.monotonic() < end: time.sleep(.005)
     child.send_signal(signal.SIGINT)
