@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.ensemble.html.md"""
 # %% auto #0
 __all__ = ['View', 'BitEnsemble', 'RandomPrecision', 'Smoothed', 'BackwardSwap', 'FeaturePull', 'alike']
 
-# %% ../../nbs/49_attack.ensemble.ipynb #342c39b0
+# %% ../../nbs/49_attack.ensemble.ipynb #d683a573
 from random import Random
 
 import torch
@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from .criteria import goal_loss, goal_met
-from .pgd import BitMean, as_view, look_at, unit_gradient
+from .pgd import BitMean, as_view, gradient_to, look_at, unit_gradient
 from ..core import check_bit, check_choice, generator
 from ..percept.features import tap_stages
 from ..quant.convert import at_bits, backward_as
 
-# %% ../../nbs/49_attack.ensemble.ipynb #329e6efe
+# %% ../../nbs/49_attack.ensemble.ipynb #8835baca
 class View:
     "A view of the bit-widths: beside the call, its memory, by default none but that of `inner`."
     inner = None
@@ -36,7 +36,7 @@ class View:
     def select(self, rows=None, n=None):
         if hasattr(self.inner, 'select'): self.inner.select(rows, n)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #d62a4a74
+# %% ../../nbs/49_attack.ensemble.ipynb #2fcc3601
 def _number(*key):
     "A whole number below 2⁶³ that depends on `key` alone."
     return Random('/'.join(map(str, key))).getrandbits(63)
@@ -45,7 +45,7 @@ def _fixed(seed):
     "`seed`, or for None one drawn from torch's global state."
     return generator().initial_seed() if seed is None else seed
 
-# %% ../../nbs/49_attack.ensemble.ipynb #e806c2fd
+# %% ../../nbs/49_attack.ensemble.ipynb #f771ddcb
 class BitEnsemble(View, BitMean):
     "Several bit-widths as one: their mean, one in turn or at random, or the worst of them."
     def __init__(self,
@@ -67,7 +67,7 @@ class BitEnsemble(View, BitMean):
                 'random': f', seed={self.seed}'}
         return f"BitEnsemble({self.bits}, {self.how!r}{more.get(self.how, '')})"
 
-# %% ../../nbs/49_attack.ensemble.ipynb #b5008cda
+# %% ../../nbs/49_attack.ensemble.ipynb #10e28ed2
 @patch
 def at(self:BitEnsemble,
     step:int,    # number of the step
@@ -77,7 +77,7 @@ def at(self:BitEnsemble,
     if self.how == 'random': return (self.bits[_number(self.seed, step) % len(self.bits)],)
     return self.bits
 
-# %% ../../nbs/49_attack.ensemble.ipynb #0cb1a38f
+# %% ../../nbs/49_attack.ensemble.ipynb #84426a7e
 @patch
 def reset(self:BitEnsemble):
     "Forget the weights and the selection: a new run."
@@ -101,7 +101,7 @@ def select(self:BitEnsemble,
     "Say which images of a run the next looks are at."
     self.rows = None if rows is None else (rows, n)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #7860029a
+# %% ../../nbs/49_attack.ensemble.ipynb #50b2f112
 @patch
 def _weigh(self:BitEnsemble, level, step, each):
     "Weights of this step, (K,B) or (K,1), from the losses `level` of that shape."
@@ -119,7 +119,7 @@ def _weigh(self:BitEnsemble, level, step, each):
     self.weights = w
     return w[:, rows]
 
-# %% ../../nbs/49_attack.ensemble.ipynb #7327932e
+# %% ../../nbs/49_attack.ensemble.ipynb #24022052
 @patch
 def __call__(self:BitEnsemble,
     net,            # the network, inside `under_attack`
@@ -144,7 +144,7 @@ def __call__(self:BitEnsemble,
     w = w.reshape(*w.shape, 1, 1, 1) if each else w.reshape(-1, 1, 1, 1)
     return loss, met.mean(0), (w.to(units.dtype)*units).sum(0)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #95d0cca7
+# %% ../../nbs/49_attack.ensemble.ipynb #b07d00d3
 class RandomPrecision(View, BitMean):
     "A victim that draws its bit-width for each prediction: the expectation, exact or over draws."
     def __init__(self,
@@ -168,7 +168,7 @@ class RandomPrecision(View, BitMean):
         drawn = (_number(self.seed, step, j) % len(self.bits) for j in range(self.samples))
         return tuple(self.bits[k] for k in drawn)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #bd72a420
+# %% ../../nbs/49_attack.ensemble.ipynb #a1c9eff5
 @patch
 def __call__(self:RandomPrecision,
     net,            # the network, inside `under_attack`
@@ -188,7 +188,7 @@ def __call__(self:RandomPrecision,
     n = len(drawn)
     return loss/n, met/n, g/n if grad else None
 
-# %% ../../nbs/49_attack.ensemble.ipynb #90e0aa7c
+# %% ../../nbs/49_attack.ensemble.ipynb #6dc11e0a
 class Smoothed(View):
     "The gradient of a view, averaged over noisy copies of the patched images."
     def __init__(self,
@@ -204,7 +204,7 @@ class Smoothed(View):
     def __repr__(self):
         return f"Smoothed({self.inner}, sigma={self.sigma}, n={self.n}, seed={self.seed})"
 
-# %% ../../nbs/49_attack.ensemble.ipynb #ec6593ce
+# %% ../../nbs/49_attack.ensemble.ipynb #ad44cf8a
 @patch
 def _noisy(self:Smoothed, render, *key):
     "`render` with noise that depends on the seed and `key`, the same at each bit-width."
@@ -233,7 +233,7 @@ def __call__(self:Smoothed,
         g = g + self.inner(net, self._noisy(render, step, i), p, y, target, step)[2]
     return loss, met, g/self.n
 
-# %% ../../nbs/49_attack.ensemble.ipynb #8fd29b23
+# %% ../../nbs/49_attack.ensemble.ipynb #9fe340c7
 class BackwardSwap(View):
     "The loss and the goal of one view, with the gradient of another backward pass."
     def __init__(self,
@@ -259,7 +259,7 @@ class BackwardSwap(View):
             return loss, met, BitMean(self.how)(*look)[2]
         with backward_as(net, self.how, self.temperature): return self.inner(*look)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #75282048
+# %% ../../nbs/49_attack.ensemble.ipynb #ebf8415f
 class FeaturePull(View, BitMean):
     "All bit-widths, with a term that makes their features on the patched images alike."
     def __init__(self,
@@ -276,7 +276,7 @@ class FeaturePull(View, BitMean):
         stages = '' if self.stages is None else f', stages={tuple(self.stages)}'
         return f"FeaturePull({self.bits}, weight={self.weight}{stages})"
 
-# %% ../../nbs/49_attack.ensemble.ipynb #0c218c89
+# %% ../../nbs/49_attack.ensemble.ipynb #90d08d2a
 def alike(
     features,    # for each bit-width, a list of stage features (B,C,H,W)
 )->torch.Tensor: # (B,), −1 to 1
@@ -297,13 +297,7 @@ def _features(self:FeaturePull, net, render, p, y, target):
             met.append(goal_met(logits.detach(), y, target).float())
     return torch.stack(losses), torch.stack(met).mean(0), alike(features)
 
-# %% ../../nbs/49_attack.ensemble.ipynb #4bcd8dea
-def _toward(loss, p):
-    "The gradient of `loss.sum()`, zero where none reaches `p`; the graph is kept."
-    if not loss.requires_grad: return torch.zeros_like(p)
-    return torch.autograd.grad(loss.sum(), p, retain_graph=True, allow_unused=True,
-                               materialize_grads=True)[0]
-
+# %% ../../nbs/49_attack.ensemble.ipynb #a658657c
 @patch
 def __call__(self:FeaturePull,
     net,            # the network, inside `under_attack`
@@ -320,6 +314,6 @@ def __call__(self:FeaturePull,
         losses, met, R = self._features(net, render, p, y, target)
         loss = (losses.mean(0) + self.weight*R).detach()
         if not grad: return loss, met, None
-        ways = [_toward(l, p) for l in (*losses, R)]
+        ways = [gradient_to(l, p, keep=True) for l in (*losses, R)]
     *ways, pull = map(unit_gradient, ways)
     return loss, met, torch.stack(ways).mean(0) + self.weight*pull

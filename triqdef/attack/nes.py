@@ -7,14 +7,14 @@ Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 # %% auto #0
 __all__ = ['nes_probes', 'nes_estimate', 'NES']
 
-# %% ../../nbs/46_attack.nes.ipynb #0a950135
+# %% ../../nbs/46_attack.nes.ipynb #e5c5fadf
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .patch import (check_fits, noise_patch, patch_hw, patch_mask, place,
+from .patch import (check_fits, is_free, noise_patch, patch_hw, patch_mask, place,
                                   random_places, to_uint8_grid)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
@@ -69,7 +69,7 @@ class NES:
         self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
         self._check()
 
-# %% ../../nbs/46_attack.nes.ipynb #8bb3866b
+# %% ../../nbs/46_attack.nes.ipynb #05c8d600
 @patch
 def _check(self:NES):
     "A `ValueError` for settings that make no sense."
@@ -81,8 +81,7 @@ def _check(self:NES):
     if not self.step_size > 0: raise ValueError(f"step_size must be positive, got {self.step_size}")
     if not 0 <= self.momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
-    free = self.places is None or isinstance(self.places, str) and self.places == 'random'
-    if self.tries > 1 and not free:
+    if self.tries > 1 and not is_free(self.places):
         raise ValueError(f"tries must be 1 where the place is fixed, got {self.tries}")
 
 # %% ../../nbs/46_attack.nes.ipynb #df675531

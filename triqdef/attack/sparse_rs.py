@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.sparse_rs.html.md"""
 # %% auto #0
 __all__ = ['corner_start', 'repaint', 'square_side', 'reach', 'nearby_places', 'SparseRS', 'scores_of']
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #0dd08e28
+# %% ../../nbs/45_attack.sparse_rs.ipynb #aa024f36
 import math
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .criteria import as_criterion, check_classes
 from .gap import attack_batches, first_state, seeded_loader
-from .patch import (Patch, allowed_places, check_fits, patch_hw, patch_mask, place,
+from .patch import (Patch, allowed_places, check_fits, is_free, patch_hw, patch_mask, place,
                                   random_places)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
@@ -172,7 +172,7 @@ def _query(self:SparseRS, net, x, y, view, i, s, mask, ok):
     for k, v in dict(p=p[live], at=at[live], loss=loss, met=met).items():
         s[k][who] = v[up].to(s[k].dtype)
 
-# %% ../../nbs/45_attack.sparse_rs.ipynb #90d1c347
+# %% ../../nbs/45_attack.sparse_rs.ipynb #ba0e7e91
 @patch
 def _begin(self:SparseRS, x):
     "The state before the first query."
@@ -186,8 +186,7 @@ def _begin(self:SparseRS, x):
 def _rules(self:SparseRS, x):
     "The patch's mask (h,w), and the places to move among (n,2) or None where the place is fixed."
     mask = patch_mask(*self.size, self.shape, device=x.device)
-    free = self.places is None or isinstance(self.places, str) and self.places == 'random'
-    ok = allowed_places(x.shape[-2:], self.size, self.forbidden).nonzero() if free else []
+    ok = allowed_places(x.shape[-2:], self.size, self.forbidden).nonzero() if is_free(self.places) else []
     return mask, ok if len(ok) > 1 else None
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #3cb4a661

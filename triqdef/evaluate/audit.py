@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 # %% auto #0
 __all__ = ['faults', 'Broken', 'broken', 'AuditBudget', 'AuditLine', 'Momentum', 'Audit', 'audit']
 
-# %% ../../nbs/65_evaluate.audit.ipynb #518213bb
+# %% ../../nbs/65_evaluate.audit.ipynb #405d4ed3
 import copy, math, textwrap
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -26,14 +26,15 @@ from torch.autograd import Function
 from ..attack.criteria import Untargeted, at_class, top_other
 from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, View
 from ..attack.patch import patch_hw, patch_mask
-from ..attack.pgd import PatchPGD, as_view, under_attack
+from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
 from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed,
                           versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
-from .transfer import _of_network, attack_name, evaluation_images, run_jobs, save_png, slug
+from .transfer import (_of_network, attack_name, evaluation_images, run_jobs, save_png,
+                                       seeded_copy, slug)
 from ..files import Resume, fingerprint, plain, read_json, write_json
 from ..quant.convert import at_bits, bit_state_of, bits_of, single_bit
 from ..quant.quantizers import Quantizer
@@ -194,7 +195,7 @@ def _line(number, tolerance, passed, figure, values=None):
     name, limit = _lines[number]
     return AuditLine(number, name, passed, figure, limit.format(100*tolerance), plain(values or {}))
 
-# %% ../../nbs/65_evaluate.audit.ipynb #8922f277
+# %% ../../nbs/65_evaluate.audit.ipynb #36eb3a14
 @dataclass
 class _Bench:
     "Images, network and attack, and the predictions made so far."
@@ -211,21 +212,14 @@ class _Bench:
     @property
     def hw(self): return tuple(self.x.shape[-2:])
 
-def _seeded(attack, seed, i):
-    "A copy with the seed of batch `i`, silent, and with the places of that batch if they are given."
-    a = copy.copy(attack)
-    if hasattr(a, 'seed'): a.seed = (seed if a.seed is None else a.seed) + i
-    if hasattr(a, 'progress'): a.progress = False
-    return a
-
-# %% ../../nbs/65_evaluate.audit.ipynb #d52994ff
+# %% ../../nbs/65_evaluate.audit.ipynb #eca4707d
 @patch
 def _make(self:_Bench, attack, view, n):
     "Attack the first `n` images; predictions at every bit-width, patched images and places."
     adv, at, bs, dev = [], [], self.budget.bs, device_of(self.net)
     rows = isinstance(getattr(attack, 'places', None), Tensor) and attack.places.ndim == 2
     for i, j in enumerate(range(0, n, bs)):
-        a, cut = _seeded(attack, self.seed, i), slice(j, min(j + bs, n))
+        a, cut = seeded_copy(attack, self.seed, i), slice(j, min(j + bs, n))
         if rows: a.places = attack.places[cut]
         with fixed_seed(self.seed + i): r = a.run(self.net, self.x[cut].to(dev), self.y[cut].to(dev), bits=view)
         adv.append(r.x_adv.cpu()); at.append(r.places.cpu())
@@ -233,15 +227,13 @@ def _make(self:_Bench, attack, view, n):
     pred = {f'at/{b}': predict(self.net, adv, b, bs)[0].int() for b in self.bits}
     return {**pred, 'adv': adv, 'places': torch.cat(at)}
 
-# %% ../../nbs/65_evaluate.audit.ipynb #87f0b997
+# %% ../../nbs/65_evaluate.audit.ipynb #f53ffbb6
 @patch
 def _made(self:_Bench, name, attack, view, n=None, keep=False, counts=True):
     "Predictions of one variant, target → (n,); made once, or read from its part."
     if name in self.runs: return self.runs[name]
     n = len(self.x) if n is None else min(n, len(self.x))
-    idle = ('progress', 'history', 'save_every')
-    own = {k: v for k, v in vars(attack).items() if k not in idle}
-    key = fingerprint(self.key, name, type(attack).__name__, own, plain(repr(view)), n)
+    key = fingerprint(self.key, name, type(attack).__name__, own_settings(attack), plain(repr(view)), n)
     t = _part(self.folder, key, lambda: self._make(attack, view, n), None if keep else ('adv', 'places'))
     self.runs[name] = {b: t[f'at/{b}'].long() for b in self.bits}
     if keep: self.kept[name] = t['adv'], t['places']
