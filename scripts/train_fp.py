@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from triqdef.core import atomic_path, seed_everything, versions
 from triqdef.data import EpochOrder, cifar_dls, sample_dls
 from triqdef.models import build_model
+from triqdef.quant.checkpoint import pretrained
 
 
 class Autocast(Callback):
@@ -47,6 +48,11 @@ def plain(o):
     return o.item() if isinstance(o, np.generic) else o
 
 
+class ChannelsLast(Callback):
+    "Images in the layout in which convolutions are fastest; the same numbers."
+    def before_batch(self): self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.xb)
+
+
 class Keep(Callback):
     "A line and a checkpoint per epoch."
     order = 70
@@ -67,6 +73,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', default='resnet20')
     p.add_argument('--data', default='cifar10', choices=['cifar10', 'sample'])
+    p.add_argument('--start', default='scratch', help="'scratch' or a full-precision checkpoint that ships, to go on from")
     p.add_argument('--epochs', type=int, default=20)
     p.add_argument('--bs', type=int, default=128)
     p.add_argument('--lr', type=float, default=.2, help='peak of the one-cycle schedule')
@@ -94,10 +101,11 @@ def main():
     seed_everything(a.seed)
     maker = cifar_dls if a.data == 'cifar10' else sample_dls
     dls = maker(bs=a.bs, valid='split', valid_n=a.valid_n, seed=a.seed, device=a.device)
-    net = build_model(a.model, dls.c)
+    net = build_model(a.model, dls.c) if a.start == 'scratch' else pretrained(a.start)
+    net.to(dls.device, memory_format=torch.channels_last)
     sgd = partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=a.wd))
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(label_smoothing=a.smooth), opt_func=sgd, metrics=accuracy,
-                    moms=None, wd=None, cbs=[EpochOrder(), Keep(check)] + ([Autocast()] if a.amp else []))
+                    moms=None, wd=None, cbs=[EpochOrder(), ChannelsLast(), Keep(check)] + ([Autocast()] if a.amp else []))
     learn.create_opt()
     first = 0
     if check.exists():
@@ -111,7 +119,7 @@ def main():
             learn.fit_one_cycle(a.epochs, a.lr, wd=a.wd, moms=(.9, .9, .9), pct_start=.2, div=10., start_epoch=first)
     right, n = test_accuracy(learn.model, dls[2])
     with atomic_path(out.with_suffix('.safetensors')) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, tmp)
+        save_file({k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in net.state_dict().items()}, tmp)
     about = dict(command=' '.join(['python'] + sys.argv), settings=vars(a), train_images=len(dls.train.dataset),
                  test_right=right, test_n=n, test_accuracy=right/n, minutes=round((time.time() - learn.keep.start)/60, 1),
                  pieces=learn.keep.pieces, arithmetic='bfloat16 autocast, float32 weights' if a.amp else 'float32',
