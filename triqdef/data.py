@@ -11,7 +11,7 @@ __all__ = ['cifar_classes', 'to_pixels', 'ImageTensors', 'crop_flip', 'keyed_gen
            'ImageFiles', 'image_folder_dls', 'take', 'check_loader']
 
 # %% ../nbs/02_data.ipynb #1b4ec23f
-import hashlib, json, os, re
+import copy, hashlib, json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.resources import files
@@ -62,6 +62,14 @@ class ImageTensors:
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return to_pixels(self.x[i]), int(self.y[i])
     def batch(self, idx): return self.x[idx], self.y[idx]
+
+    def to(self,
+        device,    # a torch device
+    ):
+        "The same images, held on another device: a batch is then an index there, and nothing is copied."
+        out = copy.copy(self)
+        out.x, out.y = self.x.to(device), self.y.to(device)
+        return out
 
 # %% ../nbs/02_data.ipynb #8ffe3cc6
 def _reflect(i, n): return (n - 1) - ((n - 1) - i.abs()).abs()
@@ -193,6 +201,8 @@ def image_dls(
 )->DataLoaders:
     "fastai `DataLoaders` with `vocab` and `c`: training shuffled and augmented, the others as they are."
     device = torch.device(device) if device is not None else default_device()
+    if device.type != 'cpu':
+        train, valid, *more = (d.to(device) if isinstance(d, ImageTensors) else d for d in (train, valid, *more))
     tr = ImageLoader(train, bs, True, pad, flip, seed, drop_last=len(train) >= bs, device=device)
     rest = [ImageLoader(d, val_bs or 2*bs, seed=seed, device=device) for d in (valid, *more)]
     dls = DataLoaders(tr, *rest, device=device)
@@ -226,12 +236,20 @@ def split_tensors(
     return (x[rest], y[rest]), (x[share], y[share])
 
 # %% ../nbs/02_data.ipynb #165535c3
-def _cifar_like(t, valid, valid_n, vocab, seed, **kwargs):
+def _cifar_like(t, valid, valid_n, train_n, vocab, seed, **kwargs):
     "DataLoaders from a dict of x_train, y_train, x_test, y_test."
     check_choice(valid, ('test', 'split'), 'valid')
     train, test = (t['x_train'], t['y_train']), (t['x_test'], t['y_test'])
-    parts = (train, test) if valid == 'test' else (*split_tensors(*train, valid_n, seed), test)
+    train, *rest = (train, test) if valid == 'test' else (*split_tensors(*train, valid_n, seed), test)
+    parts = (_first(*train, train_n, seed), *rest)
     return image_dls(*(ImageTensors(*p, vocab) for p in parts), seed=seed, **kwargs)
+
+def _first(x, y, n, seed):
+    "A balanced share of n training images, or all of them."
+    if n in (None, 0, len(x)): return x, y
+    if not 0 < n < len(x): raise ValueError(f"train_n must lie between 1 and {len(x)}, or be 0 for all, got {n}")
+    keep = balanced_order(y, seed)[:n].sort().values
+    return x[keep], y[keep]
 
 # %% ../nbs/02_data.ipynb #a8fc8ac0
 cifar_classes = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
@@ -300,6 +318,7 @@ def sample_dls(
     bs:int=128,           # training batch size
     valid:str='test',     # 'test', or 'split': validate on training images, test set in dls[2]
     valid_n:int=200,      # images set aside by 'split'
+    train_n:int=0,        # training images kept, a balanced share of them; 0 for all
     pad:int=4,            # training shift in pixels
     flip:bool=True,       # mirror half of the training images
     seed:int=0,           # key of split, order and augmentation
@@ -307,7 +326,7 @@ def sample_dls(
     device=None,          # where batches go; None for fastai's default device
 )->DataLoaders:
     "The bundled CIFAR-10 sample as fastai `DataLoaders`: 2,000 + 1,000 images in [0,1]."
-    return _cifar_like(sample_tensors(), valid, valid_n, cifar_classes, seed,
+    return _cifar_like(sample_tensors(), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
 # %% ../nbs/02_data.ipynb #a4db3e35
@@ -389,6 +408,7 @@ def cifar_dls(
     bs:int=128,           # training batch size
     valid:str='test',     # 'test', or 'split': validate on training images, test set in dls[2]
     valid_n:int=5000,     # images set aside by 'split'
+    train_n:int=0,        # training images kept, a balanced share of them; 0 for all
     pad:int=4,            # training shift in pixels
     flip:bool=True,       # mirror half of the training images
     seed:int=0,           # key of split, order and augmentation
@@ -397,7 +417,7 @@ def cifar_dls(
     cache:bool=True,      # keep the decoded bytes in that folder, if it can be written
 )->DataLoaders:
     "CIFAR-10 as fastai `DataLoaders`: 50,000 + 10,000 images in [0,1]."
-    return _cifar_like(cifar_tensors(path, cache), valid, valid_n, cifar_classes, seed,
+    return _cifar_like(cifar_tensors(path, cache), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
 # %% ../nbs/02_data.ipynb #a1d6344c
