@@ -18,7 +18,6 @@ from torch import nn
 from .transfer import Transfer
 from ..files import fingerprint, plain
 from ..quant.checkpoint import load_checkpoint, pretrained_names, read_description
-from ..train.objective import Objective
 from ..train.run import load_run, make_callback, TrainSettings
 
 # %% ../../nbs/64_evaluate.seen.ipynb #ca5b88f5
@@ -38,7 +37,7 @@ def _stage(settings):
     s = TrainSettings(**{k: v for k, v in settings.items() if k in names})
     s.bits = tuple(s.bits)
     cb, out = make_callback(s), dict(method=s.method, bits=s.bits)
-    if not Objective(**cb.kwargs).patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
+    if not cb.patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
     a = cb.attack
     return out | dict(attack=type(a).__name__, size=tuple(a.size), shape=a.shape, places=plain(a.places), steps=a.steps)
 

@@ -40,6 +40,7 @@ def switch_once(
 class TriQDef(Callback):
     "TriQDef training: patched images, FDP, GPDP and the BACT curriculum, added to `loss_grad`."
     order, run_valid = 0, False
+    objective_of, curriculum_of = Objective, BACT
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
@@ -49,7 +50,7 @@ class TriQDef(Callback):
         curriculum=None,        # a `BACT`, or None for its defaults
         source='random',        # bit-width attacked: 'random' active one, 'all' active ones, or an int
         seed:int=0,             # seed of attack and curriculum
-        **objective,            # `pairs`, `stages`, `smooth` of `Objective`
+        **objective,            # `pairs`, `stages`, `smooth`, `distill` of `Objective`
     ):
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
         self.bits, self.source, self.seed, self.history, self.stepped = bits, source, seed, [], True
@@ -57,7 +58,7 @@ class TriQDef(Callback):
         self.attack = PatchPGD(8, steps=5, step_size=32/255, keep='loss') if attack is None else attack
         self.curriculum, self.kwargs = curriculum, dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
                                                         lambda_gpdp=lambda_gpdp, **objective)
-        Objective(**self.kwargs)
+        self.patched = self.objective_of(**self.kwargs).patched
 
 # %% ../../nbs/52_train.callback.ipynb #e3c4bfd4
 @patch
@@ -67,9 +68,9 @@ def before_fit(self:TriQDef):
     if state is None: raise ValueError("the model is not a multi-bit network: convert it with to_multibit first")
     self.active_set = check_bits(self.bits or state.allowed, state.allowed)
     if not len(self.dls.train): raise ValueError("the training loader is empty: no batch to train on")
-    self.bact = self.curriculum or BACT(self.active_set, seed=self.seed)
+    self.bact = self.curriculum or self.curriculum_of(self.active_set, seed=self.seed)
     check_bits(self.bact.bits, self.active_set, 'curriculum.bits')
-    self.objective = Objective(loss_func=self.learn.loss_func, **self.kwargs)
+    self.objective = self.objective_of(loss_func=self.learn.loss_func, **self.kwargs)
     steps = {id(p) for n, p in self.learn.model.named_parameters() if '.log_steps.' in n or '.alphas.' in n}
     for p in self.opt.all_params().itemgot(0):
         if id(p) in steps: self.opt.state[p]['do_wd'] = False
@@ -91,7 +92,12 @@ def before_batch(self:TriQDef):
     self.progress = self.now/(self.n_epoch*len(self.dls.train))
     self.active = self.bact.active(self.now, self.progress)
     self.off()
+    self.mix()
     self.off = switch_once(self.learn.model, self.active[0])
+
+@patch
+def mix(self:TriQDef):
+    "What a subclass does to the batch before fastai sees it: nothing here."
 
 @patch
 def after_cancel_batch(self:TriQDef):
@@ -99,12 +105,14 @@ def after_cancel_batch(self:TriQDef):
     self.off()
 
 @patch
-def patched_batch(self:TriQDef):
-    "The patched images of this batch, (B,3,H,W), from the seed and the step number alone."
+def patched_batch(self:TriQDef,
+    n:int=None,    # only the first `n` images; None for all
+):
+    "The patched images of this batch, (n,3,H,W), from the seed and the step number alone."
     with fixed_seed(hash((self.seed, self.now)) % 2**31):
         i = torch.randint(len(self.active), ()).item()
         bits = dict(random=self.active[i], all=self.active).get(self.source, self.source)
-        return self.attack.attack(self.learn.model, self.x, self.y, bits=bits)
+        return self.attack.attack(self.learn.model, self.x[:n], self.y[:n], bits=bits)
 
 # %% ../../nbs/52_train.callback.ipynb #c2b28aa4
 @patch
@@ -123,7 +131,8 @@ def after_loss(self:TriQDef):
     self.prepare()
     x_adv = self.patched_batch() if self.objective.patched else None
     terms = self.objective(self.learn.model, self.x, self.y, x_adv, self.active,
-                           ramp=self.bact.penalty_weight(self.progress), first=self.learn.loss_grad)
+                           ramp=self.bact.penalty_weight(self.progress), first=self.learn.loss_grad,
+                           teacher=self.learn.pred)
     self.history.append(dict(step=self.now, bits=self.active, **terms.check(f" at step {self.now}")))
     self.learn.loss_grad = terms.total
 
@@ -133,7 +142,7 @@ class PatchAT(TriQDef):
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
-        **kwargs,               # `attack`, `curriculum`, `source`, `seed` of `TriQDef`
+        **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
         super().__init__(bits, lambda_adv, 0., 0., **kwargs)
 
@@ -141,7 +150,7 @@ class JointQAT(TriQDef):
     "Joint quantization-aware training of all bit-widths: no patches, no penalties."
     def __init__(self,
         bits=None,    # bit-widths to train, or None for all of the network
-        **kwargs,     # `curriculum`, `seed` of `TriQDef`
+        **kwargs,     # `curriculum`, `seed`, `distill` of `TriQDef`
     ):
         super().__init__(bits, 0., 0., 0., **kwargs)
 

@@ -78,11 +78,17 @@ def clean_losses(
     y:Tensor,                  # labels, (B,)
     bits:tuple,                # bit-widths to run
     loss_func=F.cross_entropy, # logits and labels → mean loss
+    distill:float=0.,          # share δ of the loss that is owed to the teacher, 0 to 1
+    teacher:Tensor=None,       # logits (B,n_classes) to learn from, or None: those of the first of `bits`
 )->list:                       # scalars
     "Mean loss of clean images at each bit-width."
     out = []
     for b in bits:
-        with at_bits(net, b): out.append(loss_func(net(x), y))
+        with at_bits(net, b): logits = net(x)
+        out.append(loss_func(logits, y))
+        if not distill: continue
+        if teacher is None: teacher = logits.detach()
+        else: out[-1] = (1 - distill)*out[-1] + distill*F.cross_entropy(logits, teacher.softmax(1))
     return out
 
 # %% ../../nbs/51_train.objective.ipynb #0fa6cf6c
@@ -96,11 +102,14 @@ class Objective:
         stages=None,               # names of the stages for FDP, or None for the network's default
         smooth:float=0.,           # σ in pixels of a Gaussian on the maps before they are compared
         loss_func=F.cross_entropy, # logits and labels → mean loss
+        distill:float=0.,          # share of the lower bit-widths' clean loss owed to the highest one, 0 to 1
     ):
+        if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
         for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
             if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func
+        self.distill = distill
 
     @property
     def patched(self): return max(self.lambda_adv, self.lambda_fdp, self.lambda_gpdp) > 0
@@ -132,12 +141,15 @@ def __call__(self:Objective,
     bits=None,         # active bit-widths, or None for all of the network
     ramp:float=1.,     # factor on the two penalties, 0 to 1
     first:Tensor=None, # the clean loss at the highest active bit-width, if known
+    teacher:Tensor=None, # its logits, which `distill` needs where `first` is given
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]
-    clean = known + clean_losses(net, x, y, bits[len(known):], self.loss_func)
+    teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)
+    if self.distill and known and teacher is None: raise ValueError("distill needs the teacher of a loss that is given")
+    clean = known + clean_losses(net, x, y, bits[len(known):], self.loss_func, self.distill, teacher)
     terms = dict(clean=sum(clean)/len(clean))
     if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
     zero = terms['clean'].new_zeros(())
