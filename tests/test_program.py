@@ -188,8 +188,8 @@ QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8,
 def test_help_teaches(here):
     r = triqdef('--help')
     assert r.returncode == 0 and not r.stderr
-    for word in ('demo', 'train', 'evaluate', 'exit codes'): assert word in r.stdout
-    for name in ('demo', 'train', 'evaluate'):
+    for word in ('demo', 'train', 'evaluate', 'study', 'exit codes'): assert word in r.stdout
+    for name in ('demo', 'train', 'evaluate', 'study'):
         r = here(name, '--help')
         assert r.returncode == 0 and ('example' in r.stdout or name == 'demo') and 'default' in r.stdout
         for line in r.stdout.splitlines(): assert len(line) <= 80, line
@@ -248,7 +248,9 @@ BAD_COMMANDS = {
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
-    'start': (['demo', '--start', 'resnet9000'], 'resnet9000')}
+    'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
+    'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
+    'arm': (['study', 'cifar10', '--arms', 'fgsm'], "'triqdef'"), 'study folder': (['study', 'cifar10', '--scale', 'toys', '--folder', 'FILE'], 'FILE')}
 
 @pytest.mark.parametrize('name', BAD_COMMANDS)
 def test_bad_input_is_a_sentence_and_a_2(name, trained, here, tmp_path, monkeypatch):

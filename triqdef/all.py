@@ -48,10 +48,16 @@ from .quant.layers import *
 from .quant.norm import *
 from .quant.quantizers import *
 from .quant.ste import *
+from .results import *
+from .study import *
 from .toys import *
 from .train.callback import *
+from .train.controls import *
 from .train.curriculum import *
+from .train.dwq import *
 from .train.objective import *
+from .train.pbat import *
+from .train.pbcat import *
 from .train.run import *
 
 # %% ../nbs/99_all.ipynb #7e668501
