@@ -9,7 +9,7 @@ __all__ = ['small_print', 'demo_networks', 'user_errors', 'make_attacks', 'parse
 
 # %% ../nbs/80_cli.ipynb #11936a05
 import argparse, os, sys, time, warnings
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ def _add_settings(
     cls,       # a dataclass whose fields have defaults and comments
 ):
     "One option per field: name, type, default and help text are the field's own."
-    notes = docments(cls)
+    notes = {k: v for c in reversed(cls.__mro__) if is_dataclass(c) for k, v in docments(c).items() if v}
     for f in fields(cls):
         kind = int if f.type is tuple else f.type
         parser.add_argument('--' + f.name.replace('_', '-'), type=kind, default=f.default,
@@ -106,7 +106,9 @@ def _run_evaluate(args):
     _write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, runs,
                   audit=not args.no_audit, undefended=under, quick=args.quick)
 
-def _settings_of(run): return run.settings.__dict__ if hasattr(run, 'settings') else run.description['meta']['settings']
+def _settings_of(run):
+    "Of a run, or of a network that is its own record."
+    return run.settings.__dict__ if hasattr(run, 'settings') else run.description['meta']['settings']
 
 def _write_report(nets, dls, attacks, args, runs, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
@@ -153,9 +155,10 @@ def _add_evaluate(commands):
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #de50b4b4
-small_print = '''A demonstration illustrates and does not prove: few images, one seed, attacks of small budgets. The study has
-the figures (the page on CIFAR-10); for your own networks: triqdef train, then triqdef evaluate; and read the page on limits.'''
-demo_networks = {'joint QAT': 'cifar10-resnet20-qat', 'control': 'cifar10-resnet20-patch-at', 'TriQDef': 'cifar10-resnet20-triqdef'}
+small_print = '''A demonstration illustrates and does not prove: few images, one seed, attacks of small budgets.
+The page on CIFAR-10 has the study. For your own networks: triqdef train, then triqdef evaluate; and read the limits.'''
+demo_networks = {'joint QAT': 'cifar10-resnet20-qat', 'control': 'cifar10-resnet20-patch-at',
+                 'TriQDef': 'cifar10-resnet20-triqdef'}
 
 def _demo_settings(args):
     "What the demonstration trains, for both methods."
@@ -181,8 +184,9 @@ def _run_demo(args):
     out, s, own = check_writable(args.out), _demo_settings(args), args.train or args.quick
     args.out = str(out/'report')
     if own: s.check()
-    print(f"triqdef demo: {'two networks are trained' if own else 'three trained networks'}, then patches at every bit-width. "
-          f"{versions()['device']}, {torch.get_num_threads()} threads; about {'10' if own else '2'} minutes on 2 cores.\n")
+    what, minutes = ('two networks are trained', 10) if own else ('three trained networks', 2)
+    print(f"triqdef demo: {what}, then patches at every bit-width. {versions()['device']}, "
+          f"{torch.get_num_threads()} threads; about {minutes} minutes on 2 cores.\n")
     if args.quick: args.patch_size, args.n, args.n_attack, args.n_align, args.gap_steps = 4, 96, 32, 16, 5
     runs, nets, dls = _trained_demo(args, out, s) if own else _shipped_demo()
     nets, args.attacks = {n: net.to(dls.device) for n, net in nets.items()}, ('gap', 'pgd')
@@ -195,7 +199,7 @@ def _run_demo(args):
 # %% ../nbs/80_cli.ipynb #b46c3e49
 def _add_demo(commands):
     p = commands.add_parser('demo', help='attack trained networks on bundled real images, in 2 minutes', description=
-        'Take the multi-bit ResNet-20s that ship with the package (joint QAT, patch adversarial training, TriQDef); make '
+        'Take the multi-bit ResNet-20s that ship with the package (joint QAT, patch training, TriQDef); make '
         'GAP and Patch PGD patches at every bit-width and against all together; show the source x target matrices of '
         'the three side by side, clean accuracy and alignment, with intervals and nulls; leave a report. With --train, '
         'fine-tune two networks on the bundled CIFAR-10 sample first, within 10 minutes.')
@@ -212,7 +216,8 @@ def _run_study(args):
     "Make the missing cells of a study."
     recipe, start = load_recipe(args.name, args.scale), time.monotonic()
     folder = args.folder or f'study-{recipe.name}-{recipe.scale}'
-    def told(cell, unit): print(f"{unit.path}: {cell['seconds']:.0f} s, after {time.monotonic() - start:.0f} s", flush=True)
+    def told(cell, unit):
+        print(f"{unit.path}: {cell['seconds']:.0f} s, after {time.monotonic() - start:.0f} s", flush=True)
     print(f"{recipe}\n{recipe.about}\n{folder}, {versions()['device']}, {torch.get_num_threads()} threads", flush=True)
     cells = study(recipe, folder, args.arms, args.seeds, args.only, not args.quiet, args.device, told)
     print(f"{folder}: {len(cells)} cells are there")

@@ -248,7 +248,8 @@ def study_remark(
 )->str:              # Markdown
     "What a study consists of so far: devices, time, seeds, and what is missing."
     have, lacks = cells_of(cells, recipe), missing(cells, recipe)
-    lines = [f'**{recipe.title}, scale “{recipe.scale}”**: {recipe.about}. {len(have)} cells are there, {len(lacks)} are missing.']
+    lines = [f'**{recipe.title}, scale “{recipe.scale}”**: {recipe.about}. '
+             f'{len(have)} cells are there, {len(lacks)} are missing.']
     devices = {}
     for u, c in have.items(): devices.setdefault(f"{c['device']}, {c['threads']} thread(s)", []).append((u, c))
     for d, made in devices.items():
@@ -256,7 +257,8 @@ def study_remark(
         lines.append(f"- *{d}*: {hours:.1f} hours for {', '.join(arms)}, seeds {sorted({u.seed for u, _ in made})}.")
     gone = {}
     for u in lacks: gone.setdefault(f'{u.arm}, seed {u.seed}', []).append(u.name)
-    lines += [f"- **missing** — {k}: {'all of it' if len(v) == len(recipe.attacks) + 2 else ', '.join(v)}." for k, v in gone.items()]
+    whole = len(recipe.attacks) + 2
+    lines += [f"- **missing** — {k}: {'all of it' if len(v) == whole else ', '.join(v)}." for k, v in gone.items()]
     v = next(iter(have.values()))['versions'] if have else {}
     words = ', '.join(f'{k} {o}' for k, o in v.items() if k not in ('device', 'threads'))
     return '\n'.join(lines + ([f'- versions of the first cell: {words}.'] if v else []))
@@ -267,7 +269,8 @@ def _percent(v, low=float('nan'), high=float('nan'), sign=''):
     ends = '' if np.isnan(low) else f' [{100*low:{sign}.0f}, {100*high:{sign}.0f}]'
     return f'{100*v:{sign}.1f}{ends}'
 
-def _with_ends(r, name, sign=''): return _percent(r[name], r.get(f'{name} low', float('nan')), r.get(f'{name} high', float('nan')), sign)
+def _with_ends(r, name, sign=''):
+    return _percent(r[name], *(r.get(f'{name} {end}', float('nan')) for end in ('low', 'high')), sign)
 
 def _grid(frame, rows, text, recipe):
     "Rows × bit-widths of a table, each cell by `text`, as Markdown."
@@ -311,7 +314,8 @@ def difference_page(
     for (a, b), g in f.groupby(['attack', 'bits'], sort=False):
         level = {r['level']: _with_ends(r, 'difference', '+') for r in g.to_dict('records')}
         out.append(dict(attack=a, bits=b, text='<br>'.join(f'{l} {level[l]}' for l in ('T1', 'T3') if l in level)))
-    return f'**{arm}** less **{recipe.control}**, points\n\n' + _grid(pd.DataFrame(out), 'attack', lambda r: r['text'], recipe)
+    table = _grid(pd.DataFrame(out), 'attack', lambda r: r['text'], recipe)
+    return f'**{arm}** less **{recipe.control}**, points\n\n{table}'
 
 # %% ../nbs/70_results.ipynb #8c68ff13
 def alignment_page(
@@ -324,7 +328,8 @@ def alignment_page(
     f = f[f.what == 'gradient'] if what == 'gradient' else f[f.what != 'gradient']
     g = f.groupby(['arm', 'measure', 'smooth'], sort=False)[['value', 'null']].mean().reset_index()
     out = {}
-    for r in g.itertuples(): out.setdefault(r.arm, {})[f'{r.measure}, σ = {r.smooth:g}'] = f'{r.value:.2f} ({r.null:.2f})'
+    for r in g.itertuples():
+        out.setdefault(r.arm, {})[f'{r.measure}, σ = {r.smooth:g}'] = f'{r.value:.2f} ({r.null:.2f})'
     return md_table(pd.DataFrame(out).T.rename_axis('arm'))
 
 def ablation_page(
@@ -338,6 +343,10 @@ def ablation_page(
 # %% ../nbs/70_results.ipynb #4456f2ef
 def _counted(v): return f'{int(v.sum())} of {len(v)}'
 
+def _clear(f):
+    return (f"clearly lower at {_counted(f['difference high'] < 0)} and "
+            f"clearly higher at {_counted(f['difference low'] > 0)}")
+
 def verdict(
     tables:dict,       # what `study_tables` gave
     recipe:Recipe,     # whose tables they are
@@ -345,18 +354,18 @@ def verdict(
 )->str:                # Markdown
     "What the figures say about an arm beside the control."
     c, t, d = tables['clean'], tables['transfer'], tables['difference']
-    if not len(d) or arm not in set(d.arm): return f'*There are no cells yet that compare {arm} with {recipe.control}.*'
+    if not len(d) or arm not in set(d.arm): return f'*There are no cells yet of {arm} and {recipe.control}.*'
     own, base = (c[c.arm == a].set_index('bits').accuracy for a in (arm, recipe.control))
     unseen = t[(t.arm == arm) & (t.role == 'unseen') & t.paper.notna()]
     d = d[d.arm == arm]
     t1, t3 = (d[d.level == l] for l in ('T1', 'T3'))
-    clear = lambda f: f"clearly lower at {_counted(f['difference high'] < 0)} and clearly higher at {_counted(f['difference low'] > 0)}"
+    change = ', '.join(f'{100*(own[b] - base[b]):+.1f} at {b} bits' for b in own.index)
     lines = [
-        f"- **Clean accuracy** against {recipe.control}: " + ', '.join(f'{100*(own[b] - base[b]):+.1f} at {b} bits' for b in own.index) + ' (points).',
-        f"- **Below the paper's row**, unseen, T1: {_counted(unseen.T1 < unseen.paper)} cells." if len(unseen) else '- No cell has a row in the paper.',
-        f"- **Single-source transfer (T1)** against {recipe.control}: {100*t1.difference.mean():+.1f} points in the mean, "
-        f"{clear(t1)} cells; ten points lower at {_counted(t1.difference <= -.1)}.",
-        f"- **All bit-widths known (T3)**: {100*t3.difference.mean():+.1f} points in the mean, {clear(t3)} cells; "
+        f"- **Clean accuracy** against {recipe.control}: {change} (points).",
+        f"- **Below the paper's row**, unseen, T1: {_counted(unseen.T1 < unseen.paper)} cells.",
+        f"- **Single-source transfer (T1)** against {recipe.control}: {100*t1.difference.mean():+.1f} points in the "
+        f"mean, {_clear(t1)} cells; ten points lower at {_counted(t1.difference <= -.1)}.",
+        f"- **All bit-widths known (T3)**: {100*t3.difference.mean():+.1f} points in the mean, {_clear(t3)} cells; "
         f"within five points of the control at {_counted(t3.difference.abs() <= .05)}."]
     return '\n'.join(lines)
 
@@ -368,8 +377,9 @@ def plot_study(
     "Success by attack and arm, means over bit-widths: T1, T2, T3, and the null."
     f = tables['transfer']
     arms = [a for a in recipe.arms if a in set(f.arm)]
-    fig, axs = plt.subplots(1, len(recipe.attacks), figsize=(2.1*len(recipe.attacks) + 1.2, .32*len(arms) + 1.1), dpi=100,
-                            sharey=True, squeeze=False, layout='constrained')
+    size = 2.1*len(recipe.attacks) + 1.2, .32*len(arms) + 1.1
+    fig, axs = plt.subplots(1, len(recipe.attacks), figsize=size, dpi=100, sharey=True, squeeze=False,
+                            layout='constrained')
     for ax, attack in zip(axs[0], recipe.attacks):
         m = f[f.attack == attack].groupby('arm')[[*_levels, 'null']].mean().reindex(arms)
         for level, mark in zip(_levels, 'osD'): ax.plot(100*m[level], range(len(arms)), mark, ms=5, label=level)
@@ -389,6 +399,7 @@ def search_page(
     for name, a in search['arms'].items():
         r = dict(clean=' / '.join(f'{100*v:.1f}' for v in a['clean'].values()))
         r |= {k: f'{100*v:.1f}' for k, v in a['mean'].items()}
-        rows[name] = r | {k.upper(): f"{a['last_terms'][k]:.2f}" if a['last_terms'][k] else '–' for k in ('fdp', 'gpdp')}
+        last = {k: a['last_terms'][k] for k in ('fdp', 'gpdp')}
+        rows[name] = r | {k.upper(): f'{v:.2f}' if v else '–' for k, v in last.items()}
     v = search['versions']
     return md_table(pd.DataFrame(rows).T.rename_axis('try')) + f"\n\n*{v['device']}, torch {v['torch']}, seed 0.*"

@@ -182,6 +182,7 @@ def _differences(there, asked):
     a, b = flat(there), flat(asked)
     return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
 
+# %% ../nbs/69_study.ipynb #6428428e
 @patch
 def check_cell(self:Recipe,
     cell:dict,   # a finished cell

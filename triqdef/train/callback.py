@@ -104,6 +104,7 @@ def after_cancel_batch(self:TriQDef):
     "Call the switch off, if another callback ended the batch before the forward pass."
     self.off()
 
+# %% ../../nbs/52_train.callback.ipynb #1ec34d9a
 @patch
 def patched_batch(self:TriQDef,
     n:int=None,    # only the first `n` images; None for all
