@@ -42,6 +42,8 @@ from .percept.edges import *
 from .percept.features import *
 from .percept.gradients import *
 from .percept.hog import *
+from .purify.diffpure import *
+from .purify.jedi import *
 from .quant.checkpoint import *
 from .quant.convert import *
 from .quant.layers import *
