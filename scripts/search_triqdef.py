@@ -32,7 +32,10 @@ def judge(net, dls, s, n, steps, gap_steps, n_align):
     rows = rows[['attack', 'source', 'target', 'threat', 'asr', 'low', 'high', 'n', 'null']]
     mean = {f'{a} {t}': g.asr.mean() for (a, t), g in rows.groupby(['attack', 'threat'])}
     a = alignment_report(net, [(x[:n_align], y[:n_align])], s.bits, n=None, progress=False)
-    return dict(mean=mean, cells=rows.to_dict('records'), alignment=a.to_frame().to_dict('records'))
+    g = a.to_frame()
+    g = g[g.what == 'gradient'].groupby(['measure', 'smooth'])[['mean', 'null']].mean().round(4)
+    alike = {f'{m}, σ = {s:g}': list(v) for (m, s), v in zip(g.index, g.values.tolist())}
+    return dict(mean=mean, cells=rows.to_dict('records'), alignment=alike)
 
 
 def main():
@@ -52,7 +55,7 @@ def main():
         last = run.terms.tail(10)[['clean', 'adv', 'fdp', 'gpdp']].mean().to_dict()
         done[name] = dict(settings=own, clean=clean, last_terms=last, **found, train_seconds=round(trained - start),
                           judge_seconds=round(time.time() - trained))
-        write_json(a.out, dict(common=recipe['common'], judge=recipe['judge'], versions=versions(),
+        write_json(a.out, dict(format='triqdef-search-1', common=recipe['common'], judge=recipe['judge'], versions=versions(),
                                threads=torch.get_num_threads(), arms=done))
         print(name, list(clean.values()), {k: round(v, 3) for k, v in found['mean'].items()},
               {k: round(v, 3) for k, v in last.items()}, done[name]['train_seconds'], flush=True)

@@ -392,7 +392,7 @@ def plot_study(
 
 # %% ../nbs/70_results.ipynb #d8719a8a
 def search_page(
-    search:dict,    # the JSON of a search: 'arms', each with 'clean', 'mean' and 'last_terms'
+    search:dict,    # the JSON of a search: 'arms', each with 'clean', 'mean', 'last_terms', 'alignment'
 )->str:             # Markdown
     "A row per try: clean accuracy, success by attack and level, and the penalties at the end of training."
     rows = {}
@@ -400,6 +400,7 @@ def search_page(
         r = dict(clean=' / '.join(f'{100*v:.1f}' for v in a['clean'].values()))
         r |= {k: f'{100*v:.1f}' for k, v in a['mean'].items()}
         last = {k: a['last_terms'][k] for k in ('fdp', 'gpdp')}
-        rows[name] = r | {k.upper(): f'{v:.2f}' if v else '–' for k, v in last.items()}
+        alike = {f'gradient {k}': f'{v:.2f} ({null:.2f})' for k, (v, null) in a['alignment'].items() if k.endswith(' 0')}
+        rows[name] = r | {k.upper(): f'{v:.2f}' if v else '–' for k, v in last.items()} | alike
     v = search['versions']
     return md_table(pd.DataFrame(rows).T.rename_axis('try')) + f"\n\n*{v['device']}, torch {v['torch']}, seed 0.*"
