@@ -239,6 +239,18 @@ def test_demo(here, tmp_path):
     assert json.loads((tmp_path/'demo'/'report'/'report.json').read_text())
     assert load_run(tmp_path/'demo'/'triqdef').settings.method == 'triqdef'
 
+def test_study(here, tmp_path):
+    "The command makes the cells that are asked for, once; --collect puts folders together and names what is missing."
+    for arm in ('qat', 'dwq'):
+        r = here('study', 'cifar10', '--scale', 'toys', '--folder', tmp_path/arm, '--arms', arm, '--quiet')
+        assert r.returncode == 0, r.stderr[-2000:]
+        assert r.stdout.count(f'{arm}/seed0/') == 4 and '4 cells are there' in r.stdout
+    again = here('study', 'cifar10', '--scale', 'toys', '--folder', tmp_path/'qat', '--arms', 'qat', '--quiet')
+    assert again.stdout.count('qat/seed0/') == 0 and '4 cells are there' in again.stdout
+    r = here('study', 'cifar10', '--scale', 'toys', '--collect', tmp_path/'qat', tmp_path/'dwq', '--out', tmp_path/'all.json')
+    assert r.returncode == 0 and '8 cells are there, 32 are missing' in r.stdout and 'triqdef, seed 0: all of it' in r.stdout
+    assert len(json.loads((tmp_path/'all.json').read_text())['cells']) == 8
+
 BAD_COMMANDS = {
     'nothing': ([], 'COMMAND'), 'unknown': (['fly'], 'fly'), 'no folder': (['train'], 'folder'), 'unknown option': (['train', 'RUN', '--colour', '1'], '--colour'),
     'no number': (['train', 'RUN', '--epochs', 'two'], 'two'), 'method': (['train', 'RUN', '--method', 'fgsm'], "'triqdef'"),
@@ -250,7 +262,7 @@ BAD_COMMANDS = {
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
     'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
-    'arm': (['study', 'cifar10', '--arms', 'fgsm'], "'triqdef'"), 'study folder': (['study', 'cifar10', '--scale', 'toys', '--folder', 'FILE'], 'FILE')}
+    'arm': (['study', 'cifar10', '--arms', 'fgsm'], "'triqdef'"), 'collect': (['study', 'cifar10', '--collect', 'EMPTY/none'], 'EMPTY/none'), 'study folder': (['study', 'cifar10', '--scale', 'toys', '--folder', 'FILE'], 'FILE')}
 
 @pytest.mark.parametrize('name', BAD_COMMANDS)
 def test_bad_input_is_a_sentence_and_a_2(name, trained, here, tmp_path, monkeypatch):

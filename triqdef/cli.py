@@ -23,6 +23,7 @@ from .evaluate.seen import training_configuration
 from .evaluate.suite import attack_suite, black_box, white_box
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .quant.convert import bits_of
+from .results import collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, check_writable, load_run, make_data, train
 
@@ -212,9 +213,17 @@ def _add_demo(commands):
     _add_report_options(p, 'triqdef-demo', 300, 64, 64, gap=15, pgd=10); p.set_defaults(run=_run_demo)
 
 # %% ../nbs/80_cli.ipynb #6e9e2868
+def _collect_study(recipe, args):
+    "One file of the cells of all places, and what they are."
+    cells = collect(*args.collect)
+    remark = study_remark(cells, recipe)
+    store_study(args.out, cells, [recipe])
+    print(f'{remark}\n\n{args.out}: {len(cells)} cells')
+
 def _run_study(args):
     "Make the missing cells of a study."
     recipe, start = load_recipe(args.name, args.scale), time.monotonic()
+    if args.collect: return _collect_study(recipe, args)
     folder = args.folder or f'study-{recipe.name}-{recipe.scale}'
     def told(cell, unit):
         print(f"{unit.path}: {cell['seconds']:.0f} s, after {time.monotonic() - start:.0f} s", flush=True)
@@ -237,6 +246,9 @@ def _add_study(commands):
     p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="only these seeds (default: the recipe's)")
     p.add_argument('--only', choices=('train', 'evaluate'), help='only training, or only what comes after '
                    '(default: both)')
+    p.add_argument('--collect', nargs='+', metavar='PLACE', help='make nothing; put the cells of these folders and '
+                   'stored files into one file, and say what is missing')
+    p.add_argument('--out', default='study.json', help='with --collect: that file (default: %(default)s)')
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     p.set_defaults(run=_run_study)
