@@ -38,13 +38,21 @@ def judge(net, dls, s, n, steps, gap_steps, n_align):
     return dict(mean=mean, cells=rows.to_dict('records'), alignment=alike)
 
 
+def checked(there, recipe, path):
+    "The arms that are judged already, if by the same settings."
+    other = [k for k in ('common', 'judge') if there[k] != recipe[k]]
+    other += [n for n, a in there['arms'].items() if a['settings'] != recipe['arms'].get(n)]
+    if other: raise SystemExit(f'{path} was made with other settings of {other}: give another file')
+    return there['arms']
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('recipe', type=Path); p.add_argument('out', type=Path)
     p.add_argument('--folder', type=Path, default='runs/search')
     a = p.parse_args()
     recipe = json.loads(a.recipe.read_text())
-    done = json.loads(a.out.read_text())['arms'] if a.out.exists() else {}
+    done = checked(json.loads(a.out.read_text()), recipe, a.out) if a.out.exists() else {}
     for name, own in recipe['arms'].items():
         if name in done: continue
         start, s = time.time(), TrainSettings(**recipe['common'] | own)
@@ -55,7 +63,8 @@ def main():
         last = run.terms.tail(10)[['clean', 'adv', 'fdp', 'gpdp']].mean().to_dict()
         done[name] = dict(settings=own, clean=clean, last_terms=last, **found, train_seconds=round(trained - start),
                           judge_seconds=round(time.time() - trained))
-        write_json(a.out, dict(format='triqdef-search-1', common=recipe['common'], judge=recipe['judge'], versions=versions(),
+        write_json(a.out, dict(format='triqdef-search-1', command=f'python scripts/search_triqdef.py {a.recipe.name} {a.out.name}',
+                               common=recipe['common'], judge=recipe['judge'], versions=versions(),
                                threads=torch.get_num_threads(), arms=done))
         print(name, list(clean.values()), {k: round(v, 3) for k, v in found['mean'].items()},
               {k: round(v, 3) for k, v in last.items()}, done[name]['train_seconds'], flush=True)

@@ -83,10 +83,10 @@ def make_attacks(
 # %% ../nbs/80_cli.ipynb #4da20067
 def _never_patched(start):
     "Whether a start is a network of which it is known that no training saw a patch."
-    if start in pretrained_names(): return True
-    if not Path(start).is_file(): return False
-    c = training_configuration(start)
-    return c.complete and bool(c.stages) and all(s['attack'] is None for s in c.stages)
+    if start not in pretrained_names() and not Path(start).is_file(): return False
+    c = training_configuration(pretrained(start) if start in pretrained_names() else start)
+    known = start in pretrained_names() or c.complete and bool(c.stages)
+    return known and all(s['attack'] is None for s in c.stages)
 
 def _undefended(args, runs):
     "The undefended network of line 11 of the audit, or None: the one named, else a start that saw no patch."
@@ -95,12 +95,17 @@ def _undefended(args, runs):
     return (pretrained if name in pretrained_names() else load_checkpoint)(name)
 
 # %% ../nbs/80_cli.ipynb #c2c24d69
+def _run_names(folders):
+    "The last names of the folders, with as many of those above them as tell them apart."
+    parts = [Path(f).resolve().parts for f in folders]
+    if len(set(parts)) < len(parts): raise ValueError(f"run folders need to differ, got {folders}")
+    return next(names for k in range(1, 99) if len(set(names := ['-'.join(p[-k:]) for p in parts])) == len(parts))
+
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
-    runs = {Path(f).resolve().name: load_run(f) for f in args.folders}
-    if len(runs) < len(args.folders): raise ValueError(f"run folders need different names, got {args.folders}")
+    runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
     first = next(iter(runs.values())).settings
-    dls = make_data(replace(first, data=args.data or first.data, device=args.device or first.device))
+    dls = make_data(replace(first, data=args.data or first.data, device=args.device or first.device, train_n=0, valid_n=0))
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
     if under is not None: under = under.to(dls.device)

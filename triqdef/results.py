@@ -34,7 +34,9 @@ def _cells_in(place):
     if place.is_file():
         for k, c in read_json(place, store_format)['cells'].items(): yield f'{place}, {k}', _unpacked(c, place, k)
     elif place.is_dir():
-        for p in sorted(place.rglob('cell.json')): yield str(p), read_cell(p)
+        found = sorted(place.rglob('cell.json'))
+        if not found: raise ValueError(f"{place} holds no cell")
+        for p in found: yield str(p), read_cell(p)
     else: raise ValueError(f"{place} is neither a folder of cells nor a stored study")
 
 def _unpacked(cell, place, key):
@@ -153,11 +155,11 @@ def beside(
 # %% ../nbs/70_results.ipynb #3bac3a11
 def _clean(have, recipe):
     "Arm × bit-width: accuracy on all test images."
-    rows = [dict(arm=u.arm, bits=int(b), seed=u.seed, accuracy=r['value'], n=r['n'],
+    rows = [dict(arm=u.arm, bits=int(b), seed=u.seed, accuracy=r['value'], n=r['n'], minutes=c['seconds']/60,
                  **{'accuracy low': r['low'], 'accuracy high': r['high']})
             for u, c in have.items() if u.kind == 'train' for b, r in c['clean'].items()]
     if not rows: return pd.DataFrame()
-    out = over_seeds(pd.DataFrame(rows), ['arm', 'bits'], ['accuracy'])
+    out = over_seeds(pd.DataFrame(rows), ['arm', 'bits'], ['accuracy', 'minutes'])
     return out.assign(paper=beside(out, recipe, 'clean'))
 
 _levels = ('T1', 'T2', 'T3')
@@ -275,7 +277,7 @@ def _with_ends(r, name, sign=''):
 def _grid(frame, rows, text, recipe):
     "Rows × bit-widths of a table, each cell by `text`, as Markdown."
     out = {}
-    for r in frame.to_dict('records'): out.setdefault(r[rows], {})[f"{r['bits']} bits"] = text(r)
+    for r in frame.to_dict('records'): out.setdefault(r[rows], {})[f"{r['bits']} bits" if isinstance(r['bits'], int) else r['bits']] = text(r)
     return md_table(pd.DataFrame(out).T.rename_axis(rows).reset_index().set_index(rows)) if out else '*no cells yet*'
 
 def _paper(r): return '' if np.isnan(r['paper']) else f"<br>*{100*r['paper']:.1f}*"
@@ -284,8 +286,12 @@ def clean_page(
     tables:dict,     # what `study_tables` gave
     recipe:Recipe,   # whose tables they are
 )->str:              # Markdown
-    "Clean accuracy of each arm at each bit-width."
-    return _grid(tables['clean'], 'arm', lambda r: _with_ends(r, 'accuracy') + _paper(r), recipe)
+    "Clean accuracy of each arm at each bit-width, and the minutes that its training took."
+    f = tables['clean']
+    rows = [*f.to_dict('records'), *(dict(arm=a, bits='minutes of training', text=f'{g.minutes.mean():.0f}')
+                                     for a, g in (f.groupby('arm', sort=False) if len(f) else ()))]
+    text = lambda r: r['text'] if isinstance(r.get('text'), str) else _with_ends(r, 'accuracy') + _paper(r)
+    return _grid(pd.DataFrame(rows), 'arm', text, recipe)
 
 # %% ../nbs/70_results.ipynb #09c76e3c
 def transfer_page(
@@ -300,7 +306,8 @@ def transfer_page(
         levels = [f'T{i} {_with_ends(r, l)}' for i, l in enumerate(_levels, 1)]
         return '<br>'.join(levels) + f"<br>null {_percent(r['null'])}" + _paper(r)
     n = f"{f.n.min()} to {f.n.max()} images" if len(f) else 'no images'
-    return f"**{attack}** ({recipe.attacks[attack]['role']}, {n} right when clean)\n\n" + _grid(f, 'arm', cell, recipe)
+    title = f"**{attack}** (size and places {recipe.attacks[attack]['role']} by the control's training; {n} right when clean)"
+    return f"{title}\n\n{_grid(f, 'arm', cell, recipe)}"
 
 def difference_page(
     tables:dict,     # what `study_tables` gave
@@ -344,30 +351,43 @@ def ablation_page(
 def _counted(v): return f'{int(v.sum())} of {len(v)}'
 
 def _clear(f):
-    return (f"clearly lower at {_counted(f['difference high'] < 0)} and "
-            f"clearly higher at {_counted(f['difference low'] > 0)}")
+    "How many differences are on one side of zero: their 95 % intervals, or each of several seeds."
+    how = 'in every seed' if f.seeds.max() > 1 else 'clearly'
+    return (f"{how} lower at {_counted(f['difference high'] < 0)} and {how} higher at "
+            f"{_counted(f['difference low'] > 0)} cells")
 
 def verdict(
     tables:dict,       # what `study_tables` gave
     recipe:Recipe,     # whose tables they are
     arm='triqdef',     # the arm that is judged
 )->str:                # Markdown
-    "What the figures say about an arm beside the control."
+    "What four rules say about an arm beside the control."
     c, t, d = tables['clean'], tables['transfer'], tables['difference']
-    if not len(d) or arm not in set(d.arm): return f'*There are no cells yet of {arm} and {recipe.control}.*'
+    if not len(d) or not {arm} <= set(d.arm) or not {arm, recipe.control} <= set(c.arm if len(c) else ()):
+        return f'*There are no cells yet of {arm} and {recipe.control}.*'
     own, base = (c[c.arm == a].set_index('bits').accuracy for a in (arm, recipe.control))
-    unseen = t[(t.arm == arm) & (t.role == 'unseen') & t.paper.notna()]
-    d = d[d.arm == arm]
+    unseen, d = t[(t.arm == arm) & (t.role == 'unseen') & t.paper.notna()], d[d.arm == arm]
+    return '\n'.join([_clean_rule(own - base), _paper_rule(unseen), *_control_rules(d, recipe)])
+
+# %% ../nbs/70_results.ipynb #62f2ab7c
+def _clean_rule(change):
+    said = ', '.join(f'{100*v:+.1f} at {b} bits' for b, v in change.items())
+    return (f"- **Clean accuracy at most two points below the control**: {'met' if (change >= -.02).all() else 'not met'} "
+            f"({said}; points).")
+
+def _paper_rule(unseen):
+    if not len(unseen): return "- **Below the paper's row**: no cell has one."
+    below = unseen.T1 < unseen.paper
+    return f"- **Below the paper's row, unseen, T1**: {'met' if below.all() else 'not met'}, at {_counted(below)} cells."
+
+def _control_rules(d, recipe):
     t1, t3 = (d[d.level == l] for l in ('T1', 'T3'))
-    change = ', '.join(f'{100*(own[b] - base[b]):+.1f} at {b} bits' for b in own.index)
-    lines = [
-        f"- **Clean accuracy** against {recipe.control}: {change} (points).",
-        f"- **Below the paper's row**, unseen, T1: {_counted(unseen.T1 < unseen.paper)} cells.",
-        f"- **Single-source transfer (T1)** against {recipe.control}: {100*t1.difference.mean():+.1f} points in the "
-        f"mean, {_clear(t1)} cells; ten points lower at {_counted(t1.difference <= -.1)}.",
-        f"- **All bit-widths known (T3)**: {100*t3.difference.mean():+.1f} points in the mean, {_clear(t3)} cells; "
-        f"within five points of the control at {_counted(t3.difference.abs() <= .05)}."]
-    return '\n'.join(lines)
+    ten, close = t1.difference <= -.1, t3.difference >= -.05
+    yield (f"- **Ten points below the control when made at another bit-width (T1)**: {'met' if ten.all() else 'not met'}, "
+           f"at {_counted(ten)} cells. In the mean {100*t1.difference.mean():+.1f} points; {_clear(t1)}.")
+    left = 'so no claim is left beyond less transfer from a single source' if close.any() else 'at none, so the claim stands'
+    yield (f"- **All bit-widths known (T3)**: not more than five points below the control at {_counted(close)} cells, {left}. "
+           f"In the mean {100*t3.difference.mean():+.1f} points; {_clear(t3)}.")
 
 # %% ../nbs/70_results.ipynb #451c0ae1
 def plot_study(
@@ -376,6 +396,7 @@ def plot_study(
 ):                   # a matplotlib figure
     "Success by attack and arm, means over bit-widths: T1, T2, T3, and the null."
     f = tables['transfer']
+    if not len(f): raise ValueError("no attack has been scored yet: there is nothing to draw")
     arms = [a for a in recipe.arms if a in set(f.arm)]
     size = 2.1*len(recipe.attacks) + 1.2, .32*len(arms) + 1.1
     fig, axs = plt.subplots(1, len(recipe.attacks), figsize=size, dpi=100, sharey=True, squeeze=False,

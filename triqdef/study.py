@@ -1,4 +1,4 @@
-"""One readable recipe, and a runner that does whatever is not done yet: killed anywhere, moved to another machine, split among processes, it ends with the same table.
+"""One readable recipe, and a runner that does whatever is not done yet: killed anywhere, split among processes, it ends with the same table.
 
 Docs: https://triqdef.github.io/triqdef/study.html.md"""
 
@@ -76,7 +76,8 @@ def load_recipe(
     except ValueError as e: raise ValueError(f"{path} is not readable as TOML: {e}") from e
     try:
         s = d['scales'][check_choice(scale, d['scales'], 'scale')]
-        own, name = s.get('arms', {}), path.name.removesuffix('.toml').removeprefix('study-')
+        own = {check_choice(k, d['arms'], f'scales.{scale}.arms'): v for k, v in s.get('arms', {}).items()}
+        name = path.name.removesuffix('.toml').removeprefix('study-')
         arms = {k: v | own.get(k, {}) for k, v in d['arms'].items()}
         r = Recipe(name, scale, d['title'], s['about'], d['control'], d['ablation'], s['seeds'],
                    s['train'], s['evaluate'], arms, s['attacks'])
@@ -90,7 +91,7 @@ def make_attack(
     spec:dict,    # 'attack', a name of `attack_classes`, and parameters; other words of a recipe are passed over
 ):
     "The attack that a recipe describes; GAP is untargeted and upright unless it says otherwise."
-    kind = check_choice(spec['attack'], attack_classes, 'attack')
+    kind = check_choice(spec.get('attack'), attack_classes, 'attack')
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()
              if k not in ('attack', 'role', 'paper', 'n')}
     if kind == 'gap': given = dict(target=None, angle=0.) | given
@@ -114,6 +115,9 @@ def check(self:Recipe)->Recipe:
     known = [f.name for f in fields(TrainSettings)]
     for d, more in [(self.train, ()), *((a, ('about', 'paper')) for a in self.arms.values())]:
         for k in d: check_choice(k, [*known, *more], 'a field of TrainSettings')
+        if more and (own := {'bits', 'seed', 'device'} & set(d)): raise ValueError(f"an arm cannot say its {sorted(own)}")
+    if not self.seeds or any(type(s) is not int or s < 0 for s in self.seeds):
+        raise ValueError(f"seeds must be whole numbers from 0, got {self.seeds}")
     need = {'n', 'n_align', 'smooth', 'seed', 'bs'}
     if set(self.evaluate) != need: raise ValueError(f"evaluate must say {sorted(need)}, got {sorted(self.evaluate)}")
     slugs = [slug(a) for a in self.attacks]
@@ -125,7 +129,9 @@ def check(self:Recipe)->Recipe:
 @patch
 def _check_role(self:Recipe, name, spec):
     "The role of an attack is what size and places make it."
-    role, a = check_choice(spec.get('role'), ('seen', 'unseen'), f'role of {name!r}'), make_attack(spec)
+    role = check_choice(spec.get('role'), ('seen', 'unseen'), f'role of {name!r}')
+    try: a = make_attack(spec)
+    except (TypeError, ValueError) as e: raise ValueError(f"attack {name!r}: {e}") from e
     own = make_callback(self.settings(self.control)).attack
     box = None if getattr(a, 'size', None) is None else patch_hw(a.size)
     same = box == tuple(own.size) and getattr(a, 'places', None) == own.places
@@ -158,7 +164,7 @@ def units(self:Recipe,
     names = dict(train=['train'], evaluate=[*self.attacks, 'alignment'])
     names = names[only] if only else names['train'] + names['evaluate']
     seeds = self.seeds if seeds is None else seeds
-    return [Unit(a, int(s), n) for s in seeds for a in arms for n in names]
+    return list(dict.fromkeys(Unit(a, int(s), n) for s in seeds for a in arms for n in names))
 
 # %% ../nbs/69_study.ipynb #35ff64cd
 @patch
@@ -331,7 +337,8 @@ def make(self:Arm,
 )->dict:
     "Do the work of one cell and write its cell.json."
     start, r = time.perf_counter(), self.recipe
-    for p in (self.folder/unit.path).glob('.*'): p.unlink()     # half a file, from a process that was killed
+    for p in (self.folder/unit.path).rglob('.*'):               # half a file, from a process that was killed
+        if p.is_file(): p.unlink()
     made = dict(train=self._train, alignment=self._align, attack=self._attack)[unit.kind](unit, progress)
     seconds = max(time.perf_counter() - start, made.pop('recorded', 0))
     v = versions(device_of(self.run.net))
@@ -372,7 +379,7 @@ def study(
     "Make all cells that are not there yet."
     todo, folder = recipe.units(arms, seeds, only), check_writable(folder)
     shared = {(u.arm, u.seed): Arm(recipe, folder, u.arm, u.seed, device) for u in todo}
-    for a in shared.values(): a.settings.check(); _expect(a, only)
+    for a in shared.values(): make_callback(a.settings.check()); _expect(a, only)
     have = {u: shared[u.arm, u.seed].finished(u) for u in todo}
     out = {}
     for u in todo:

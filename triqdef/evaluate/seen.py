@@ -17,7 +17,7 @@ from torch import nn
 
 from .transfer import Transfer
 from ..files import fingerprint, plain
-from ..quant.checkpoint import load_checkpoint, pretrained_names, read_description
+from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, read_description
 from ..train.run import load_run, make_callback, TrainSettings
 
 # %% ../../nbs/64_evaluate.seen.ipynb #ca5b88f5
@@ -45,7 +45,10 @@ def _stages(settings, been=()):
     "The stages that led to these settings, first to last, and whether they are all."
     if not isinstance(settings, dict) or 'method' not in settings: return [], False
     start, own = settings.get('start', 'scratch'), [_stage(settings)]
-    if start == 'scratch' or start in pretrained_names(): return own, True
+    if start == 'scratch': return own, True
+    if start in pretrained_names():
+        before = _stages(pretrained(start).description['meta'].get('settings'))[0]   # none: full precision, no patches
+        return before + own, True
     if start in been or not Path(start).is_file(): return own, False
     before, complete = _stages(read_description(start)['meta'].get('settings'), (*been, start))
     return before + own, complete

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..attack.gap import attack_batches, seeded_loader
 from ..core import atomic_path, check_choice, check_images, device_of, fixed_seed, generator
 from ..data import peek
+from ..quant.checkpoint import read_tensors
 from ..quant.convert import bit_state_of
 
 # %% ../../nbs/77_purify.jedi.ipynb #18b9b62c
@@ -314,16 +314,11 @@ def load_parts(
     kind:str,    # what it must be
 )->tuple:        # config, tensors
     "Settings and tensors; `ValueError` for a file that is damaged or of another kind."
-    if not Path(path).is_file(): raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, 'pt') as f:
-            header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is not a whole safetensors file ({e}): truncated "
-                         "or of another kind") from e
+    tensors, header = read_tensors(path)
     if header.get('format') != f'triqdef-{kind}-1':
         raise ValueError(f"{path} holds no {kind}: {header.get('format')}")
-    return json.loads(header['config']), tensors
+    try: return json.loads(header['config']), tensors
+    except (KeyError, ValueError) as e: raise ValueError(f"{path} has no settings that can be read: {e}") from e
 
 def fill_module(
     module:nn.Module,    # what to fill, in place

@@ -110,7 +110,7 @@ def patched_batch(self:TriQDef,
     n:int=None,    # only the first `n` images; None for all
 ):
     "The patched images of this batch, (n,3,H,W), from the seed and the step number alone."
-    with fixed_seed(hash((self.seed, self.now)) % 2**31):
+    with torch.autocast(self.x.device.type, enabled=False), fixed_seed(hash((self.seed, self.now)) % 2**31):
         i = torch.randint(len(self.active), ()).item()
         bits = dict(random=self.active[i], all=self.active).get(self.source, self.source)
         return self.attack.attack(self.learn.model, self.x[:n], self.y[:n], bits=bits)

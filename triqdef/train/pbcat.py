@@ -14,9 +14,8 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..attack.patch import check_fits, patch_hw, place, random_places
-from ..attack.pgd import gradient_to, under_attack
-from ..core import check_images, fast_layout, generator
-from ..quant.convert import at_bits
+from ..attack.pgd import as_view, under_attack
+from ..core import check_images, generator
 from .callback import PatchAT
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
@@ -66,24 +65,20 @@ def attack(self:CompositePGD,
     net:nn.Module,    # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
     y:Tensor,         # labels, (B,) int64
-    bits=None,        # a bit-width, or None: as it stands
+    bits=None,        # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
 )->Tensor:            # (B,C,H,W) in [0,1]
     "The perturbed images of the last step."
     check_images(x); check_fits(self.size, x.shape[-2:])
     x = x.detach().as_subclass(Tensor)
     at = random_places(len(x), x.shape[-2:], self.size, generator(self.seed), fixed=self.places).to(x.device)
-    with under_attack(net), at_bits(net, bits):
-        m = guided_cells(self._gradient(net, x, y), at, self.size, self.cell, self.share)
+    view = as_view(bits)
+    def gradient(z, step): return view(net, lambda p: p, z, y, None, step)[2]
+    with under_attack(net):
+        m = guided_cells(gradient(x, 0), at, self.size, self.cell, self.share)
         eps, adv = m*self.eps_patch + (1 - m)*self.eps_global, x
-        for _ in range(self.steps):
-            step = 2.5*eps/self.steps*self._gradient(net, adv, y).sign()
-            adv = (x + (adv + step - x).clamp(-eps, eps)).clamp(0, 1)
+        for i in range(self.steps):
+            adv = (x + (adv + 2.5*eps/self.steps*gradient(adv, i).sign() - x).clamp(-eps, eps)).clamp(0, 1)
     return adv
-
-@patch
-def _gradient(self:CompositePGD, net, x, y):
-    x = x.detach().requires_grad_()
-    return gradient_to(F.cross_entropy(net(fast_layout(x)), y, reduction='none'), x)
 
 # %% ../../nbs/55_train.pbcat.ipynb #d65cab41
 class PBCAT(PatchAT):

@@ -42,7 +42,8 @@ from .pbcat import PBCAT, CompositePGD
 # %% ../../nbs/58_train.run.ipynb #e49c3351
 @dataclass
 class StartSettings:
-    "What a training run begins with: its data and its network."
+    "What a training run begins with: its method, its data and its network."
+    method:str = 'triqdef'      # triqdef, patch-at (λ = 0), qat, pbat, dwq, pbcat, gradient-noise or gradient-smooth
     data:str = 'sample'         # 'sample' (ships inside), 'cifar10', 'toys', or a folder of images
     arch:str = 'resnet20'       # builder of the network, used when start is 'scratch'
     start:str = 'scratch'       # 'scratch', the name of a pretrained network, or a checkpoint file
@@ -57,7 +58,6 @@ class StartSettings:
 @dataclass
 class TrainSettings(StartSettings):
     "All settings of a training run."
-    method:str = 'triqdef'      # triqdef, patch-at (λ = 0), qat, pbat, dwq, pbcat, gradient-noise or gradient-smooth
     epochs:int = 5              # passes over the training images
     lr:float = 2e-3             # highest learning rate of the one-cycle schedule (Adam)
     wd:float = 1e-2             # decoupled weight decay, off the steps and norms
@@ -73,7 +73,7 @@ class TrainSettings(StartSettings):
     patch_size:int = 8          # side in pixels of the training patches
     attack_steps:int = 5        # steps of the inner attack
     step_size:float = 32/255    # of the inner attack, in pixel units of [0,1]
-    amp:str = ''                # arithmetic of training: 'bf16', 'fp16' (autocast), or empty for float32
+    amp:str = ''                # arithmetic of training: 'bf16' (autocast, on CUDA), or empty for float32
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
 
@@ -92,7 +92,8 @@ def check(self:TrainSettings,
         if getattr(self, n) < 1: raise ValueError(f"{n} must be at least 1, got {getattr(self, n)}")
     for n in ('train_n', 'valid_n', 'max_active'):
         if getattr(self, n) < 0: raise ValueError(f"{n} must be 0 or more, got {getattr(self, n)}")
-    check_choice(self.amp, ('', 'bf16', 'fp16'), 'amp')
+    check_choice(self.amp, ('', 'bf16'), 'amp')
+    if self.distill and self.method == 'dwq': raise ValueError("distill has no teacher in 'dwq': one bit-width a step")
     if not self.lr > 0: raise ValueError(f"lr must be positive, got {self.lr}")
     if self.start == 'scratch': check_choice(self.arch, sorted(models), 'arch')
     elif not begun and self.start not in pretrained_names() and not Path(self.start).is_file():
@@ -203,7 +204,7 @@ def check_writable(
     if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"{folder} is a file, a folder is needed")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder/'.writable') as tmp: pass
-    (folder/'.writable').unlink()
+    (folder/'.writable').unlink(missing_ok=True)
     return folder
 
 # %% ../../nbs/58_train.run.ipynb #fa04ade0
@@ -245,6 +246,7 @@ def train(
 def _train(s, folder, progress, cbs):
     "The work of `train`, under a seed of its own."
     dls = make_data(s)
+    if s.amp and dls.device.type != 'cuda': raise ValueError(f"amp={s.amp!r} needs a CUDA device, got {dls.device}")
     if not (folder/'network.safetensors').exists():
 
         net, arch = make_network(s, dls)
@@ -259,7 +261,9 @@ def _train(s, folder, progress, cbs):
             if not progress: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
             if start < s.epochs: learn.fit_one_cycle(s.epochs, s.lr, start_epoch=start)
         _finish(folder, net, arch, dls, s, keeper, trainer)
-    else: _begin(folder, s)
+    else:
+        _begin(folder, s)
+        (folder/'state.pt').unlink(missing_ok=True)
 
 # %% ../../nbs/58_train.run.ipynb #25166e54
 def load_run(
