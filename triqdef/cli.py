@@ -105,7 +105,8 @@ def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
     first = next(iter(runs.values())).settings
-    dls = make_data(replace(first, data=args.data or first.data, device=args.device or first.device, train_n=0, valid_n=0))
+    own = dict(data=args.data or first.data, device=args.device or first.device)
+    dls = make_data(replace(first, **own, train_n=0, valid_n=0))     # all images, scored on the test set
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
     if under is not None: under = under.to(dls.device)

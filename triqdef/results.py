@@ -46,6 +46,7 @@ def _unpacked(cell, place, key):
 
 def _figures(cell): return {k: cell.get(k) for k in ('settings', 'network_sha256', 'clean', 'rows', 'images')}
 
+# %% ../nbs/70_results.ipynb #535a0ef9
 def collect(
     *places,    # folders with cells, or files that `store_study` wrote
 )->dict:        # 'RECIPE/SCALE/ARM/seedN/NAME' → cell, in order of the names
@@ -274,10 +275,12 @@ def _percent(v, low=float('nan'), high=float('nan'), sign=''):
 def _with_ends(r, name, sign=''):
     return _percent(r[name], *(r.get(f'{name} {end}', float('nan')) for end in ('low', 'high')), sign)
 
-def _grid(frame, rows, text, recipe):
+def _grid(frame, rows, text):
     "Rows × bit-widths of a table, each cell by `text`, as Markdown."
     out = {}
-    for r in frame.to_dict('records'): out.setdefault(r[rows], {})[f"{r['bits']} bits" if isinstance(r['bits'], int) else r['bits']] = text(r)
+    for r in frame.to_dict('records'):
+        head = f"{r['bits']} bits" if isinstance(r['bits'], int) else r['bits']
+        out.setdefault(r[rows], {})[head] = text(r)
     return md_table(pd.DataFrame(out).T.rename_axis(rows).reset_index().set_index(rows)) if out else '*no cells yet*'
 
 def _paper(r): return '' if np.isnan(r['paper']) else f"<br>*{100*r['paper']:.1f}*"
@@ -288,10 +291,10 @@ def clean_page(
 )->str:              # Markdown
     "Clean accuracy of each arm at each bit-width, and the minutes that its training took."
     f = tables['clean']
-    rows = [*f.to_dict('records'), *(dict(arm=a, bits='minutes of training', text=f'{g.minutes.mean():.0f}')
-                                     for a, g in (f.groupby('arm', sort=False) if len(f) else ()))]
-    text = lambda r: r['text'] if isinstance(r.get('text'), str) else _with_ends(r, 'accuracy') + _paper(r)
-    return _grid(pd.DataFrame(rows), 'arm', text, recipe)
+    rows, groups = f.to_dict('records'), f.groupby('arm', sort=False) if len(f) else ()
+    rows += [dict(arm=a, bits='minutes of training', text=f'{g.minutes.mean():.0f}') for a, g in groups]
+    def text(r): return r['text'] if isinstance(r.get('text'), str) else _with_ends(r, 'accuracy') + _paper(r)
+    return _grid(pd.DataFrame(rows), 'arm', text)
 
 # %% ../nbs/70_results.ipynb #09c76e3c
 def transfer_page(
@@ -306,8 +309,9 @@ def transfer_page(
         levels = [f'T{i} {_with_ends(r, l)}' for i, l in enumerate(_levels, 1)]
         return '<br>'.join(levels) + f"<br>null {_percent(r['null'])}" + _paper(r)
     n = f"{f.n.min()} to {f.n.max()} images" if len(f) else 'no images'
-    title = f"**{attack}** (size and places {recipe.attacks[attack]['role']} by the control's training; {n} right when clean)"
-    return f"{title}\n\n{_grid(f, 'arm', cell, recipe)}"
+    role = recipe.attacks[attack]['role']
+    title = f"**{attack}** (size and places {role} by the control's training; {n} right when clean)"
+    return f"{title}\n\n{_grid(f, 'arm', cell)}"
 
 def difference_page(
     tables:dict,     # what `study_tables` gave
@@ -321,7 +325,7 @@ def difference_page(
     for (a, b), g in f.groupby(['attack', 'bits'], sort=False):
         level = {r['level']: _with_ends(r, 'difference', '+') for r in g.to_dict('records')}
         out.append(dict(attack=a, bits=b, text='<br>'.join(f'{l} {level[l]}' for l in ('T1', 'T3') if l in level)))
-    table = _grid(pd.DataFrame(out), 'attack', lambda r: r['text'], recipe)
+    table = _grid(pd.DataFrame(out), 'attack', lambda r: r['text'])
     return f'**{arm}** less **{recipe.control}**, points\n\n{table}'
 
 # %% ../nbs/70_results.ipynb #8c68ff13
@@ -370,24 +374,25 @@ def verdict(
     return '\n'.join([_clean_rule(own - base), _paper_rule(unseen), *_control_rules(d, recipe)])
 
 # %% ../nbs/70_results.ipynb #62f2ab7c
+def _met(v): return 'met' if v.all() else 'not met'
+
 def _clean_rule(change):
     said = ', '.join(f'{100*v:+.1f} at {b} bits' for b, v in change.items())
-    return (f"- **Clean accuracy at most two points below the control**: {'met' if (change >= -.02).all() else 'not met'} "
-            f"({said}; points).")
+    return f"- **Clean accuracy at most two points below the control**: {_met(change >= -.02)} ({said}; points)."
 
 def _paper_rule(unseen):
     if not len(unseen): return "- **Below the paper's row**: no cell has one."
     below = unseen.T1 < unseen.paper
-    return f"- **Below the paper's row, unseen, T1**: {'met' if below.all() else 'not met'}, at {_counted(below)} cells."
+    return f"- **Below the paper's row, unseen, T1**: {_met(below)}, at {_counted(below)} cells."
 
 def _control_rules(d, recipe):
     t1, t3 = (d[d.level == l] for l in ('T1', 'T3'))
     ten, close = t1.difference <= -.1, t3.difference >= -.05
-    yield (f"- **Ten points below the control when made at another bit-width (T1)**: {'met' if ten.all() else 'not met'}, "
-           f"at {_counted(ten)} cells. In the mean {100*t1.difference.mean():+.1f} points; {_clear(t1)}.")
-    left = 'so no claim is left beyond less transfer from a single source' if close.any() else 'at none, so the claim stands'
-    yield (f"- **All bit-widths known (T3)**: not more than five points below the control at {_counted(close)} cells, {left}. "
-           f"In the mean {100*t3.difference.mean():+.1f} points; {_clear(t3)}.")
+    yield (f"- **Ten points below the control when made at another bit-width (T1)**: {_met(ten)}, at {_counted(ten)} "
+           f"cells. In the mean {100*t1.difference.mean():+.1f} points; {_clear(t1)}.")
+    left = 'no claim is left beyond less transfer from a single source' if close.any() else 'the claim stands'
+    yield (f"- **All bit-widths known (T3)**: not more than five points below the control at {_counted(close)} cells: "
+           f"{left}. In the mean {100*t3.difference.mean():+.1f} points; {_clear(t3)}.")
 
 # %% ../nbs/70_results.ipynb #451c0ae1
 def plot_study(
@@ -421,7 +426,8 @@ def search_page(
         r = dict(clean=' / '.join(f'{100*v:.1f}' for v in a['clean'].values()))
         r |= {k: f'{100*v:.1f}' for k, v in a['mean'].items()}
         last = {k: a['last_terms'][k] for k in ('fdp', 'gpdp')}
-        alike = {f'gradient {k}': f'{v:.2f} ({null:.2f})' for k, (v, null) in a['alignment'].items() if k.endswith(' 0')}
+        alike = {k: v for k, v in a['alignment'].items() if k.endswith(' 0')}
+        alike = {f'gradient {k}': f'{v:.2f} ({null:.2f})' for k, (v, null) in alike.items()}
         rows[name] = r | {k.upper(): f'{v:.2f}' if v else '–' for k, v in last.items()} | alike
     v = search['versions']
     return md_table(pd.DataFrame(rows).T.rename_axis('try')) + f"\n\n*{v['device']}, torch {v['torch']}, seed 0.*"

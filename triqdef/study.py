@@ -115,7 +115,8 @@ def check(self:Recipe)->Recipe:
     known = [f.name for f in fields(TrainSettings)]
     for d, more in [(self.train, ()), *((a, ('about', 'paper')) for a in self.arms.values())]:
         for k in d: check_choice(k, [*known, *more], 'a field of TrainSettings')
-        if more and (own := {'bits', 'seed', 'device'} & set(d)): raise ValueError(f"an arm cannot say its {sorted(own)}")
+        own = {'bits', 'seed', 'device'} & set(d) if more else ()
+        if own: raise ValueError(f"an arm cannot say its {sorted(own)}")
     if not self.seeds or any(type(s) is not int or s < 0 for s in self.seeds):
         raise ValueError(f"seeds must be whole numbers from 0, got {self.seeds}")
     need = {'n', 'n_align', 'smooth', 'seed', 'bs'}
@@ -126,6 +127,7 @@ def check(self:Recipe)->Recipe:
     for name, spec in self.attacks.items(): self._check_role(name, spec)
     return self
 
+# %% ../nbs/69_study.ipynb #4ef8442a
 @patch
 def _check_role(self:Recipe, name, spec):
     "The role of an attack is what size and places make it."
