@@ -218,10 +218,10 @@ def _alignment(have):
     return over_seeds(pd.DataFrame(rows), by, ['value', 'null', 'excess']).astype({'n': int})
 
 def _ablation(tables, recipe):
-    "The arms that add one thing at a time: means over bit-widths and attacks."
+    "An arm a row: means over bit-widths and attacks."
     clean, asr, alike = (tables[k] for k in ('clean', 'transfer', 'alignment'))
     rows = []
-    for arm in recipe.ablation:
+    for arm in recipe.arms:
         r = dict(arm=arm)
         if len(clean) and arm in set(clean.arm): r['clean'] = clean[clean.arm == arm].accuracy.mean()
         for role in ('seen', 'unseen') if len(asr) else ():
@@ -230,7 +230,7 @@ def _ablation(tables, recipe):
         if len(alike):
             a = alike[(alike.arm == arm) & (alike.what == 'gradient') & (alike.smooth == 0)]
             r |= {f'{m} over null': v for m, v in zip(a.measure, a.excess)}
-        rows.append(r)
+        if len(r) > 1: rows.append(r)
     return pd.DataFrame(rows)
 
 # %% ../nbs/70_results.ipynb #d03c70ac
@@ -345,9 +345,13 @@ def alignment_page(
 
 def ablation_page(
     tables:dict,    # what `study_tables` gave
+    arms=None,      # names of arms in the order wanted, None for all
 )->str:             # Markdown
-    "One thing at a time: means over bit-widths and attacks."
-    f = tables['ablation'].set_index('arm')
+    "Means over bit-widths and attacks, a row per arm."
+    f = tables['ablation']
+    if not len(f): return '*no cells yet*'
+    f = f.set_index('arm')
+    if arms is not None: f = f.loc[[a for a in arms if a in f.index]]
     def cell(k, v): return '–' if np.isnan(v) else f'{v:+.3f}' if 'null' in k else _percent(v)
     return md_table(pd.DataFrame({k: [cell(k, v) for v in f[k]] for k in f}, index=f.index))
 
@@ -393,6 +397,9 @@ def _control_rules(d, recipe):
     left = 'no claim is left beyond less transfer from a single source' if close.any() else 'the claim stands'
     yield (f"- **All bit-widths known (T3)**: not more than five points below the control at {_counted(close)} cells: "
            f"{left}. In the mean {100*t3.difference.mean():+.1f} points; {_clear(t3)}.")
+    both = pd.concat([t1, t3])
+    seen = 'an effect can be seen' if (both['difference high'] < 0).mean() > .1 else 'no effect can be seen'
+    yield f"- **Beyond the control, {seen}** (an effect: more than one paired interval in ten below zero)."
 
 # %% ../nbs/70_results.ipynb #451c0ae1
 def plot_study(
