@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup  ## train, attack and compare on real images, within 10 minutes
+demo: setup  ## attack three trained networks on real images, about 2 minutes
 	$(BIN)/triqdef demo
 
 test: setup  ## every notebook, then pytest (which also checks that the export is clean)

@@ -6,12 +6,13 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'Normalize', 'seed_everything',
-           'fixed_seed', 'generator', 'eval_mode', 'device_of', 'atomic_path', 'versions']
+           'fixed_seed', 'generator', 'eval_mode', 'device_of', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,13 @@ def atomic_path(
     os.close(fd); tmp = Path(tmp)
     try: yield tmp; tmp.chmod(0o644); os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #a2392d6b
+def asset(
+    name='',    # a file of `triqdef/assets`, or '' for the folder
+)->Path:
+    "A file that ships inside the package."
+    return Path(find_spec('triqdef.core').origin).parent/'assets'/name
 
 # %% ../nbs/00_core.ipynb #88fc81ed
 def versions(

@@ -14,7 +14,6 @@ __all__ = ['cifar_classes', 'to_pixels', 'ImageTensors', 'crop_flip', 'keyed_gen
 import copy, hashlib, json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -33,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
-from .core import atomic_path, check_choice, check_images, device_of, eval_mode
+from .core import asset, atomic_path, check_choice, check_images, device_of, eval_mode
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -272,7 +271,7 @@ def pixel_hash(
 # %% ../nbs/02_data.ipynb #507fa332
 def sample_tensors()->dict:
     "The bundled sample: uint8 `x_train` (2000,3,32,32), `x_test` (1000,…), labels, `about` it."
-    assets = files('triqdef')/'assets'
+    assets = asset()
     about = json.loads((assets/'cifar10-sample.json').read_text())
     with (assets/'cifar10-sample.webp').open('rb') as f, Image.open(f) as im:
         x = tiles(np.array(im.convert('RGB')))

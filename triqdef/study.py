@@ -12,7 +12,6 @@ __all__ = ['attack_classes', 'cell_format', 'Recipe', 'load_recipe', 'make_attac
 import json, shutil, time, tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from .attack.patch import patch_hw
 from .attack.patchattack import MPA
 from .attack.pgd import PatchPGD
 from .attack.sparse_rs import SparseRS
-from .core import check_choice, device_of, versions
+from .core import asset, check_choice, device_of, versions
 from .evaluate.alignment import alignment_report
 from .evaluate.seen import seen_table
 from .evaluate.success import clean_accuracy, predict
@@ -60,10 +59,9 @@ class Recipe:
 def _recipe_file(name):
     "The file of a recipe that ships, or the given one."
     if str(name).endswith('.toml'): return Path(name)
-    assets = files('triqdef')/'assets'
-    there = [p.name for p in assets.iterdir() if p.name.startswith('study-')]
+    there = [p.name for p in asset().iterdir() if p.name.startswith('study-')]
     there = sorted(n[len('study-'):-len('.toml')] for n in there)
-    return assets/f"study-{check_choice(str(name), there, 'recipe')}.toml"
+    return asset(f"study-{check_choice(str(name), there, 'recipe')}.toml")
 
 def load_recipe(
     name='cifar10',        # a recipe that ships, or a `.toml` file

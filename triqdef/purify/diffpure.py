@@ -98,9 +98,9 @@ def timesteps(self:DiffPure,
     self.scheduler.set_timesteps(self.steps, device=device)
     t = self.scheduler.timesteps
     t = t[t < self.t_star]
-    if self.t_star and not len(t):
-        raise ValueError(f"the scheduler has no timestep below t_star={self.t_star}: "
-                         f"take more than {self.steps} steps")
+    if self.t_star > 1 and (not len(t) or t[0] < self.t_star/2):
+        raise ValueError(f"with {self.steps} steps the scheduler has no timestep near t_star={self.t_star}, "
+                         f"the highest below it is {t[0].item() if len(t) else 'none'}: take more steps")
     return t
 
 @patch

@@ -10,14 +10,13 @@ __all__ = ['description_of', 'save_checkpoint', 'read_tensors', 'read_descriptio
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #bd2fbfda
 import json
-from importlib.resources import files
 from pathlib import Path
 
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import atomic_path, check_choice
+from ..core import asset, atomic_path, check_choice
 from ..models import build_model, models
 from .convert import bit_state_of, to_multibit
 
@@ -111,7 +110,7 @@ def load_checkpoint(
 # %% ../../nbs/15_quant.checkpoint.ipynb #b1e05d0d
 def pretrained_names()->list:
     "Names of the networks that ship with the package."
-    return sorted(p.name.removesuffix('.safetensors') for p in (files('triqdef')/'assets').iterdir()
+    return sorted(p.name.removesuffix('.safetensors') for p in asset().iterdir()
                   if p.name.endswith('.safetensors'))
 
 def pretrained(
@@ -120,4 +119,4 @@ def pretrained(
 )->nn.Module:          # in eval mode; `.description['meta']` says how it was trained
     "A trained network that ships with the package."
     check_choice(name, pretrained_names(), 'name')
-    return load_checkpoint(files('triqdef')/'assets'/f'{name}.safetensors', device)
+    return load_checkpoint(asset(f'{name}.safetensors'), device)

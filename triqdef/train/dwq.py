@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..core import check_bits, check_choice, generator
-from ..quant.convert import at_bits, bits_of
+from ..quant.convert import at_bits, bit_state_of, bits_of
 from .pbat import PBAT
 
 # %% ../../nbs/54_train.dwq.ipynb #c2e200c5
@@ -52,6 +52,8 @@ class RPI(nn.Module):
         each='image',      # 'image', or 'batch': one draw for all images of a call
     ):
         super().__init__()
+        if bit_state_of(net) is None:
+            raise ValueError("net is not a multi-bit network: convert it with to_multibit first")
         self.net, self.bits = net, check_bits(bits or bits_of(net), bits_of(net))
         self.each, self.random = check_choice(each, ('image', 'batch'), 'each'), generator(seed)
 
