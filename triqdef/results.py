@@ -407,8 +407,8 @@ def _control_rules(d, recipe):
            f"{_met(~close)}, it is not at {_counted(close)} cells. "
            f"In the mean {100*t3.difference.mean():+.1f} points; {_clear(t3)}.")
     both = pd.concat([t1, t3])
-    seen = 'an effect can be seen' if (both['difference high'] < 0).mean() > .1 else 'no effect can be seen'
-    yield f"- **Beyond the control, {seen}** (an effect: more than one paired interval in ten below zero)."
+    seen = 'a gain' if (both['difference high'] < 0).mean() > .1 else 'no gain'
+    yield f"- **Beyond the control, {seen} can be seen** (a gain: more than one paired interval in ten below zero)."
 
 # %% ../nbs/70_results.ipynb #451c0ae1
 def plot_study(
