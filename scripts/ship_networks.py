@@ -50,8 +50,8 @@ def main():
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--run', metavar='NAME', help='the folder is a run, which ships as cifar10-ARCH-NAME')
     a = p.parse_args()
-    if a.run: ship_run(a.folder, a.run)
-    else: [ship_arm(a.folder, arm, a.seed) for arm in a.arms]
+    if a.run: return ship_run(a.folder, a.run)
+    for arm in a.arms: ship_arm(a.folder, arm, a.seed)
 
 
 if __name__ == '__main__': main()

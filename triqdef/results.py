@@ -286,7 +286,7 @@ def _grid(frame, rows, text):
     for r in frame.to_dict('records'):
         head = f"{r['bits']} bits" if isinstance(r['bits'], int) else r['bits']
         out.setdefault(r[rows], {})[head] = text(r)
-    return md_table(pd.DataFrame(out).T.rename_axis(rows).reset_index().set_index(rows)) if out else '*no cells yet*'
+    return md_table(pd.DataFrame(out).T.rename_axis(rows)) if out else '*no cells yet*'
 
 def _paper(r): return '' if np.isnan(r['paper']) else f"<br>*{100*r['paper']:.1f}*"
 

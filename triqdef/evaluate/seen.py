@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from ..core import asset
 from .transfer import Transfer
 from ..files import fingerprint, plain
-from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, read_description
+from ..quant.checkpoint import load_checkpoint, pretrained_names, read_description
 from ..train.run import load_run, make_callback, TrainSettings
 
 # %% ../../nbs/64_evaluate.seen.ipynb #ca5b88f5
@@ -46,12 +47,11 @@ def _stages(settings, been=()):
     if not isinstance(settings, dict) or 'method' not in settings: return [], False
     start, own = settings.get('start', 'scratch'), [_stage(settings)]
     if start == 'scratch': return own, True
-    if start in pretrained_names():
-        before = _stages(pretrained(start).description['meta'].get('settings'))[0]   # none: full precision, no patches
-        return before + own, True
-    if start in been or not Path(start).is_file(): return own, False
-    before, complete = _stages(read_description(start)['meta'].get('settings'), (*been, start))
-    return before + own, complete
+    ships = start in pretrained_names()     # its record is whole; one of full precision has no stages, and no patches
+    path = asset(f'{start}.safetensors') if ships else Path(start)
+    if start in been or not path.is_file(): return own, False
+    before, complete = _stages(read_description(path)['meta'].get('settings'), (*been, start))
+    return before + own, complete or ships
 
 # %% ../../nbs/64_evaluate.seen.ipynb #86b8fbc7
 def _of_folder(folder):
