@@ -10,6 +10,7 @@ __all__ = ['description_of', 'save_checkpoint', 'read_tensors', 'read_descriptio
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #bd2fbfda
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import safe_open, SafetensorError
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..core import asset, atomic_path, check_choice
-from ..models import build_model, models
+from ..classifiers import build_any, check_arch
+from ..imagenet import Preset
 from .convert import bit_state_of, to_multibit
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #b4911905
@@ -36,13 +38,15 @@ def description_of(
 def save_checkpoint(
     net:nn.Module,    # a multi-bit network or a plain one
     path,             # where to write, `.safetensors`
-    arch:str,         # name of its builder, a key of `triqdef.models.models`
+    arch:str,         # name of its builder, as in `build_any`
     n_classes:int,    # number of classes
     meta=None,        # anything JSON can hold: class names, settings, accuracies
 )->Path:
     "Write tensors and description to `path`, whole or not at all."
-    check_choice(arch, sorted(models), 'arch')
-    header = json.dumps(description_of(net, arch, n_classes, meta))
+    check_arch(arch)
+    preset = getattr(net, 'preset', None)
+    told = {} if preset is None else dict(preset=asdict(preset))
+    header = json.dumps(description_of(net, arch, n_classes, {**(meta or {}), **told}))
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={'triqdef': header})
     return Path(path)
@@ -101,9 +105,10 @@ def load_checkpoint(
 )->nn.Module:            # in eval mode, at its highest bit-width; `.description` holds the header
     "Build the network that a checkpoint describes and fill it."
     d = read_description(path)
-    net = build_model(check_choice(d['arch'], sorted(models), 'arch'), d['n_classes'])
+    net = build_any(check_arch(d['arch']), d['n_classes'])
     if d['quant']: net = to_multibit(net, **d['quant'])
     load_weights(net, path).eval().to(device)
+    if 'preset' in d['meta']: net.preset = Preset(**d['meta']['preset'])
     net.description = d
     return net
 

@@ -9,13 +9,14 @@ __all__ = ['to_multibit', 'bit_state_of', 'bits_of', 'at_bits', 'backward_as', '
 
 # %% ../../nbs/14_quant.convert.ipynb #774f3a82
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pandas as pd
 import torch
+from fastcore.basics import noop
 from torch import nn, Tensor
 
-from ..core import check_bit, check_bits, check_images, device_of, eval_mode
+from ..core import check_bit, check_bits, check_images, device_of, eval_mode, fast_layout
 from ..data import peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import MultiBitNorm
@@ -151,15 +152,45 @@ def _first_batches(dl, n, device):
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
     return out
 
-def _restat(net, batches):
-    "Set the active norms' running statistics to the mean over `batches`."
-    norms = [m.active for m in net.modules() if isinstance(m, MultiBitNorm) and m.active.track_running_stats]
-    before = [(m, m.momentum) for m in norms]
-    for m in norms: m.reset_running_stats(); m.momentum = None; m.train()
-    try:
-        for x in batches: net(x)
+# %% ../../nbs/14_quant.convert.ipynb #a5ec21d7
+def _norms(net):
+    "The active norms that keep statistics."
+    return [m.active for m in net.modules() if isinstance(m, MultiBitNorm) and m.active.track_running_stats]
+
+@contextmanager
+def _watch(net, act_of=lambda i: noop):
+    "For each active norm a list of mean and variance of its inputs up to each batch; `act_of(i)(norm, list)` at each."
+    def note(seen, act):
+        def hook(norm, inp):
+            var, mean = torch.var_mean(inp[0].float(), (0, 2, 3))
+            n = len(seen)
+            seen.append(tuple((old*n + v)/(n + 1) for old, v in zip(seen[-1] if seen else (0, 0), (mean, var))))
+            act(norm, seen)
+        return hook
+    norms = _norms(net)
+    lists = [[] for _ in norms]
+    handles = [m.register_forward_pre_hook(note(l, act_of(i))) for i, (m, l) in enumerate(zip(norms, lists))]
+    try: yield lists
     finally:
-        for m, momentum in before: m.momentum = momentum; m.eval()
+        for h in handles: h.remove()
+
+# %% ../../nbs/14_quant.convert.ipynb #ea0f2be9
+def _full(net, batches):
+    "Of each norm at full precision: its statistics, and the mean and variance of its inputs; None without 32 bits."
+    if 32 not in bit_state_of(net).allowed: return None
+    with at_bits(net, 32), _watch(net) as lists:
+        for x in batches: net(x)
+        return [(m.running_mean, m.running_var, l) for m, l in zip(_norms(net), lists)]
+
+def _mover(own):
+    "What gives a norm the statistics of full precision, moved as its inputs moved; those of its inputs without `own`."
+    def move(norm, seen):
+        mean, var = seen[-1]
+        if own is not None:
+            mean32, var32 = own[2][len(seen) - 1]
+            mean, var = own[0] + mean - mean32, own[1]*(var + 1e-12)/(var32 + 1e-12)
+        norm.running_mean.copy_(mean); norm.running_var.copy_(var)
+    return move
 
 # %% ../../nbs/14_quant.convert.ipynb #46ef6ca6
 @torch.no_grad()
@@ -169,21 +200,23 @@ def calibrate(
     n_batches:int=8,     # how many batches to look at
     bits=None,           # the bit-widths to calibrate, or None for all below 32
     method:str='mse',    # 'mse' (least squared error) or 'lsq' (the start of LSQ, for training)
-    norms:bool=True,     # re-estimate BatchNorm statistics too
+    norms:bool=True,     # move BatchNorm statistics too
 )->nn.Module:
     "Fit steps and BatchNorm statistics of every low bit-width to data; `ValueError` on an empty loader."
     state = bit_state_of(net)
     if state is None: raise ValueError("calibrate needs a multi-bit network: see to_multibit")
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
     batches = _first_batches(dl, n_batches, device_of(net))
+    batches = [fast_layout(x) for x in batches]
     with eval_mode(net):
+        full = _full(net, batches) if norms else None
+        def moving(): return _watch(net, lambda i: _mover(full and full[i])) if norms else nullcontext()
         for b in check_bits(bits or state.allowed, state.allowed):
             if b == 32: continue
-            with at_bits(net, b):
+            with at_bits(net, b), moving():
                 try:
                     for i, x in enumerate(batches): state.observing = (method, i + 1); net(x)
                 finally: state.observing = None
-                if norms: _restat(net, batches)
     return net
 
 # %% ../../nbs/14_quant.convert.ipynb #011f1735
