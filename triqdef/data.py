@@ -61,6 +61,7 @@ class ImageTensors:
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return to_pixels(self.x[i]), int(self.y[i])
     def batch(self, idx): return self.x[idx], self.y[idx]
+    def subset(self, idx): return ImageTensors(self.x[idx], self.y[idx], self.vocab)
 
     def to(self,
         device,    # a torch device

@@ -99,7 +99,7 @@ class Resume:
     "The state of long work in one file that knows which work it belongs to; `path=None` keeps nothing."
     def __init__(self,
         path,              # file name, or None
-        key:str,           # `fingerprint` of everything that the result depends on
+        key:str,           # `fingerprint` of everything that the result depends on; None to read what is there
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
@@ -142,7 +142,7 @@ def load(self:Resume)->tuple:    # (tensors, notes), or None where there is noth
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e
     if meta.get('format') != 'triqdef-state-1': raise ValueError(f"{self.path} is not the state of an attack")
-    if meta.get('key') != self.key:
+    if self.key is not None and meta.get('key') != self.key:
         raise ValueError(f"{self.path} belongs to other settings, images or weights: "
                          "give another file, or delete it to begin again")
     try: return tensors, json.loads(meta.get('notes', ''))
