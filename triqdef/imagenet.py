@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/imagenet.html.md"""
 
 # %% auto #0
 __all__ = ['imagenet_wnids', 'imagenet_names', 'Preset', 'preset_of', 'validation_labels', 'imagenet_files', 'stratified_order',
-           'random_window', 'ImageNetFiles', 'unreadable', 'imagenet_dls']
+           'random_window', 'ImageNetFiles', 'unreadable', 'imagenet_valid', 'imagenet_dls']
 
 # %% ../nbs/05_imagenet.ipynb #312cd1d9
 import csv, hashlib, math, re
@@ -250,27 +250,34 @@ def unreadable(
     with ThreadPoolExecutor() as pool: return {p: e for p, e in zip(paths, pool.map(wrong, paths)) if e}
 
 # %% ../nbs/05_imagenet.ipynb #ca0c6b28
-def _parts_of(path, valid_n, train_n, seed):
-    "Paths and classes of training and validation."
+def imagenet_valid(
+    path,                    # ImageNet's folder
+    preset:Preset=None,      # how pictures become pixels, None for 256 → 224, bilinear
+    n:int=0,                 # how many: the first in the fixed order; 0 for all
+)->ImageNetFiles:
+    "The validation pictures in the fixed order, with labels among the 1000 classes."
     paths, y = imagenet_files(path, 'val')
-    order = stratified_order(paths, y)
-    n = len(order) if valid_n in (None, 0) else valid_n
-    if not 0 < n <= len(order): raise ValueError(f"valid_n must lie between 1 and {len(order)}, or be 0 for all, got {n}")
-    keep = order[:n] if n < len(order) else torch.arange(n)
-    def pick(i, paths, y): return [paths[int(j)] for j in i], y[i]
-    if (_root(path)/'train').is_dir(): train = imagenet_files(path, 'train')
-    elif n < len(order): train = pick(order[n:].sort().values, paths, y)
-    else: raise ValueError(f"{path} has no train folder and every picture is scored: give valid_n below {n}")
-    if train_n and not 0 < train_n <= len(train[1]):
-        raise ValueError(f"train_n must lie between 1 and {len(train[1])}, or be 0 for all, got {train_n}")
-    return pick(balanced_order(train[1], seed)[:train_n].sort().values, *train) if train_n else train, pick(keep, paths, y)
+    if not 0 <= n <= len(y): raise ValueError(f"valid_n must lie between 1 and {len(y)}, or be 0 for all, got {n}")
+    data = ImageNetFiles(paths, y, imagenet_names(), preset or Preset())
+    return data.subset(stratified_order(paths, y)[:n or len(y)])
+
+def _train(path, preset, n, scale, seed, valid):
+    "The training pictures: of the train folder, or what validation leaves."
+    if (_root(path)/'train').is_dir(): data = ImageNetFiles(*imagenet_files(path, 'train'), valid.vocab, preset, scale)
+    else:
+        every, used = imagenet_valid(path, preset), set(valid.paths)
+        data = every.subset([i for i, p in enumerate(every.paths) if p not in used])
+        data.scale = scale
+    if not len(data): raise ValueError(f"{path} has no train folder and every picture is scored: give a smaller valid_n")
+    if not 0 <= n <= len(data): raise ValueError(f"train_n must lie between 1 and {len(data)}, or be 0 for all, got {n}")
+    return data.subset(balanced_order(data.y, seed)[:n].sort().values) if n else data
 
 # %% ../nbs/05_imagenet.ipynb #c07d085c
 def imagenet_dls(
     path,                    # train/ and val/ in one of the layouts above, or validation pictures alone
     preset:Preset=None,      # how pictures become pixels: the network's own; None for 256 → 224, bilinear
     bs:int=64,               # training batch size
-    valid_n:int=0,           # validation pictures, the first of the fixed order (5000: the fixed list); 0 for all
+    valid_n:int=0,           # validation pictures, the first in the fixed order (5000: the fixed list); 0 for all
     train_n:int=0,           # training pictures, a balanced share; 0 for all
     scale=(.35, 1.),         # share of the area of a random training window, None for the middle
     val_bs:int=None,         # validation batch size, None for `bs`
@@ -280,8 +287,8 @@ def imagenet_dls(
 )->DataLoaders:
     "ImageNet, Imagenette or Imagewoof as fastai `DataLoaders` in [0,1], with labels among the 1000 classes."
     device, preset = torch.device(device) if device is not None else default_device(), preset or Preset()
-    train, valid = _parts_of(path, valid_n, train_n, seed)
-    train, valid = (ImageNetFiles(*p, imagenet_names(), preset, s) for p, s in ((train, scale), (valid, None)))
+    valid = imagenet_valid(path, preset, valid_n)
+    train = _train(path, preset, train_n, scale, seed, valid)
     common = dict(seed=seed, device=device, num_workers=num_workers, pin_memory=device.type == 'cuda')
     dls = DataLoaders(ImageLoader(train, bs, True, drop_last=len(train) >= bs, **common),
                       ImageLoader(valid, val_bs or bs, **common), device=device)
