@@ -27,14 +27,18 @@ from .evaluate.alignment import *
 from .evaluate.audit import *
 from .evaluate.compare import *
 from .evaluate.curves import *
+from .evaluate.imagenet import *
 from .evaluate.report import *
 from .evaluate.seen import *
+from .evaluate.sharded import *
 from .evaluate.success import *
 from .evaluate.suite import *
 from .evaluate.transfer import *
 from .files import *
 
 # %% ../nbs/99_all.ipynb #84a1f008
+from .classifiers import *
+from .imagenet import *
 from .models import *
 from .penalty.fdp import *
 from .penalty.gpdp import *

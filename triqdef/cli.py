@@ -13,16 +13,19 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
+from fastai.torch_core import default_device
 from fastcore.docments import docments
 
 from .attack.textures import TextureDictionary
-from .core import versions
+from .core import atomic_path, check_bits, versions
 from .data import take
+from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
 from .evaluate.report import report
 from .evaluate.seen import training_configuration
 from .evaluate.suite import attack_suite, black_box, white_box
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
-from .quant.convert import bits_of
+from .imagenet import imagenet_dls
+from .quant.convert import bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, check_writable, load_run, make_data, train
@@ -103,9 +106,11 @@ def _run_names(folders):
 
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
+    if args.model: return _run_published(args)
+    if not args.folders: raise ValueError("nothing to evaluate: name run folders, or a published network with --model")
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
     first = next(iter(runs.values())).settings
-    own = dict(data=args.data or first.data, device=args.device or first.device)
+    own = dict(data=args.data or first.data, device=args.device or first.device, path=args.path or first.path)
     dls = make_data(replace(first, **own, train_n=0, valid_n=0))     # all images, scored on the test set
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
@@ -117,13 +122,47 @@ def _settings_of(run):
     "Of a run, or of a network that is its own record."
     return run.settings.__dict__ if hasattr(run, 'settings') else run.description['meta']['settings']
 
-def _write_report(nets, dls, attacks, args, runs, **kwargs):
+def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
-    bits, notes = min((bits_of(n) for n in nets.values()), key=len), {n: _settings_of(r) for n, r in runs.items()}
+    bits, notes = bits or min(map(bits_of, nets.values()), key=len), {n: _settings_of(r) for n, r in runs.items()}
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack, n_align=args.n_align,
                runs=runs, out=args.out, seed=args.seed, notes=notes, progress=not args.quiet, **kwargs)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
+
+# %% ../nbs/80_cli.ipynb #45fa3b38
+def _own_device(name):
+    "The device that is asked for, else this process's own GPU, else the best there is."
+    if name: return torch.device(name)
+    best, rank = default_device(), os.environ.get('LOCAL_RANK')
+    return torch.device('cuda', int(rank)) if best.type == 'cuda' and rank else best
+
+def _run_published(args):
+    "Calibrate a published classifier, predict ImageNet's validation pictures, attack the first of them."
+    if args.folders: raise ValueError("--model names a published network: leave the run folders out")
+    if args.data != 'imagenet' or not args.path:
+        raise ValueError("a published network is evaluated on ImageNet: give --data imagenet and --path FOLDER")
+    device, bs = _own_device(args.device), args.bs
+    folder = check_writable(f'{args.out}-predictions')
+    asked = args.bits or (32, 8, 4, 2)
+    net = multibit_classifier(args.model, args.path, folder, args.weights, asked, args.calibrate_n, bs, device)
+    net.to(device, memory_format=torch.channels_last)
+    bits = check_bits(args.bits or bits_of(net), bits_of(net))
+    print(f"{quant_summary(net)}\n\npredicting at {', '.join(map(str, bits))} bits; the files are in {folder}", flush=True)
+    found = imagenet_accuracy(net, args.path, folder, bits, args.valid_n, args.shard, args.skip_unreadable, bs=bs,
+                              num_workers=args.workers, progress=not args.quiet)
+    if found is None: return
+    with atomic_path(folder/'accuracy.csv') as tmp: found.to_frame().to_csv(tmp)
+    print(f"\n{found.to_frame().to_string(float_format='{:.3f}'.format)}\n", flush=True)
+    if args.n: _attack_published(net, bits, args, device)
+
+def _attack_published(net, bits, args, device):
+    "The report of a published network on the first pictures of the fixed order."
+    dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
+    if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
+    name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
+    _write_report({name: net}, dls, make_attacks(args, net, dls), args, {}, bits, audit=not args.no_audit,
+                  quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #0cac244e
 def _add_report_options(p, out, n, n_attack, n_align, **steps):
@@ -142,6 +181,23 @@ def _add_report_options(p, out, n, n_attack, n_align, **steps):
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
 # %% ../nbs/80_cli.ipynb #f0cd8392
+def _add_published(p):
+    "The options of a published network on ImageNet."
+    g = p.add_argument_group('ImageNet', 'a published network, made multi-bit and calibrated: --data imagenet --path '
+                             'FOLDER --model resnet50; --n 0 leaves the attacks out')
+    g.add_argument('--path', default='', help='folder with train and val in one of the usual layouts')
+    g.add_argument('--model', default='', help='a name of torchvision, timm/NAME, or a checkpoint')
+    g.add_argument('--weights', default='default', help="'default' (downloaded), a name of torchvision's or a file")
+    g.add_argument('--bits', type=int, nargs='+', metavar='B', help='bit-widths (default: 32 8 4 2, or those of the '
+                   'checkpoint)')
+    for name, value, note in (('calibrate-n', 256, 'training pictures to calibrate on'),
+                              ('valid-n', 0, 'validation pictures, the first of the fixed order; 0 for all'),
+                              ('bs', 32, 'pictures a forward pass'), ('workers', 0, 'processes that decode')):
+        g.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
+    g.add_argument('--shard', help='i/n: predict the i-th of n shards (from 0) of the validation pictures; default: '
+                   'all, or by the rank of this process')
+    g.add_argument('--skip-unreadable', action='store_true', help='name pictures that cannot be decoded and go on')
+
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
         'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '
@@ -149,7 +205,7 @@ def _add_evaluate(commands):
         'with 95 % intervals and the null (noise, grey and natural-crop patches of the same area). Interrupted, the '
         'same command goes on. The full budgets take hours on a CPU; --quick takes minutes and says what it left out.',
         epilog='example: triqdef evaluate runs/qat runs/tri --quick')
-    p.add_argument('folders', nargs='+', help='run folders, finished')
+    p.add_argument('folders', nargs='*', help='run folders, finished; none with --model')
     p.add_argument('--quick', action='store_true', help='at most 500 images and small budgets: about 5 minutes for a '
                    'ResNet-20 at four bit-widths on 2 cores')
     p.add_argument('--attacks', nargs='+', choices=white_box + black_box, metavar='NAME', help='of ' +
@@ -157,8 +213,9 @@ def _add_evaluate(commands):
     p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
     p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
                    "checkpoint or 'none'; default: what a run began from, if no patch was in its training")
-    p.add_argument('--data', help="'sample', 'cifar10' or a folder; default: the data of the first run")
+    p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
+    _add_published(p)
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #de50b4b4

@@ -8,6 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.imagenet.html.md"""
 __all__ = ['multibit_classifier', 'imagenet_accuracy']
 
 # %% ../../nbs/72_evaluate.imagenet.ipynb #8465b517
+import time
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def multibit_classifier(
     if Path(model).is_file(): return load_checkpoint(model)
     file = Path(folder)/'network.safetensors'
     asked = dict(model=check_arch(model), weights=str(weights), bits=list(check_bits(bits)), calibrate_n=calibrate_n)
+    if not file.exists() and check_shard(None)[0] > 0: _await(file)
     if file.exists():
         found = read_description(file)['meta'].get('imagenet')
         if found != asked: raise ValueError(f"{file} was made with {found}, asked for is {asked}: give another folder")
@@ -46,6 +48,14 @@ def multibit_classifier(
         calibrate(net, dls.train, n_batches=-(-calibrate_n//bs))
     save_checkpoint(net, file, model, 1000, dict(imagenet=asked))
     return load_checkpoint(file)
+
+# %% ../../nbs/72_evaluate.imagenet.ipynb #e87767a4
+def _await(file, seconds=7200):
+    "Wait until the first process has written the file."
+    for _ in range(seconds):
+        if file.exists(): return
+        time.sleep(1)
+    raise TimeoutError(f"the first process wrote no {file} within {seconds} seconds")
 
 # %% ../../nbs/72_evaluate.imagenet.ipynb #f04c135c
 def imagenet_accuracy(

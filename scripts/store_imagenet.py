@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Store what was measured on ImageNet's pictures for the pages: figures only, never a picture.
+
+    store_imagenet.py --accuracy "ResNet-50"=r50/accuracy.json --report "ResNet-50"=r50-report --finetune TriQDef=runs/tri --study tuned-report
+                      --same resnet50=same.json
+
+Each NAME=PATH names an accuracy.json of measure_imagenet.py, a report folder of `triqdef evaluate`, a run folder of
+`triqdef train`, or a file of `benchmarks/imagenet.py --compare`. Parts that are not given stay as nbs/results/imagenet.json has them."""
+import argparse, json
+from pathlib import Path
+
+import pandas as pd
+
+from triqdef.files import write_json
+
+out = Path(__file__).resolve().parent.parent/'nbs/results/imagenet.json'
+
+
+def load(path): return json.loads(Path(path).read_text())
+
+def of_report(folder):
+    "Settings, clean accuracy and cells of a report."
+    d = load(Path(folder)/'report.json')
+    keep = ('bits', 'n', 'n_attack', 'seed', 'quick', 'seconds', 'versions')
+    return dict(settings={k: d['settings'].get(k) for k in keep}, clean=d['clean'], transfer=d['transfer'],
+                attacks=d.get('attacks'), compare=d.get('compare'))
+
+def of_run(folder):
+    "Settings and history of a run."
+    d = load(Path(folder)/'run.json')
+    terms = pd.read_csv(Path(folder)/'terms.csv')
+    return dict(settings={k: v if k not in ('path', 'weights', 'start') else Path(v).name for k, v in d['settings'].items()}, versions=d['versions'],
+                history=pd.read_csv(Path(folder)/'history.csv').to_dict('records'), steps=len(terms))
+
+def pairs(values): return dict(v.split('=', 1) for v in values)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = dict(accuracy=load, report=of_report, finetune=of_run, same=load)
+    for k in kinds: p.add_argument('--' + k, nargs='+', default=[], metavar='NAME=PATH')
+    p.add_argument('--study', help='the report of the fine-tuned networks')
+    a = p.parse_args()
+    d = load(out) if out.exists() else dict(format='triqdef-imagenet-1')
+    for k, read in kinds.items(): d[k] = {**d.get(k, {}), **{n: read(f) for n, f in pairs(getattr(a, k)).items()}}
+    if a.study: d['study'] = of_report(a.study)
+    write_json(out, d)
+
+
+if __name__ == '__main__': main()
