@@ -78,8 +78,10 @@ def test_zoo(name):
     ours, theirs = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (net, plain))
     assert not ours & theirs, 'the copy shares tensors with the original'
     table = quant_table(net)
-    layers = [n for n, m in plain.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert list(table.index) == layers
+    assert table.weights.sum() == sum(p.numel() for p in plain.parameters()), 'something with weights is not listed'
+    layers = [n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert [n for n in table.index if n in layers] == layers
+    assert all(table.note[n] for n in layers if table.loc[n, '4 bits'] == 32), 'a layer is in float and nobody says why'
     assert (table['32 bits'] == 32).all()
 
 @pytest.mark.parametrize('name', ['resnet18', 'vit', 'swin', 'convnext'])
@@ -98,13 +100,24 @@ def test_every_listed_layer_is_quantized(name):
             m.weight.copy_(w)
     assert not around, f'quant_table says quantized, the forward pass goes around {around}'
 
-def test_attention_is_left_and_listed():
+def test_attention_is_quantized():
     net = to_multibit(build(vit), (32, 4))
-    table, inner = quant_table(net), 'encoder.layers.encoder_layer_0.self_attention.out_proj'
-    assert table.loc[inner, '4 bits'] == 32 and not isinstance(net.get_submodule(inner), QLinear)
+    table, inner = quant_table(net), 'encoder.layers.encoder_layer_0.self_attention.'
+    for n in ('qkv', 'out_proj'): assert table.loc[inner + n, '4 bits'] == 4 and isinstance(net.get_submodule(inner + n), QLinear)
     assert table.loc['encoder.layers.encoder_layer_0.mlp.0', '4 bits'] == 4
     assert table.loc['conv_proj', '4 bits'] == 8 and table.loc['heads.head', '4 bits'] == 8
+    assert table.loc['class_token', '4 bits'] == 32 and table.loc['encoder.pos_embedding', '4 bits'] == 32
     assert sum(isinstance(m, nn.LayerNorm) for m in net.modules()) == sum(isinstance(m, nn.LayerNorm) for m in vit().modules())
+
+def test_fused_modules_are_left_and_listed():
+    "A skipped attention, Swin's, and a layer of torch that goes around its own layers in inference."
+    inner = 'encoder.layers.encoder_layer_0.self_attention'
+    for net, name in ((to_multibit(build(vit), (32, 4), skip=inner), inner + '.out_proj'),
+                      (to_multibit(build(swin), (32, 4)), 'features.1.0.attn.qkv'),
+                      (to_multibit(build(lambda: nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))),
+                                   (32, 4)), '1.linear1')):
+        table = quant_table(net)
+        assert table.loc[name, '4 bits'] == 32 and table.note[name] and not isinstance(net.get_submodule(name), QLinear)
 
 CONVS = dict(grouped=dict(groups=2), depthwise=dict(groups=4), dilated=dict(dilation=2, padding=2), biased=dict(bias=True),
              strided=dict(stride=2), reflected=dict(padding=1, padding_mode='reflect'), same=dict(padding='same'))

@@ -65,6 +65,7 @@ from .train.objective import *
 from .train.pbat import *
 from .train.pbcat import *
 from .train.run import *
+from .unfuse import *
 
 # %% ../nbs/99_all.ipynb #7e668501
 __all__ = [n for n in dir() if not n.startswith('_')]

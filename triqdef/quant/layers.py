@@ -15,6 +15,7 @@ from torch import nn
 from ..core import check_bit, check_bits, check_choice
 from .quantizers import make_quantizer
 from .ste import grad_from, soft_round
+from ..unfuse import pad_input, SameConv2d
 
 # %% ../../nbs/12_quant.layers.ipynb #0a10f81b
 class BitState:
@@ -99,10 +100,14 @@ class QConv2d(nn.Conv2d):
         names = 'in_channels out_channels kernel_size stride padding dilation groups padding_mode'.split()
         super().__init__(*(getattr(conv, n) for n in names[:-1]), bias=False,
                          padding_mode=conv.padding_mode, device='meta')
+        if isinstance(conv, SameConv2d): self.pads = conv.pads
         _adopt(self, conv, bit_state, widths, weight, act, per_channel)
+
+    pads = None     # only a `SameConv2d` has its own
 
     def forward(self, x):
         x, w = _quantized(self, x)
+        if self.pads is not None: x = pad_input(self, x)
         return self._conv_forward(x, w, self.bias)
 
 # %% ../../nbs/12_quant.layers.ipynb #f5cb736f
