@@ -165,7 +165,7 @@ def _first_batches(dl, n, device):
     return out
 
 # %% ../../nbs/14_quant.convert.ipynb #a5ec21d7
-def _norms(net):
+def _active_norms(net):
     "The active norms that keep statistics."
     return [m.active for m in net.modules() if isinstance(m, MultiBitNorm) and m.active.track_running_stats]
 
@@ -179,7 +179,7 @@ def _watch(net, act_of=lambda i: noop):
             seen.append(tuple((old*n + v)/(n + 1) for old, v in zip(seen[-1] if seen else (0, 0), (mean, var))))
             act(norm, seen)
         return hook
-    norms = _norms(net)
+    norms = _active_norms(net)
     lists = [[] for _ in norms]
     handles = [m.register_forward_pre_hook(note(l, act_of(i))) for i, (m, l) in enumerate(zip(norms, lists))]
     try: yield lists
@@ -192,7 +192,7 @@ def _full(net, batches):
     if 32 not in bit_state_of(net).allowed: return None
     with at_bits(net, 32), _watch(net) as lists:
         for x in batches: net(x)
-        return [(m.running_mean, m.running_var, l) for m, l in zip(_norms(net), lists)]
+        return [(m.running_mean, m.running_var, l) for m, l in zip(_active_norms(net), lists)]
 
 def _mover(own):
     "What gives a norm the statistics of full precision, moved as its inputs moved; those of its inputs without `own`."
