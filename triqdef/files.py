@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from safetensors import safe_open, SafetensorError
-from safetensors.torch import save as tensor_bytes
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
 from .core import atomic_path
@@ -137,8 +137,9 @@ def load(self:Resume)->tuple:    # (tensors, notes), or None where there is noth
     "What the last `save` of this work wrote; `ValueError` for a damaged file or one of other work."
     if self.path is None or not self.path.exists(): return None
     try:
-        with safe_open(self.path, 'pt') as f:
-            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        whole = self.path.read_bytes()    # at once: `safe_open` opens the file twice, and it may be replaced in between
+        tensors, size = from_bytes(whole), int.from_bytes(whole[:8], 'little')
+        meta = json.loads(whole[8:8 + size]).get('__metadata__', {})
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e
     if meta.get('format') != 'triqdef-state-1': raise ValueError(f"{self.path} is not the state of an attack")
