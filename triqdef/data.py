@@ -161,6 +161,7 @@ def ahead(
             waiting = coming
         if waiting is not None: yield waiting.result()
 
+# %% ../nbs/02_data.ipynb #acd4b6ec
 @patch
 def _fetch(self:ImageLoader, idx):
     "Images, labels and their numbers; a dataset that draws changes of its own gets the key of the epoch."
