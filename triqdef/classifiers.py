@@ -10,6 +10,7 @@ __all__ = ['Classifier', 'check_arch', 'read_state', 'fill', 'classifier', 'buil
 # %% ../nbs/06_classifiers.ipynb #d2c53de7
 from importlib import import_module
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 import torchvision.models as tv
@@ -123,7 +124,10 @@ def classifier(
     published = None if file else weights
     if published is not None: _check_published(name, published, n_classes)
     build = (lambda *a: _of_timm(name[5:], *a)) if name.startswith('timm/') else (lambda *a: _torchvision(name, *a))
-    net, declared = build(published, n_classes)
+    try: net, declared = build(published, n_classes)
+    except URLError as e:
+        raise ConnectionError(f"the weights {published!r} of {name} could not be downloaded ({e.reason}): "
+                              "give a file") from e
     if file: fill(net, read_state(file), by_order)
     return Classifier(net, preset or declared).eval()
 

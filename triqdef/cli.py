@@ -320,7 +320,8 @@ def _add_study(commands):
     p.set_defaults(run=_run_study)
 
 # %% ../nbs/80_cli.ipynb #d7c12202
-user_errors = ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError
+user_errors = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError,
+               ConnectionError, ModuleNotFoundError)
 
 def parser():
     "The command line: demo, train, evaluate, study."

@@ -17,7 +17,7 @@ from torch import nn
 from ..classifiers import check_arch, classifier
 from ..core import check_bits, fixed_seed
 from .sharded import check_shard, gather_shards, predict_shard, Predictions
-from ..imagenet import imagenet_dls, imagenet_valid, unreadable
+from ..imagenet import imagenet_dls, imagenet_files, imagenet_valid, unreadable
 from ..quant.checkpoint import load_checkpoint, read_description, save_checkpoint
 from ..quant.convert import bits_of, calibrate, to_multibit
 
@@ -41,6 +41,7 @@ def multibit_classifier(
         found = read_description(file)['meta'].get('imagenet')
         if found != asked: raise ValueError(f"{file} was made with {found}, asked for is {asked}: give another folder")
         return load_checkpoint(file)
+    imagenet_files(path)     # before anything is downloaded
     plain = classifier(model, weights)
     dls = imagenet_dls(path, plain.preset, bs=min(bs, calibrate_n), train_n=calibrate_n, scale=None, device=device)
     with fixed_seed(0):
