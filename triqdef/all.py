@@ -51,6 +51,7 @@ from .purify.jedi import *
 from .quant.checkpoint import *
 from .quant.convert import *
 from .quant.layers import *
+from .quant.memory import *
 from .quant.norm import *
 from .quant.quantizers import *
 from .quant.ste import *

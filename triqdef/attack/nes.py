@@ -19,7 +19,7 @@ from .patch import (check_fits, is_free, noise_patch, patch_hw, patch_mask, plac
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
 from .sparse_rs import scores_of
-from ..core import check_choice, check_images, generator
+from ..core import check_choice, check_images, generator, images_at_once
 
 # %% ../../nbs/46_attack.nes.ipynb #5919dc29
 def nes_probes(
@@ -58,7 +58,7 @@ class NES:
         places='random',     # 'random', 'corner', 'center', a pair (row, col), or (B,2)
         shape='square',      # 'square' or 'circle'
         forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
-        chunk:int=1024,      # pictures in one forward pass of the probes
+        chunk:int=1024,      # most pictures in one forward pass of the probes; fewer above 64×64 pixels
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
@@ -105,11 +105,11 @@ def _live(s): return (s['met'] < 1).nonzero()[:, 0]
 
 # %% ../../nbs/46_attack.nes.ipynb #4bc4ab36
 @patch
-def _probe(self:NES, ask, s, who, pairs):
+def _probe(self:NES, ask, s, who, pairs, most):
     "Ask about pairs of probes, keep the best of them: the estimated gradient for images `who`."
     q, d = nes_probes(s['p'][who], self.sigma, pairs, s['random'])
     flat, rows = q.flatten(0, 2), who.repeat(2*pairs)
-    seen = [ask(w, p) for w, p in zip(rows.split(self.chunk), flat.split(self.chunk))]
+    seen = [ask(w, p) for w, p in zip(rows.split(most), flat.split(most))]
     loss, met = (torch.cat(v).reshape(2*pairs, len(who)) for v in zip(*seen))
     top = loss.masked_fill(met >= 1, torch.inf).argmax(0)
     i = torch.arange(len(who), device=top.device)
@@ -127,7 +127,7 @@ def _step(self:NES, ask, s, x):
         rules = self.size, s['random'], self.forbidden
         at = random_places(len(x), x.shape[-2:], *rules).to(x.device)
     elif s['done']:
-        grad, cost = self._probe(ask, s, who, pairs), 2*pairs + 1
+        grad, cost = self._probe(ask, s, who, pairs, images_at_once(x, self.chunk)), 2*pairs + 1
         s['mean'][who] = self.momentum*s['mean'][who] + (1 - self.momentum)*grad
         s['p'] = (s['p'] + self.step_size*s['mean'].sign()).clamp(0, 1)
         who = _live(s)

@@ -19,7 +19,7 @@ from .criteria import as_criterion, check_classes, Criterion
 from .patch import place
 from .pgd import as_view, load_state, save_state, state_file, under_attack
 from .textures import TextureDictionary
-from ..core import check_choice, check_images, generator
+from ..core import check_choice, check_images, generator, images_at_once
 
 # %% ../../nbs/48_attack.patchattack.ipynb #8556b479
 class Evade(Criterion):
@@ -192,7 +192,7 @@ class MPA(PatchAgent):
         bins:int=16,            # values of each position and extent
         lr:float=2.,            # the agent's learning rate; 0 is random search
         entropy:float=.02,      # weight of the entropy bonus
-        bs:int=512,             # most images in one forward pass
+        bs:int=512,             # most images in one forward pass; fewer above 64×64 pixels
         seed=None,              # an int that makes each call repeat; None for the global state
         progress=False,         # show a progress bar
     ):
@@ -293,7 +293,8 @@ def _look(self:_Search, i, actions):
     "Loss, share fooled and new area, each (A,n), of `actions` (A,n,P,D) on the images `i`."
     s, (A, n), out = self.s, actions.shape[:2], []
     rows, flat = i.repeat_interleave(n), actions.flatten(0, 1)
-    for r, a in zip(rows.split(self.a.bs), flat.split(self.a.bs)):
+    most = images_at_once(self.base, self.a.bs)
+    for r, a in zip(rows.split(most), flat.split(most)):
         z = self.a.render(self.base[r], a)
         loss, met, _ = self.view(self.net, lambda z: z, z, self.y[r], self.goal, s['looks'], False)
         out.append((loss.float(), met, self.a.cover(a, self.hw).float().mean((1, 2))))
@@ -422,7 +423,7 @@ class TPA(PatchAgent):
         bins:int=16,            # values of each position
         lr:float=2.,            # the agent's learning rate; 0 is random search
         entropy:float=.02,      # weight of the entropy bonus
-        bs:int=512,             # most images in one forward pass
+        bs:int=512,             # most images in one forward pass; fewer above 64×64 pixels
         seed=None,              # an int that makes each call repeat; None for the global state
         progress=False,         # show a progress bar
     ):

@@ -23,7 +23,7 @@ from torch import Tensor
 from .gap import seeded_loader
 from .patch import to_uint8_grid
 from .pgd import under_attack
-from ..core import atomic_path, check_images, device_of, generator
+from ..core import atomic_path, check_images, device_of, generator, images_at_once
 from ..data import class_files, read_images, to_pixels
 from ..percept.features import stage_names, tap_stages
 
@@ -207,7 +207,7 @@ class _Grams:
 def _clusters(grams, x, k, bs, g):
     "For each cluster of one class: the picture in its middle, and its mean Gram matrices."
     with torch.no_grad():
-        G = [torch.cat(o).cpu() for o in zip(*(grams(b) for b in x.split(bs)))]
+        G = [torch.cat(o).cpu() for o in zip(*(grams(b) for b in x.split(min(bs, images_at_once(x)))))]
     flat = torch.cat([m.flatten(1)/m.flatten(1).norm(dim=1).mean().clamp_min(1e-12) for m in G], 1)
     of, centres = kmeans(flat, min(k, len(x)), g)
     used, far = of.unique().tolist(), torch.cdist(flat, centres)
@@ -261,7 +261,7 @@ def build(cls:TextureDictionary,
     lr:float=.02,         # Adam's rate, in pixel units of [0,1]
     classes=None,         # the classes wanted, or None for all
     channels:int=64,      # wider layers are projected to so many channels
-    bs:int=64,            # images a forward pass
+    bs:int=64,            # most images in one forward pass; fewer where `images_at_once` is below
     seed=0,               # of clusters, projections and noise; None for the global random state
     progress=False,       # show a progress bar over the classes
 )->TextureDictionary:

@@ -30,8 +30,8 @@ from torch import nn, Tensor
 from ..attack.patch import Patch, random_places
 from ..attack.pgd import under_attack
 from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, eval_mode,
-                          fixed_seed, versions)
-from .transfer import (attack_settings, evaluation_images, heat_cells, image_hash, records,
+                          fixed_seed, images_at_once, versions)
+from .transfer import (attack_settings, evaluation_images, for_images, heat_cells, image_hash, records,
                                        run_jobs, save_png)
 from ..files import plain, read_json, write_json
 from ..percept.edges import canny_edges, full, gaussian_smooth, minmax_scale, soft_iou
@@ -262,7 +262,7 @@ def _map_job(w, what, sigma):
 def _described(w, maps, what, sigma):
     "Bit-width → what the measures compare; empty where the maps are too small, or not there."
     there = [b for b in w.out.bits if (what, b) in maps]
-    d = {b: [describe(m, sigma) for o in maps[what, b] for m in o.split(256)] for b in there}
+    d = {b: [describe(m, sigma) for o in maps[what, b] for m in o.split(images_at_once(o))] for b in there}
     if any(None in parts for parts in d.values()): return {}
     return {b: tuple(map(torch.cat, zip(*parts))) for b, parts in d.items()}
 
@@ -299,9 +299,13 @@ def _patched(net, x, y, how, bits, seed):
         return how.apply(x, at), f'universal patch at random places: {how}'
     if not hasattr(how, 'attack'):
         raise TypeError(f"patched must be images, a Patch or an attack with .attack, got {type(how).__name__}")
-    dev = device_of(net)
-    with fixed_seed(seed): z = how.attack(net, x.to(dev), y.to(dev), bits=bits[0])
-    return z.to(x.device), f'{plain(attack_settings(how))} at {bits[0]} bits'
+    dev, out = device_of(net), []
+    most = images_at_once(x) if x[0, 0].numel() > 64*64 else len(x)   # one draw for all small images
+    for i, j in enumerate(range(0, len(x), most)):
+        cut = slice(j, j + most)
+        a, seen = for_images(how, cut), (x[cut].to(dev), y[cut].to(dev))
+        with fixed_seed(seed + i): out.append(a.attack(net, *seen, bits=bits[0]).to(x.device))
+    return torch.cat(out), f'{plain(attack_settings(how))} at {bits[0]} bits'
 
 # %% ../../nbs/62_evaluate.alignment.ipynb #3b01c203
 def alignment_report(
@@ -314,7 +318,7 @@ def alignment_report(
     patched=None,       # None for clean images; images (n,C,H,W), a `Patch`, or an attack
     independent=None,   # a network for the third null; True for a copy with fresh weights
     seed:int=0,         # of shuffling, noise and places
-    bs:int=64,          # images a forward pass
+    bs:int=None,        # images a forward pass; None: 64, or fewer where `images_at_once` is below
     progress:bool=True, # show a progress bar
     label='',           # what the bar says in front, such as the name of the network
 )->Alignment:
@@ -325,6 +329,7 @@ def alignment_report(
     smooth = tuple(smooth) if hasattr(smooth, '__iter__') else (smooth,)
     for s in smooth: gaussian_smooth(torch.zeros(1, 1, 3, 3), s)
     x, y = evaluation_images(net, dl, n, seed=seed)
+    bs = bs or min(64, images_at_once(x))
     z, which = _patched(net, x, y, patched, bits, seed)
     stages = tuple(stage_names(net, x[:1].to(device_of(net))) if stages is None else stages)
     out = Alignment(bits, ('gradient', *stages), smooth, settings=dict(n=len(x), images=which, seed=seed, shapes={},

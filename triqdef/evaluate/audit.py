@@ -29,12 +29,12 @@ from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
 from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed,
-                          versions)
+                          images_at_once, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
-from .transfer import (_of_network, attack_name, evaluation_images, run_jobs, save_png,
-                                       seeded_copy, slug)
+from .transfer import (_of_network, attack_name, evaluation_images, for_images, run_jobs,
+                                       save_png, seeded_copy, slug)
 from ..files import Resume, fingerprint, plain, read_json, write_json
 from ..quant.convert import at_bits, bit_state_of, bits_of, single_bit
 from ..quant.quantizers import Quantizer
@@ -127,11 +127,12 @@ class AuditBudget:
     control_lines:tuple = (5, 6, 2, 8)   # line 11: tried in turn on each broken network, until one fires
     tolerance:float = .05        # lines 4 and 6–10: how much stronger a variant may be, in [0,1]
     ends:bool = False            # only the highest and the lowest bit-width where each is attacked anew
-    bs:int = 256                 # images a forward pass
+    bs:int = None                # images a forward pass; None: `images_at_once`
 
     def __post_init__(self):
         for k in ('n', 'steps', 'restarts', 'queries', 'copies', 'n_smooth', 'smooth_steps', 'bs'):
-            if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
+            v = getattr(self, k)
+            if v is not None and v < 1: raise ValueError(f"{k} must be at least 1, got {v}")
         for s in (*self.sizes, *self.control):
             if not 0 < s <= .5: raise ValueError(f"shares of the image must lie in (0, 0.5], got {s}")
         if not 0 <= self.tolerance < 1: raise ValueError(f"tolerance must lie in [0, 1), got {self.tolerance}")
@@ -217,10 +218,9 @@ class _Bench:
 def _make(self:_Bench, attack, view, n):
     "Attack the first `n` images; predictions at every bit-width, patched images and places."
     adv, at, bs, dev = [], [], self.budget.bs, device_of(self.net)
-    rows = isinstance(getattr(attack, 'places', None), Tensor) and attack.places.ndim == 2
     for i, j in enumerate(range(0, n, bs)):
-        a, cut = seeded_copy(attack, self.seed, i), slice(j, min(j + bs, n))
-        if rows: a.places = attack.places[cut]
+        cut = slice(j, min(j + bs, n))
+        a = for_images(seeded_copy(attack, self.seed, i), cut)
         with fixed_seed(self.seed + i): r = a.run(self.net, self.x[cut].to(dev), self.y[cut].to(dev), bits=view)
         adv.append(r.x_adv.cpu()); at.append(r.places.cpu())
     adv = torch.cat(adv)
@@ -336,7 +336,7 @@ def _bench(net, x, y, bits, budget, attack=None, seed=0, folder=None, **given):
     size = budget.side(.0625, hw) if budget.size is None else patch_hw(budget.size)
     if attack is None:
         attack = PatchPGD(size, budget.steps, budget.step_size, restarts=budget.restarts)
-    net = _joined(net, x, bits)
+    net, budget = _joined(net, x, bits), replace(budget, bs=budget.bs or images_at_once(x))
     clean = {b: predict(net, x, b, budget.bs)[0] for b in bits}
     for b, p in clean.items():
         if not (p == y).any(): raise ValueError(f"at {b} bits no image is classified correctly: nothing to attack")

@@ -190,7 +190,7 @@ def area_curve(
     n:int=None,         # images, None for all of `dl`
     nulls:bool=True,    # score noise, grey and crops of the same area too
     seed:int=0,         # of places, nulls, and of an attack without a seed
-    bs:int=256,         # images a forward pass
+    bs:int=None,        # images a forward pass or a batch of an attack; None: `images_at_once`
     progress:bool=True, # show a progress bar
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
@@ -220,7 +220,7 @@ def steps_curve(
     n:int=None,         # images, None for all of `dl`
     nulls:bool=True,    # score noise, grey and crops of the same area too
     seed:int=0,         # of places, nulls, and of an attack without a seed
-    bs:int=256,         # images a forward pass
+    bs:int=None,        # images a forward pass or a batch of an attack; None: `images_at_once`
     progress:bool=True, # show a progress bar
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:

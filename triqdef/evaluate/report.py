@@ -27,7 +27,7 @@ from ..attack.nes import NES
 from ..attack.patch import Patch
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
-from ..core import check_bits, device_of, versions
+from ..core import check_bits, device_of, images_at_once, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
 from .compare import compare, Comparison
@@ -239,7 +239,8 @@ def _report(o):
 @patch
 def _evaluate(self:Report, name, net, xy, o):
     "Matrix, seen settings, gradient maps, alignment and audit of one network."
-    dl, common = list(zip(*(t.split(256) for t in xy))), dict(seed=o.seed, progress=o.progress, label=f'{name}: ')
+    dl = list(zip(*(t.split(images_at_once(xy[0])) for t in xy)))
+    common = dict(seed=o.seed, progress=o.progress, label=f'{name}: ')
     if o.attacks is None: o.attacks = default_attacks(net, min(xy[0].shape[-2:]), o.fit_on, o.quick)
     sources = [*o.bits, *([tuple(o.bits)] if len(o.bits) > 1 else [])] if o.sources is None else o.sources
     parts = None if o.parts is None else o.parts/f'{len(self.transfers)}-{slug(name)}'

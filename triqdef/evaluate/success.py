@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import check_images, device_of, eval_mode, fast_layout
+from ..core import check_images, device_of, eval_mode, fast_layout, images_at_once
 from ..data import peek
 from ..quant.convert import at_bits
 
@@ -165,13 +165,13 @@ def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
     bits=None,        # a bit-width of the network, or None: as it stands
-    bs:int=256,       # images a forward pass, for a tensor
+    bs:int=None,      # images a forward pass, for a tensor; None: `images_at_once`
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
     "Predicted classes, and the labels if there are any."
     tensor, device, preds, ys = isinstance(data, Tensor), device_of(net), [], []
     if tensor: check_images(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
-        for b in data.split(bs) if tensor else data:
+        for b in data.split(bs or images_at_once(data)) if tensor else data:
             x = b if tensor else check_images(b[0])
             preds.append(net(fast_layout(x.as_subclass(Tensor).to(device))).argmax(1).cpu())
             if not tensor: ys.append(b[1].as_subclass(Tensor).cpu())
@@ -187,12 +187,13 @@ def success(
     bits=None,        # the *target* bit-width, or None: as the network stands
     target=None,      # the class the attack wants, or None
     clean=None,       # (N,) predictions for `x` at these bits if they are known
-    bs:int=256,       # images a forward pass
+    bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
     "`asr`, `asr_all` and, with a target, `asr_targeted` of one attack at one bit-width."
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
-    with eval_mode(net): check_classes(net, x.to(device_of(net)), y, target)
+    one = x[:1].to(device_of(net)).expand(len(x), -1, -1, -1)   # a forward pass sees the first only
+    with eval_mode(net): check_classes(net, one, y, target)
     if clean is None: clean = predict(net, x, bits, bs)[0]
     adv, y = predict(net, x_adv, bits, bs)[0], y.as_subclass(Tensor).cpu()
     out = [asr(clean.cpu(), adv, y), asr_all(adv, y)]

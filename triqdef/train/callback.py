@@ -8,6 +8,8 @@ Docs: https://triqdef.github.io/triqdef/train.callback.html.md"""
 __all__ = ['switch_once', 'TriQDef', 'PatchAT', 'JointQAT', 'accuracy_at']
 
 # %% ../../nbs/52_train.callback.ipynb #332c550d
+from contextlib import ExitStack, nullcontext
+
 import matplotlib.pyplot as plt
 import torch
 from fastai.callback.core import Callback
@@ -18,6 +20,7 @@ from torch import nn
 from ..attack.pgd import PatchPGD
 from ..core import check_bits, check_choice, check_images, fixed_seed
 from ..quant.convert import at_bits, bit_state_of
+from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer
 from .curriculum import BACT
 from .objective import Objective
@@ -26,13 +29,15 @@ from .objective import Objective
 def switch_once(
     net:nn.Module,    # a multi-bit network
     bits:int,         # one of its bit-widths
+    *within,          # contexts to run that pass in, too
 ):
     "Run the next forward pass of `net` at `bits`, and only that one; returns what calls it off."
-    state, before, handles = bit_state_of(net), [], []
-    def enter(*_): before.append(state.bits); state.bits = bits
+    stack, handles = ExitStack(), []
+    def enter(*_):
+        for c in (at_bits(net, bits), *within): stack.enter_context(c)
     def leave(*_):
         for h in handles: h.remove()
-        if before: state.bits = before.pop()
+        stack.close()
     handles += [net.register_forward_pre_hook(enter), net.register_forward_hook(leave, always_call=True)]
     return leave
 
@@ -50,11 +55,12 @@ class TriQDef(Callback):
         curriculum=None,        # a `BACT`, or None for its defaults
         source='random',        # bit-width attacked: 'random' active one, 'all' active ones, or an int
         seed:int=0,             # seed of attack and curriculum
+        checkpoint=False,       # keep only the inputs of blocks, for memory: True, or names for `checkpointed`
         **objective,            # `pairs`, `stages`, `smooth`, `distill` of `Objective`
     ):
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
         self.bits, self.source, self.seed, self.history, self.stepped = bits, source, seed, [], True
-        self.off, self.prepared = noop, set()
+        self.off, self.prepared, self.checkpoint = noop, set(), checkpoint
         self.attack = PatchPGD(8, steps=5, step_size=32/255, keep='loss') if attack is None else attack
         self.curriculum, self.kwargs = curriculum, dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
                                                         lambda_gpdp=lambda_gpdp, **objective)
@@ -70,10 +76,17 @@ def before_fit(self:TriQDef):
     if not len(self.dls.train): raise ValueError("the training loader is empty: no batch to train on")
     self.bact = self.curriculum or self.curriculum_of(self.active_set, seed=self.seed)
     check_bits(self.bact.bits, self.active_set, 'curriculum.bits')
-    self.objective = self.objective_of(loss_func=self.learn.loss_func, **self.kwargs)
+    with self.saving(): self.objective = self.objective_of(loss_func=self.learn.loss_func, **self.kwargs)
     steps = {id(p) for n, p in self.learn.model.named_parameters() if '.log_steps.' in n or '.alphas.' in n}
     for p in self.opt.all_params().itemgot(0):
         if id(p) in steps: self.opt.state[p]['do_wd'] = False
+
+# %% ../../nbs/52_train.callback.ipynb #9b1e68cf
+@patch
+def saving(self:TriQDef):
+    "The context of a forward pass: what `checkpoint` asks for."
+    if self.checkpoint is False: return nullcontext()
+    return checkpointed(self.learn.model, None if self.checkpoint is True else self.checkpoint)
 
 # %% ../../nbs/52_train.callback.ipynb #4bff0bf0
 @patch
@@ -93,7 +106,7 @@ def before_batch(self:TriQDef):
     self.active = self.bact.active(self.now, self.progress)
     self.off()
     self.mix()
-    self.off = switch_once(self.learn.model, self.active[0])
+    self.off = switch_once(self.learn.model, self.active[0], self.saving())
 
 @patch
 def mix(self:TriQDef):
@@ -110,7 +123,8 @@ def patched_batch(self:TriQDef,
     n:int=None,    # only the first `n` images; None for all
 ):
     "The patched images of this batch, (n,3,H,W), from the seed and the step number alone."
-    with torch.autocast(self.x.device.type, enabled=False), fixed_seed(hash((self.seed, self.now)) % 2**31):
+    seed = fixed_seed(hash((self.seed, self.now)) % 2**31)
+    with torch.autocast(self.x.device.type, enabled=False), self.saving(), seed:
         i = torch.randint(len(self.active), ()).item()
         bits = dict(random=self.active[i], all=self.active).get(self.source, self.source)
         return self.attack.attack(self.learn.model, self.x[:n], self.y[:n], bits=bits)
@@ -131,9 +145,10 @@ def after_loss(self:TriQDef):
     "Add the other terms to `loss_grad`; `loss` stays what fastai computed."
     self.prepare()
     x_adv = self.patched_batch() if self.objective.patched else None
-    terms = self.objective(self.learn.model, self.x, self.y, x_adv, self.active,
-                           ramp=self.bact.penalty_weight(self.progress), first=self.learn.loss_grad,
-                           teacher=self.learn.pred)
+    with self.saving():
+        terms = self.objective(self.learn.model, self.x, self.y, x_adv, self.active,
+                               ramp=self.bact.penalty_weight(self.progress), first=self.learn.loss_grad,
+                               teacher=self.learn.pred)
     self.history.append(dict(step=self.now, bits=self.active, **terms.check(f" at step {self.now}")))
     self.learn.loss_grad = terms.total
 

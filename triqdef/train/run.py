@@ -77,6 +77,7 @@ class TrainSettings(StartSettings):
     patch_size:int = 8          # side in pixels of the training patches
     attack_steps:int = 5        # steps of the inner attack
     step_size:float = 32/255    # of the inner attack, in pixel units of [0,1]
+    checkpoint:int = 0          # 1 to keep only the inputs of blocks: less memory, more time
     amp:str = ''                # arithmetic of training: 'bf16' (autocast, on CUDA), or empty for float32
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
@@ -163,11 +164,11 @@ def make_callback(
 ):
     "The training callback that the settings describe."
     bact = BACT(s.bits, s.warmup, s.max_active if 0 < s.max_active < len(s.bits) else None, seed=s.seed)
-    kwargs = dict(curriculum=bact, seed=s.seed, distill=s.distill)
+    kwargs = dict(curriculum=bact, seed=s.seed, distill=s.distill, checkpoint=bool(s.checkpoint))
     if s.method == 'qat': return JointQAT(s.bits, **kwargs)
     if s.method == 'pbcat': kwargs['attack'] = CompositePGD(s.patch_size, s.attack_steps)
     else: kwargs['attack'] = PatchPGD(s.patch_size, s.attack_steps, s.step_size, keep='loss')
-    if s.method == 'dwq': return DWQ(s.bits, seed=s.seed, attack=kwargs['attack'])
+    if s.method == 'dwq': return DWQ(s.bits, seed=s.seed, attack=kwargs['attack'], checkpoint=bool(s.checkpoint))
     if s.method == 'pbat': return PBAT(s.bits, **kwargs)
     if s.method == 'gradient-smooth':
         return GradientSmooth(s.bits, s.lambda_adv, s.lambda_gpdp, s.smooth or 1., **kwargs)
@@ -206,7 +207,7 @@ def _begin(folder, s):
     "Write `run.json`, or check that the one there has the same settings."
     path, new = folder/'run.json', json.loads(json.dumps(asdict(s)))
     if path.exists() and any((folder/n).exists() for n in ('state.pt', 'network.safetensors')):
-        old = json.loads(path.read_text())['settings']
+        old = json.loads(json.dumps(asdict(TrainSettings()))) | json.loads(path.read_text())['settings']
         diff = {k: (old.get(k), v) for k, v in new.items() if old.get(k) != v and k != 'device'}
         if diff: raise ValueError(f"{folder} holds a run with other settings (there, asked): {diff}")
     elif any(p.name != 'run.json' and p.name[0] != '.' for p in folder.iterdir()):
