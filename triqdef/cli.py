@@ -19,6 +19,7 @@ from fastcore.docments import docments
 from .attack.textures import TextureDictionary
 from .core import atomic_path, check_bits, versions
 from .data import take
+from .evaluate.curves import with_setting
 from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
 from .evaluate.report import report
 from .evaluate.seen import training_configuration
@@ -161,8 +162,9 @@ def _attack_published(net, bits, args, device):
     dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
     name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
-    _write_report({name: net}, dls, make_attacks(args, net, dls), args, {}, bits, audit=not args.no_audit,
-                  quick=args.quick)
+    attacks = {k: with_setting(a, 'bs', min(a.bs, args.bs)) if hasattr(a, 'bs') else a
+               for k, a in make_attacks(args, net, dls).items()}
+    _write_report({name: net}, dls, attacks, args, {}, bits, audit=not args.no_audit, quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #0cac244e
 def _add_report_options(p, out, n, n_attack, n_align, **steps):
