@@ -22,8 +22,10 @@ def of_report(folder):
     "Settings, clean accuracy and cells of a report."
     d = load(Path(folder)/'report.json')
     keep = ('bits', 'n', 'n_attack', 'seed', 'quick', 'seconds', 'versions')
-    return dict(settings={k: d['settings'].get(k) for k in keep}, clean=d['clean'], transfer=d['transfer'],
-                attacks=d.get('attacks'), compare=d.get('compare'))
+    attacks = next(iter(d['attacks'].values()))
+    budgets = [dict(name=k, budget=f"{a['steps']} steps" + (f" of {a['bs']} pictures" if a['kind'] == 'universal' else f", {a['n']} pictures"))
+               for k, a in attacks.items()]
+    return dict(settings={k: d['settings'].get(k) for k in keep}, budgets=budgets, clean=d['clean'], transfer=d['transfer'])
 
 def of_run(folder):
     "Settings and history of a run."
