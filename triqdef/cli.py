@@ -16,7 +16,7 @@ import torch
 from fastcore.docments import docments
 
 from .attack.textures import TextureDictionary
-from .core import process, versions
+from .core import this_process, versions
 from .data import take
 from .evaluate.report import report
 from .evaluate.seen import training_configuration
@@ -50,7 +50,7 @@ def _settings_from(args, cls): return cls(**{f.name: getattr(args, f.name) for f
 def _run_train(args):
     "Train into a run folder; a second call on the same folder goes on where the first stopped."
     run = train(_settings_from(args, TrainSettings), args.folder, progress=not args.quiet)
-    if process()[0]: return     # of several processes the first one speaks
+    if this_process()[0]: return     # of several processes the first one speaks
     last = run.history.iloc[-1]
     print(f"{run.folder}: " + ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
           + ' of the validation images right')

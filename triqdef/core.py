@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'Normalize', 'seed_everything',
-           'fixed_seed', 'generator', 'eval_mode', 'device_of', 'process', 'atomic_path', 'asset', 'versions']
+           'fixed_seed', 'generator', 'eval_mode', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -164,7 +164,7 @@ def device_of(
     return torch.device('cpu') if t is None else t.device
 
 # %% ../nbs/00_core.ipynb #e30353e3
-def process()->tuple:    # rank, number of processes
+def this_process()->tuple:    # rank, number of processes
     "The rank of this process among those that work together, and how many they are; (0, 1) for one alone."
     if not (dist.is_available() and dist.is_initialized()): return 0, 1
     return dist.get_rank(), dist.get_world_size()

@@ -26,7 +26,7 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, fixed_seed, process, seed_everything, versions
+from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, versions
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..models import build_model, models
@@ -36,7 +36,7 @@ from ..toys import toy_images
 from .callback import JointQAT, PatchAT, TriQDef, accuracy_at
 from .controls import GradientNoise, GradientSmooth
 from .curriculum import BACT
-from .distributed import by_first, distributed, join, wait
+from .distributed import by_first, distributed, join_processes, wait_for_all
 from .dwq import DWQ
 from .pbat import PBAT
 from .pbcat import PBCAT, CompositePGD
@@ -171,7 +171,7 @@ class RunState(Callback):
         self.folder, self.settings, self.trainer, self.rows = Path(folder), settings, trainer, []
 
     def before_epoch(self):
-        rank = f'{process()[0]:04d}' if process()[0] else ''
+        rank = f'{this_process()[0]:04d}' if this_process()[0] else ''
         seed_everything(int(f'{self.settings.seed}{self.epoch:04d}{rank}'))
         self.started, self.done = time.perf_counter(), False
 
@@ -200,7 +200,7 @@ def _begin(folder, s):
         if diff: raise ValueError(f"{folder} holds a run with other settings (there, asked): {diff}")
     elif any(p.name != 'run.json' and p.name[0] != '.' for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run")
-    else: write_json(path, dict(settings=new, versions=versions(s.device or None), processes=process()[1]))
+    else: write_json(path, dict(settings=new, versions=versions(s.device or None), processes=this_process()[1]))
 
 # %% ../../nbs/58_train.run.ipynb #781f8657
 def check_writable(
@@ -231,7 +231,7 @@ def _resume(folder, learn, trainer, keeper):
 def _finish(folder, net, arch, dls, s, keeper, trainer):
     "Write the network and its history; the state is no longer needed."
     meta = dict(vocab=list(map(str, dls.vocab)), settings=asdict(s), versions=versions(dls.device),
-                last=keeper.rows[-1], processes=process()[1])
+                last=keeper.rows[-1], processes=this_process()[1])
 
     for name, rows in dict(history=keeper.rows, terms=trainer.history).items():
         with atomic_path(folder/f'{name}.csv') as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
@@ -247,7 +247,7 @@ def train(
 ):
     "Train as the settings say, into a run folder; goes on where an earlier call stopped. Returns `load_run`."
     s, folder = settings.check(), Path(folder)
-    join(s.device)
+    join_processes(s.device)
     with fixed_seed(s.seed): _train(s, folder, progress, cbs)
     return load_run(folder)
 
@@ -265,7 +265,7 @@ def _train(s, folder, progress, cbs):
         learn = Learner(dls, net, loss_func=F.cross_entropy, wd=s.wd, path=folder, metrics=accuracy_at(*s.bits),
                         cbs=[EpochOrder(), trainer, keeper, *half, *cbs])
         start = _resume(folder, learn, trainer, keeper)
-        wait()
+        wait_for_all()
         with ExitStack() as quiet:
             quiet.enter_context(distributed(learn, bool(s.sync_norms)))
             if not progress: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
