@@ -101,6 +101,7 @@ def _track(bn, mean, var, n):
     for old, new in ((bn.running_mean, mean), (bn.running_var, var*n/(n - 1))):
         old.copy_(old + share*(new.detach() - old))
 
+# %% ../../nbs/13_quant.norm.ipynb #62bf7ca5
 def synced_batch_norm(
     x:Tensor,              # (B,C,H,W), the share of this process
     bn:nn.BatchNorm2d,     # the module whose parameters and statistics are used, and updated

@@ -75,7 +75,8 @@ class RankLoader(DataLoader):
         for name in ('bs', 'drop_last', 'dataset', 'n', 'num_workers', 'offs', 'pin_memory', 'timeout', 'device'):
             setattr(self, name, getattr(dl, name))
         f = dl.fake_l
-        self.fake_l = _FakeLoader(self, f.pin_memory, f.num_workers, f.timeout, f.persistent_workers, f.pin_memory_device)
+        self.fake_l = _FakeLoader(self, f.pin_memory, f.num_workers, f.timeout, f.persistent_workers,
+                                  f.pin_memory_device)
 
     def __len__(self):
         full, rest = divmod(self.n, self.bs*self.n_ranks)

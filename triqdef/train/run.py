@@ -251,6 +251,7 @@ def train(
     with fixed_seed(s.seed): _train(s, folder, progress, cbs)
     return load_run(folder)
 
+# %% ../../nbs/58_train.run.ipynb #1b54dbd2
 def _train(s, folder, progress, cbs):
     "The work of `train`, under a seed of its own."
     dls = make_data(s)
@@ -273,6 +274,7 @@ def _train(s, folder, progress, cbs):
         by_first(lambda: _finish(folder, net, arch, dls, s, keeper, trainer))
     else: by_first(lambda: _end(folder, s))
 
+# %% ../../nbs/58_train.run.ipynb #983196ac
 def _end(folder, s):
     "Of a run that is finished: check that the settings are its own, and remove what a kill may have left."
     _begin(folder, s)
