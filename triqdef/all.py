@@ -61,6 +61,7 @@ from .toys import *
 from .train.callback import *
 from .train.controls import *
 from .train.curriculum import *
+from .train.distributed import *
 from .train.dwq import *
 from .train.objective import *
 from .train.pbat import *

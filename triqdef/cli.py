@@ -17,7 +17,7 @@ from fastai.torch_core import default_device
 from fastcore.docments import docments
 
 from .attack.textures import TextureDictionary
-from .core import atomic_path, check_bits, versions
+from .core import atomic_path, check_bits, this_process, versions
 from .data import take
 from .evaluate.curves import with_setting
 from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
@@ -54,6 +54,7 @@ def _settings_from(args, cls): return cls(**{f.name: getattr(args, f.name) for f
 def _run_train(args):
     "Train into a run folder; a second call on the same folder goes on where the first stopped."
     run = train(_settings_from(args, TrainSettings), args.folder, progress=not args.quiet)
+    if this_process()[0]: return     # of several processes the first one speaks
     last = run.history.iloc[-1]
     print(f"{run.folder}: " + ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
           + ' of the validation images right')
@@ -351,3 +352,6 @@ def main(
         print('\ntriqdef: interrupted; the same command goes on where it stopped', file=sys.stderr)
         return 130
     return 0
+
+# %% ../nbs/80_cli.ipynb #3a627a64
+if __name__ == '__main__': sys.exit(main())

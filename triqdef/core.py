@@ -6,7 +6,8 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'images_at_once', 'Normalize',
-           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'device_of', 'atomic_path', 'asset', 'versions']
+           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'device_of', 'this_process', 'atomic_path',
+           'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn, Tensor
 
 # %% ../nbs/00_core.ipynb #6a923a09
@@ -169,6 +171,12 @@ def device_of(
     t = next(net.parameters(), None)
     if t is None: t = next(net.buffers(), None)
     return torch.device('cpu') if t is None else t.device
+
+# %% ../nbs/00_core.ipynb #e30353e3
+def this_process()->tuple:    # rank, number of processes
+    "The rank of this process among those that work together, and how many they are; (0, 1) for one alone."
+    if not (dist.is_available() and dist.is_initialized()): return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 # %% ../nbs/00_core.ipynb #b0bd211e
 @contextmanager

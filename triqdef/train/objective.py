@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -48,6 +49,14 @@ def check(self:Terms,
     bad = [n for n, v in found.items() if v != v or abs(v) == float('inf')]
     if bad: raise FloatingPointError(f"loss term {' and '.join(bad)} is not finite{where}: {found}")
     return found
+
+# %% ../../nbs/51_train.objective.ipynb #fc55dc03
+@patch
+def joined(self:Terms):
+    "The means of the terms over all processes, detached; every process must ask for them."
+    t = torch.stack([getattr(self, f.name).detach() for f in fields(self)])
+    dist.all_reduce(t)
+    return Terms(*(t/dist.get_world_size()).unbind())
 
 # %% ../../nbs/51_train.objective.ipynb #8fb2dfaf
 def patched_passes(

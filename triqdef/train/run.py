@@ -12,6 +12,7 @@ __all__ = ['methods', 'StartSettings', 'TrainSettings', 'preset_for', 'make_data
 import json, time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -25,17 +26,18 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, versions
+from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, versions
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset
 from ..classifiers import build_any, check_arch, classifier
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
-from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
+from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit, unwrap
 from ..toys import toy_images
 from .callback import JointQAT, PatchAT, TriQDef, accuracy_at
 from .controls import GradientNoise, GradientSmooth
 from .curriculum import BACT
+from .distributed import by_first, distributed, join_processes, wait_for_all
 from .dwq import DWQ
 from .pbat import PBAT
 from .pbcat import PBCAT, CompositePGD
@@ -65,7 +67,7 @@ class TrainSettings(StartSettings):
     epochs:int = 5              # passes over the training images
     lr:float = 2e-3             # highest learning rate of the one-cycle schedule (Adam)
     wd:float = 1e-2             # decoupled weight decay, off the steps and norms
-    bs:int = 128                # batch size
+    bs:int = 128                # batch size, of each process where there are several
     lambda_adv:float = 1.       # weight of the patched loss
     lambda_fdp:float = .1       # weight of the feature penalty
     lambda_gpdp:float = .1      # weight of the gradient penalty, or of the smoothness of 'gradient-smooth'
@@ -78,6 +80,7 @@ class TrainSettings(StartSettings):
     attack_steps:int = 5        # steps of the inner attack
     step_size:float = 32/255    # of the inner attack, in pixel units of [0,1]
     checkpoint:int = 0          # 1 to keep only the inputs of blocks: less memory, more time
+    sync_norms:int = 0          # 1: norms take batch statistics over all processes, 0: each of its own images
     amp:str = ''                # arithmetic of training: 'bf16' (autocast, on CUDA), or empty for float32
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
@@ -97,7 +100,7 @@ def check(self:TrainSettings,
         if getattr(self, n) < 1: raise ValueError(f"{n} must be at least 1, got {getattr(self, n)}")
     for n in ('train_n', 'valid_n', 'max_active'):
         if getattr(self, n) < 0: raise ValueError(f"{n} must be 0 or more, got {getattr(self, n)}")
-    check_choice(self.amp, ('', 'bf16'), 'amp')
+    check_choice(self.amp, ('', 'bf16'), 'amp'); check_choice(self.sync_norms, (0, 1), 'sync_norms')
     if self.distill and self.method == 'dwq': raise ValueError("distill has no teacher in 'dwq': one bit-width a step")
     if not self.lr > 0: raise ValueError(f"lr must be positive, got {self.lr}")
     if self.data == 'imagenet' and not self.path: raise ValueError("data 'imagenet' needs path, the folder of pictures")
@@ -187,7 +190,8 @@ class RunState(Callback):
         self.folder, self.settings, self.trainer, self.rows = Path(folder), settings, trainer, []
 
     def before_epoch(self):
-        seed_everything(int(f'{self.settings.seed}{self.epoch:04d}'))
+        rank = f'{this_process()[0]:04d}' if this_process()[0] else ''
+        seed_everything(int(f'{self.settings.seed}{self.epoch:04d}{rank}'))
         self.started, self.done = time.perf_counter(), False
 
     def after_train(self): self.done = bool(self.learn.opt) and self.pct_train > self.epoch/self.n_epoch
@@ -198,8 +202,11 @@ class RunState(Callback):
         self.rows.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter() - self.started, 1)))
         opt = self.opt.state_dict()
         hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
-        state = dict(epoch=self.epoch, model=self.model.state_dict(), rows=self.rows,
+        state = dict(epoch=self.epoch, model=unwrap(self.model).state_dict(), rows=self.rows,
                      terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
+        by_first(partial(self._write, state))
+
+    def _write(self, state):
         with atomic_path(self.folder/'state.pt') as tmp: torch.save(state, tmp)
 
 # %% ../../nbs/58_train.run.ipynb #21972cae
@@ -212,7 +219,7 @@ def _begin(folder, s):
         if diff: raise ValueError(f"{folder} holds a run with other settings (there, asked): {diff}")
     elif any(p.name != 'run.json' and p.name[0] != '.' for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run")
-    else: write_json(path, dict(settings=new, versions=versions(s.device or None)))
+    else: write_json(path, dict(settings=new, versions=versions(s.device or None), processes=this_process()[1]))
 
 # %% ../../nbs/58_train.run.ipynb #781f8657
 def check_writable(
@@ -243,7 +250,7 @@ def _resume(folder, learn, trainer, keeper):
 def _finish(folder, net, arch, dls, s, keeper, trainer):
     "Write the network and its history; the state is no longer needed."
     meta = dict(vocab=list(map(str, dls.vocab)), settings=asdict(s), versions=versions(dls.device),
-                last=keeper.rows[-1])
+                last=keeper.rows[-1], processes=this_process()[1])
 
     for name, rows in dict(history=keeper.rows, terms=trainer.history).items():
         with atomic_path(folder/f'{name}.csv') as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
@@ -259,30 +266,38 @@ def train(
 ):
     "Train as the settings say, into a run folder; goes on where an earlier call stopped. Returns `load_run`."
     s, folder = settings.check(), Path(folder)
+    join_processes(s.device)
     with fixed_seed(s.seed): _train(s, folder, progress, cbs)
     return load_run(folder)
 
+# %% ../../nbs/58_train.run.ipynb #1b54dbd2
 def _train(s, folder, progress, cbs):
     "The work of `train`, under a seed of its own."
     dls = make_data(s)
     if s.amp and dls.device.type != 'cuda': raise ValueError(f"amp={s.amp!r} needs a CUDA device, got {dls.device}")
-    if not (folder/'network.safetensors').exists():
+    if not by_first((folder/'network.safetensors').exists):
 
         net, arch = make_network(s, dls)
         trainer = make_callback(s)
-        _begin(check_writable(folder), s)
+        by_first(lambda: _begin(check_writable(folder), s))
         keeper = RunState(folder, s, trainer)
         half = [MixedPrecision(amp_mode=s.amp)] if s.amp else []
         learn = Learner(dls, net, loss_func=F.cross_entropy, wd=s.wd, path=folder, metrics=accuracy_at(*s.bits),
                         cbs=[EpochOrder(), trainer, keeper, *half, *cbs])
         start = _resume(folder, learn, trainer, keeper)
+        wait_for_all()
         with ExitStack() as quiet:
+            quiet.enter_context(distributed(learn, bool(s.sync_norms)))
             if not progress: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
             if start < s.epochs: learn.fit_one_cycle(s.epochs, s.lr, start_epoch=start)
-        _finish(folder, net, arch, dls, s, keeper, trainer)
-    else:
-        _begin(folder, s)
-        (folder/'state.pt').unlink(missing_ok=True)
+        by_first(lambda: _finish(folder, net, arch, dls, s, keeper, trainer))
+    else: by_first(lambda: _end(folder, s))
+
+# %% ../../nbs/58_train.run.ipynb #983196ac
+def _end(folder, s):
+    "Of a run that is finished: check that the settings are its own, and remove what a kill may have left."
+    _begin(folder, s)
+    (folder/'state.pt').unlink(missing_ok=True)
 
 # %% ../../nbs/58_train.run.ipynb #25166e54
 def load_run(
