@@ -57,6 +57,8 @@ from .quant.quantizers import *
 from .quant.ste import *
 from .results import *
 from .study import *
+
+# %% ../nbs/99_all.ipynb #11fe81f5
 from .toys import *
 from .train.callback import *
 from .train.controls import *

@@ -10,10 +10,12 @@ __all__ = ['Classifier', 'check_arch', 'read_state', 'fill', 'classifier', 'buil
 # %% ../nbs/06_classifiers.ipynb #d2c53de7
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
 import torchvision.models as tv
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -66,7 +68,8 @@ def read_state(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no weights at {path}")
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} holds no weights that can be read safely: {e}") from e
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as e:
+        raise ValueError(f"{path} holds no weights that can be read safely: {e}") from e
     state = state.get('state_dict', state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} is no state dict: names and tensors are needed")

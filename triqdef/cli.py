@@ -139,6 +139,7 @@ def _own_device(name):
     best, rank = default_device(), os.environ.get('LOCAL_RANK')
     return torch.device('cuda', int(rank)) if best.type == 'cuda' and rank else best
 
+# %% ../nbs/80_cli.ipynb #5076b735
 def _run_published(args):
     "Calibrate a published classifier, predict ImageNet's validation pictures, attack the first of them."
     if args.folders: raise ValueError("--model names a published network: leave the run folders out")
@@ -150,14 +151,16 @@ def _run_published(args):
     net = multibit_classifier(args.model, args.path, folder, args.weights, asked, args.calibrate_n, bs, device)
     net.to(device, memory_format=torch.channels_last)
     bits = check_bits(args.bits or bits_of(net), bits_of(net))
-    print(f"{quant_summary(net)}\n\npredicting at {', '.join(map(str, bits))} bits; the files are in {folder}", flush=True)
-    found = imagenet_accuracy(net, args.path, folder, bits, args.valid_n, args.shard, args.skip_unreadable, bs=bs,
-                              num_workers=args.workers, progress=not args.quiet)
+    print(f"{quant_summary(net).to_string()}\n\npredicting at {', '.join(map(str, bits))} bits; "
+          f"the files are in {folder}", flush=True)
+    found = imagenet_accuracy(net, args.path, folder, bits, args.valid_n, args.shard, args.skip_unreadable,
+                              bs=bs, num_workers=args.workers, progress=not args.quiet)
     if found is None: return
     with atomic_path(folder/'accuracy.csv') as tmp: found.to_frame().to_csv(tmp)
     print(f"\n{found.to_frame().to_string(float_format='{:.3f}'.format)}\n", flush=True)
     if args.n: _attack_published(net, bits, args, device)
 
+# %% ../nbs/80_cli.ipynb #d2cfb467
 def _attack_published(net, bits, args, device):
     "The report of a published network on the first pictures of the fixed order."
     dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
@@ -201,6 +204,7 @@ def _add_published(p):
                    'all, or by the rank of this process')
     g.add_argument('--skip-unreadable', action='store_true', help='name pictures that cannot be decoded and go on')
 
+# %% ../nbs/80_cli.ipynb #d77d3e2f
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
         'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '

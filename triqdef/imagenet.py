@@ -113,7 +113,8 @@ def _devkit_labels(folder):
 
 def _kaggle_labels(file):
     at = {w: i for i, w in enumerate(imagenet_wnids())}
-    with open(file, newline='') as f: return {r['ImageId']: at[r['PredictionString'].split()[0]] for r in csv.DictReader(f)}
+    with open(file, newline='') as f:
+        return {r['ImageId']: at[r['PredictionString'].split()[0]] for r in csv.DictReader(f)}
 
 def _listed_labels(file):
     return {Path(name).stem: int(c) for name, c in (l.split() for l in file.read_text().splitlines() if l.strip())}
@@ -124,13 +125,14 @@ def validation_labels(
 )->dict:     # file name without its ending → class, 0 to 999
     "The labels of flat validation pictures, from the devkit, Kaggle's CSV or `val.txt`."
     for base in (Path(path), *Path(path).parents[:3]):
-        for devkit in (base, base/'data', base/'devkit', *sorted(base.glob('ILSVRC2012_devkit*/data')), base/'devkit'/'data'):
+        kits = base, base/'data', base/'devkit', base/'devkit'/'data', *sorted(base.glob('ILSVRC2012_devkit*/data'))
+        for devkit in kits:
             if all((devkit/n).is_file() for n in ('meta.mat', 'ILSVRC2012_validation_ground_truth.txt')):
                 return _devkit_labels(devkit)
         if (base/'LOC_val_solution.csv').is_file(): return _kaggle_labels(base/'LOC_val_solution.csv')
         if (base/'val.txt').is_file(): return _listed_labels(base/'val.txt')
-    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the "
-                     "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, LOC_val_solution.csv or val.txt")
+    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the devkit's "
+                     "meta.mat and ILSVRC2012_validation_ground_truth.txt there, LOC_val_solution.csv or val.txt")
 
 def _flat_files(folder):
     "Paths and classes of a flat folder."
@@ -263,12 +265,14 @@ def imagenet_valid(
 
 def _train(path, preset, n, scale, seed, valid):
     "The training pictures: of the train folder, or what validation leaves."
-    if (_root(path)/'train').is_dir(): data = ImageNetFiles(*imagenet_files(path, 'train'), valid.vocab, preset, scale)
+    if (_root(path)/'train').is_dir():
+        data = ImageNetFiles(*imagenet_files(path, 'train'), valid.vocab, preset, scale)
     else:
         every, used = imagenet_valid(path, preset), set(valid.paths)
         data = every.subset([i for i, p in enumerate(every.paths) if p not in used])
         data.scale = scale
-    if not len(data): raise ValueError(f"{path} has no train folder and every picture is scored: give a smaller valid_n")
+    if not len(data):
+        raise ValueError(f"{path} has no train folder and every picture is scored: give a smaller valid_n")
     if not 0 <= n <= len(data): raise ValueError(f"train_n must lie between 1 and {len(data)}, or be 0 for all, got {n}")
     return data.subset(balanced_order(data.y, seed)[:n].sort().values) if n else data
 

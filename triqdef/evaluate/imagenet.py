@@ -39,7 +39,8 @@ def multibit_classifier(
     if not file.exists() and check_shard(None)[0] > 0: _await(file)
     if file.exists():
         found = read_description(file)['meta'].get('imagenet')
-        if found != asked: raise ValueError(f"{file} was made with {found}, asked for is {asked}: give another folder")
+        if found != asked:
+            raise ValueError(f"{file} was made with {found}, asked for is {asked}: give another folder")
         return load_checkpoint(file)
     imagenet_files(path)     # before anything is downloaded
     plain = classifier(model, weights)

@@ -31,7 +31,8 @@ def check_shard(
     "A shard, checked."
     if shard is None: return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     if isinstance(shard, str):
-        if not re.fullmatch(r'\d+/\d+', shard): raise ValueError(f"shard must look like 0/4, the first of four, got {shard!r}")
+        if not re.fullmatch(r'\d+/\d+', shard):
+            raise ValueError(f"shard must look like 0/4, the first of four, got {shard!r}")
         shard = shard.split('/')
     i, n = map(int, shard)
     if not 0 <= i < n: raise ValueError(f"shard must be i/n with 0 ≤ i < n, got {i}/{n}")
@@ -43,7 +44,12 @@ def _work(net, data, bits):
     names = [str(Path(*Path(p).parts[-2:])) for p in getattr(data, 'paths', ())] or data.x
     return fingerprint(net, names, data.y, getattr(data, 'preset', None), bits)
 
-def shard_path(folder, shard): return Path(folder)/'shard-{}-of-{}.safetensors'.format(*shard)
+def shard_path(
+    folder,    # the folder of all shards
+    shard,     # (i, n)
+)->Path:
+    "The file of one shard."
+    return Path(folder)/'shard-{}-of-{}.safetensors'.format(*shard)
 
 # %% ../../nbs/71_evaluate.sharded.ipynb #c9e09cbf
 def predict_shard(
