@@ -131,8 +131,8 @@ def validation_labels(
                 return _devkit_labels(devkit)
         if (base/'LOC_val_solution.csv').is_file(): return _kaggle_labels(base/'LOC_val_solution.csv')
         if (base/'val.txt').is_file(): return _listed_labels(base/'val.txt')
-    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the devkit's "
-                     "meta.mat and ILSVRC2012_validation_ground_truth.txt there, LOC_val_solution.csv or val.txt")
+    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the "
+                     "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, LOC_val_solution.csv or val.txt")
 
 def _flat_files(folder):
     "Paths and classes of a flat folder."
@@ -273,7 +273,8 @@ def _train(path, preset, n, scale, seed, valid):
         data.scale = scale
     if not len(data):
         raise ValueError(f"{path} has no train folder and every picture is scored: give a smaller valid_n")
-    if not 0 <= n <= len(data): raise ValueError(f"train_n must lie between 1 and {len(data)}, or be 0 for all, got {n}")
+    if not 0 <= n <= len(data):
+        raise ValueError(f"train_n must lie between 1 and {len(data)}, or be 0 for all, got {n}")
     return data.subset(balanced_order(data.y, seed)[:n].sort().values) if n else data
 
 # %% ../nbs/05_imagenet.ipynb #c07d085c

@@ -71,7 +71,8 @@ def imagenet_accuracy(
     **kwargs,              # `bs`, `num_workers`, `every`, `progress` of `predict_shard`
 )->Predictions:            # or None while other shards are missing
     "Predict this process's share of the validation pictures; the last one to finish gets all predictions."
-    if getattr(net, 'preset', None) is None: raise ValueError("the network has no preset: is it an ImageNet classifier?")
+    if getattr(net, 'preset', None) is None:
+        raise ValueError("the network has no preset: is it an ImageNet classifier?")
     data = imagenet_valid(path, net.preset, valid_n)
     if skip and (bad := unreadable(data.paths)):
         print(f"{len(bad)} of {len(data)} pictures left out:", *bad.values(), sep='\n  ')
