@@ -132,7 +132,8 @@ def validation_labels(
         if (base/'LOC_val_solution.csv').is_file(): return _kaggle_labels(base/'LOC_val_solution.csv')
         if (base/'val.txt').is_file(): return _listed_labels(base/'val.txt')
     raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the "
-                     "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, LOC_val_solution.csv or val.txt")
+                     "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, "
+                     "LOC_val_solution.csv or val.txt")
 
 def _flat_files(folder):
     "Paths and classes of a flat folder."
