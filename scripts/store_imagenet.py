@@ -6,7 +6,7 @@
 
 Each NAME=PATH names an accuracy.json of measure_imagenet.py, a report folder of `triqdef evaluate`, a run folder of
 `triqdef train`, or a file of `benchmarks/imagenet.py --compare`. Parts that are not given stay as nbs/results/imagenet.json has them."""
-import argparse, json
+import argparse, json, re
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,14 @@ from triqdef.files import write_json
 out = Path(__file__).resolve().parent.parent/'nbs/results/imagenet.json'
 
 
-def load(path): return json.loads(Path(path).read_text())
+def load(path):
+    "A JSON file, its folders left out: paths of one machine mean nothing on another."
+    return bare(json.loads(Path(path).read_text()))
+
+def bare(v):
+    if isinstance(v, dict): return {k: bare(o) for k, o in v.items()}
+    if isinstance(v, list): return [bare(o) for o in v]
+    return re.sub(r'(?<![\w/])(?:/[\w.-]+)*/([\w.-]+)', r'\1', v) if isinstance(v, str) else v
 
 def of_report(folder):
     "Settings, clean accuracy and cells of a report."
@@ -31,7 +38,7 @@ def of_run(folder):
     "Settings and history of a run."
     d = load(Path(folder)/'run.json')
     terms = pd.read_csv(Path(folder)/'terms.csv')
-    return dict(settings={k: v if k not in ('path', 'weights', 'start') else Path(v).name for k, v in d['settings'].items()}, versions=d['versions'],
+    return dict(settings=d['settings'], versions=d['versions'],
                 history=pd.read_csv(Path(folder)/'history.csv').to_dict('records'), steps=len(terms))
 
 def pairs(values): return dict(v.split('=', 1) for v in values)
