@@ -1,4 +1,4 @@
-"ImageNet's loader and evaluation against a plain torchvision loop over the same pictures; the predictions are compared first."
+"ImageNet's loader and the evaluation of a multi-bit network at 32 bits against a plain torchvision loop over the same pictures; the predictions are compared first."
 import tempfile
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from triqdef.classifiers import classifier, fill, read_state
 from triqdef.data import ImageLoader
 from triqdef.evaluate.sharded import predict_shard
 from triqdef.imagenet import imagenet_files, imagenet_names, imagenet_wnids, ImageNetFiles
+from triqdef.quant.convert import to_multibit
 
 
 class Pictures(Dataset):
@@ -51,11 +52,11 @@ def loaders(args, data, net):
     "The four things that are timed."
     theirs = Pictures(data.paths, net.preset)
     def loader(): return DataLoader(theirs, args.batch, num_workers=args.workers)
-    fast = classifier(args.model); fast.load_state_dict(net.state_dict()); fast.to(memory_format=torch.channels_last)
+    fast = to_multibit(net, (32, 8), per_channel=True).eval().to(memory_format=torch.channels_last)
     def drain(loader):
         for _ in loader: pass
     return {'plain evaluation': lambda: plain_loop(net.net, loader()),
-            'triqdef evaluation': lambda: predict_shard(fast, data, shard='0/1', bs=args.batch, progress=False)['top/32'][:, 0],
+            'triqdef evaluation': lambda: predict_shard(fast, data, bits=(32,), shard='0/1', bs=args.batch, progress=False)['top/32'][:, 0],
             'plain loader': lambda: drain(loader()),
             'triqdef loader': lambda: drain(ImageLoader(data, args.batch, device='cpu'))}
 

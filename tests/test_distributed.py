@@ -60,12 +60,15 @@ class Note(Callback):
         net = getattr(self.model, 'module', self.model)
         self.grads.append({n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
 
+def callback(**kwargs):
+    return TriQDef(attack=Fixed(), lambda_fdp=.5, lambda_gpdp=.5, curriculum=BACT(BITS, warmup=0, max_active=2, ramp=0), **kwargs)
+
 def learner(bs, wrap=lambda dl: dl, cb=None, net=None, cbs=(), valid=29):
     def loader(n, seed, bs, **kwargs):
         x, y = toy_images(n, seed=seed)
         return wrap(ImageLoader(ImageTensors(x.double(), y, range(4)), bs, seed=5, device='cpu', **kwargs))
     dls = DataLoaders(loader(56, 1, bs, shuffle=True, flip=True, pad=2, drop_last=True), loader(valid, 2, bs), device='cpu')
-    cb = cb or TriQDef(attack=Fixed(), lambda_fdp=.5, lambda_gpdp=.5, curriculum=BACT(BITS, warmup=0, max_active=2, ramp=0))
+    cb = cb or callback()
     learn = Learner(dls, net or network(), loss_func=F.cross_entropy, opt_func=partial(SGD, mom=.9), metrics=accuracy_at(*BITS),
                     cbs=[EpochOrder(), cb, Note(), *cbs])
     learn.cb = cb
@@ -104,6 +107,7 @@ def steps(found):
     found['synced'] = fit(learner(bs), 2, synced=True)
     found['again'] = fit(learner(bs), 2, synced=True)
     found['apart'] = fit(learner(bs))
+    found['checkpointed'] = fit(learner(bs, cb=callback(checkpoint=['layer1', 'layer2'])), 2, synced=True)
     profiled = Profiled()
     found['profiled'] = fit(learner(bs, cbs=[profiled]), synced=True) | profiled.seen
     found['accumulated'] = fit(learner(bs, cbs=[GradientAccumulation(2*bs)]), synced=True)
@@ -201,6 +205,13 @@ def test_seeds(two):
     assert a['history'] == b['history']
     assert a['drawn'] == one['drawn'] and all(p != q for p, q in zip(a['drawn'], b['drawn']))
     for f in two[1]: assert f['again']['drawn'] == f['synced']['drawn'] and apart(f['again']['state'], f['synced']['state']) == 0
+
+def test_checkpointed_blocks_give_the_same(two):
+    "The same gradients, and none for the bit-widths that are not active."
+    for f in two[1]:
+        a, b = f['synced']['grads'], f['checkpointed']['grads']
+        assert [g.keys() for g in a] == [g.keys() for g in b]
+        assert max(apart(p, q) for p, q in zip(a, b)) < 1e-10 and apart(f['synced']['state'], f['checkpointed']['state']) < 1e-10
 
 @pytest.mark.parametrize('fit_', ['synced', 'apart'])
 def test_accuracy_is_that_of_all_images(two, fit_):

@@ -121,7 +121,10 @@ def _pull(frame, tensors, want, g, **kwargs):
 def _wanted(ctx):
     "Which tensor inputs of a node the present backward pass goes on to."
     will = getattr(torch._C, '_will_engine_execute_node', lambda node: True)
-    return [n is not None and will(n) for n, _ in ctx.next_functions]
+    def wanted(node):
+        try: return node is not None and will(node)
+        except RuntimeError: return True     # `torch.autograd.grad` by a parameter: torch cannot say, so it is computed
+    return [wanted(n) for n, _ in ctx.next_functions]
 
 def _leaves(tensors): return [t.detach().requires_grad_(t.requires_grad) for t in tensors]
 

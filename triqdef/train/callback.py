@@ -8,6 +8,7 @@ Docs: https://triqdef.github.io/triqdef/train.callback.html.md"""
 __all__ = ['switch_once', 'share_quantizers', 'first_steps', 'TriQDef', 'reached_params', 'PatchAT', 'JointQAT', 'accuracy_at']
 
 # %% ../../nbs/52_train.callback.ipynb #332c550d
+import re
 from contextlib import ExitStack, nullcontext
 
 import matplotlib.pyplot as plt
@@ -205,15 +206,20 @@ class _TakeIn(Function):
     def backward(ctx, g): return g, *map(torch.zeros_like, ctx.saved_tensors)
 
 # %% ../../nbs/52_train.callback.ipynb #3f2b7d60
+def _of_others(name, active):
+    "Whether a parameter belongs to a bit-width that is not active; a checkpointed block reaches all of its own."
+    found = re.search(r'\.(?:log_steps|alphas|norms)\.(\d+)', name)
+    return found is not None and int(found[1]) not in active
+
 @patch
 def complete(self:TriQDef,
     total:Tensor,    # what is differentiated
 )->Tensor:           # the same value
     "In several processes, have every parameter receive a gradient, and note which of them must lose it again."
     if not self.joint: return total
-    known = reached_params(total)
-    rest = [p for p in self.net.parameters() if p.requires_grad and id(p) not in known]
-    self.idle = [p for p in rest if p.grad is None]
+    known, named = reached_params(total), [(n, p) for n, p in self.net.named_parameters() if p.requires_grad]
+    rest = [p for _, p in named if id(p) not in known]
+    self.idle = [p for n, p in named if p.grad is None and (id(p) not in known or _of_others(n, self.active))]
     return _TakeIn.apply(total, *rest) if rest else total
 
 @patch
