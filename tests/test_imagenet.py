@@ -47,26 +47,29 @@ def cut(imagenet):
     yield file
     file.unlink()
 
-def published(imagenet, out, *more):
+def published(imagenet, out, *more, bits=(32, 4)):
     return triqdef('evaluate', '--data', 'imagenet', '--path', imagenet, '--model', MODEL, '--weights', imagenet/'weights.pth',
-                   '--bits', 32, 4, '--calibrate-n', 8, '--bs', 8, '--device', 'cpu', '--quiet', '--out', out, *more)
+                   '--bits', *bits, '--calibrate-n', 8, '--bs', 8, '--device', 'cpu', '--quiet', '--out', out, *more)
 
 
 def test_published_network_in_shards(imagenet, tmp_path):
     out = tmp_path/'report'
-    r = published(imagenet, out, '--n', 0, '--shard', '1/2')
-    assert r.returncode == 0 and 'shards [0] of 2' in r.stdout, (r.stdout, r.stderr)
-    assert published(imagenet, out, '--n', 0, '--shard', '0/2').returncode == 0
-    p = gather_shards(f'{out}-predictions')
+    r = published(imagenet, out, '--n', 0, '--shard', '0/2')
+    assert r.returncode == 0 and 'shards [1] of 2' in r.stdout, (r.stdout, r.stderr)
+    assert published(imagenet, out, '--n', 0, '--shard', '1/2').returncode == 0
+    shard, = tmp_path.glob('report-predictions/*/shard-0-of-2.safetensors')
+    p = gather_shards(shard.parent)
     assert len(p.y) == 30 and p.bits == (32, 4) and sorted(set(p.y.tolist())) == sorted(range(0, 1000, 111))[:10]
 
-def test_published_network_report(imagenet, tmp_path):
+def test_published_network_report(imagenet, cut, tmp_path):
+    "All pictures but the broken one, then fewer bit-widths of the same network, attacked."
     out = tmp_path/'report'
-    r = published(imagenet, out, '--n', 8, '--n-attack', 4, '--n-align', 0, '--attacks', 'lavan', 'gap', '--lavan-steps', 1, '--gap-steps', 1,
-                  '--no-audit')
+    one_line(published(imagenet, out, '--n', 0), 2, 'cut.JPEG', 'cannot read')
+    r = published(imagenet, out, '--n', 9, '--n-attack', 4, '--n-align', 0, '--attacks', 'lavan', 'gap', '--lavan-steps', 1, '--gap-steps', 1,
+                  '--no-audit', '--valid-n', 20, '--skip-unreadable', bits=(4,))
     assert r.returncode == 0, r.stderr[-2000:]
     report = json.loads((out/'report.json').read_text())
-    assert report['settings']['n'] == 8 and 'GAP 50×50' in r.stdout and 'LaVAN' in r.stdout
+    assert report['settings']['n'] in (8, 9) and report['settings']['bits'] == [4] and 'GAP 50×50' in r.stdout and 'LaVAN' in r.stdout
 
 def test_train_and_evaluate_a_run(imagenet, tmp_path):
     run = tmp_path/'run'
@@ -79,17 +82,21 @@ def test_train_and_evaluate_a_run(imagenet, tmp_path):
     assert r.returncode == 0, r.stderr[-2000:]
 
 def test_truncated_picture_is_named(imagenet, cut, tmp_path):
-    one_line(published(imagenet, tmp_path/'a', '--n', 0), 2, 'cut.JPEG', 'cannot read')
-    r = published(imagenet, tmp_path/'b', '--n', 0, '--skip-unreadable')
+    (tmp_path/'alone').mkdir()
+    (tmp_path/'alone'/'val').symlink_to(imagenet/'val')      # no training pictures: calibrated on those of validation
+    r = published(imagenet, tmp_path/'b', '--path', tmp_path/'alone', '--n', 0, '--skip-unreadable')
+    assert 'no training pictures' in r.stdout
     assert r.returncode == 0 and 'cut.JPEG' in r.stdout and '1 of 31 pictures left out' in r.stdout, (r.stdout, r.stderr)
     assert [p.name for p in unreadable(imagenet_valid(imagenet).paths)] == ['cut.JPEG']
 
 @pytest.mark.parametrize('more, telling', [
     (('--model', 'resnet51', '--data', 'imagenet', '--path', '.'), 'no network'), (('--model', 'resnet18'), '--path'),
     (('--model', 'resnet18', '--data', 'imagenet', '--path', 'nowhere'), 'there is no folder'), ((), 'nothing to evaluate'),
-    (('--model', 'resnet18', '--data', 'imagenet', '--path', '.', '--weights', 'no.pth'), 'weights of resnet18')])
-def test_wrong_words(more, telling, tmp_path):
+    (('--model', 'resnet18', '--data', 'imagenet', '--path', 'PICTURES', '--weights', 'no.pth'), 'weights of resnet18')])
+def test_wrong_words(more, telling, imagenet, tmp_path):
+    more = [imagenet if m == 'PICTURES' else m for m in more]
     one_line(triqdef('evaluate', *more, '--out', tmp_path/'r', cwd=tmp_path), 2, telling)
+    assert not list(tmp_path.iterdir())
 
 def test_same_pixels_and_predictions_as_torchvision(imagenet):
     net, theirs = classifier(MODEL, imagenet/'weights.pth'), Weights.IMAGENET1K_V1.transforms()

@@ -8,6 +8,7 @@ Docs: https://triqdef.github.io/triqdef/classifiers.html.md"""
 __all__ = ['Classifier', 'check_arch', 'read_state', 'fill', 'classifier', 'build_any']
 
 # %% ../nbs/06_classifiers.ipynb #d2c53de7
+import re, warnings
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -70,10 +71,11 @@ def read_state(
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as e:
         raise ValueError(f"{path} holds no weights that can be read safely: {e}") from e
-    state = state.get('state_dict', state) if isinstance(state, dict) else state
+    for k in ('state_dict', 'model'): state = state.get(k, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} is no state dict: names and tensors are needed")
-    return {k.removeprefix('module.'): v for k, v in state.items()}
+    old = r'(denselayer\d+\.(?:norm|relu|conv))\.([12])\.'      # names of torchvision's first DenseNets
+    return {re.sub(old, r'\1\2.', k.removeprefix('module.')): v for k, v in state.items()}
 
 # %% ../nbs/06_classifiers.ipynb #24de7f3b
 def fill(
@@ -89,26 +91,34 @@ def fill(
         if shapes[0] != shapes[1]: raise ValueError(f"the tensors differ from number {at} on: {len(own)} are needed, "
                                                     f"{len(state)} given")
         state = dict(zip(own, state.values()))
+    state = {**{k: v for k, v in own.items() if k.endswith('num_batches_tracked')}, **state}    # older files lack these
     wrong = sorted(own.keys() ^ state.keys()) + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if wrong: raise ValueError(f"{len(wrong)} tensors are missing, unknown or of another shape, such as {wrong[:3]}")
     net.load_state_dict(state)
     return net
 
 # %% ../nbs/06_classifiers.ipynb #946c5d48
-def _torchvision(name, weights, n_classes):
-    "Network and preset of torchvision."
+def _torchvision(name, weights, file, n_classes):
+    "Network and preset of torchvision; a file that torchvision published is known by its name."
     if name == 'resnet50_v1': return _resnet50_v1(n_classes), Preset()
+    if name in ('googlenet', 'inception_v3'):
+        raise ValueError(f"{name} is not supported: it changes its input and its outputs by how it was built")
     enum = tv.get_model_weights(name)
-    names = {'default': enum.DEFAULT, **{w.name: w for w in enum}}
-    picked = names.get(weights)
-    try: preset = preset_of((picked or next(iter(enum))).transforms())
+    picked = {'default': enum.DEFAULT, **{w.name: w for w in enum}}.get(weights)
+    same = next((w for w in enum if file and Path(w.url).name == Path(file).name), None)
+    try: presets = [preset_of(w.transforms()) for w in enum]
     except TypeError: raise ValueError(f"{name} is no classifier of single pictures") from None
-    more = dict(init_weights=False) if name in ('googlenet', 'inception_v3') and picked is None else {}
-    return tv.get_model(name, weights=picked, **({} if picked else dict(num_classes=n_classes)), **more), preset
+    if file and same is None and len(set(presets)) > 1:
+        warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets; {presets[0]} is taken: give preset")
+    preset = preset_of((picked or same or next(iter(enum))).transforms())
+    return tv.get_model(name, weights=picked, **({} if picked else dict(num_classes=n_classes))), preset
 
-def _of_timm(name, weights, n_classes):
+def _of_timm(name, weights, file, n_classes):
     "Network and preset of timm."
     net = _timm().create_model(name, pretrained=weights == 'default', num_classes=n_classes)
+    have = net.pretrained_cfg.get('num_classes')
+    if weights == 'default' and have != n_classes:
+        raise ValueError(f"the weights of timm/{name} have {have} classes, not {n_classes}: the head would be random")
     return net, preset_of(dict(net.pretrained_cfg))
 
 # %% ../nbs/06_classifiers.ipynb #0828b308
@@ -127,7 +137,7 @@ def classifier(
     published = None if file else weights
     if published is not None: _check_published(name, published, n_classes)
     build = (lambda *a: _of_timm(name[5:], *a)) if name.startswith('timm/') else (lambda *a: _torchvision(name, *a))
-    try: net, declared = build(published, n_classes)
+    try: net, declared = build(published, file, n_classes)
     except URLError as e:
         raise ConnectionError(f"the weights {published!r} of {name} could not be downloaded ({e.reason}): "
                               "give a file") from e

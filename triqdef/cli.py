@@ -9,6 +9,7 @@ __all__ = ['small_print', 'demo_networks', 'user_errors', 'make_attacks', 'parse
 
 # %% ../nbs/80_cli.ipynb #11936a05
 import argparse, os, sys, time, warnings
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -17,15 +18,16 @@ from fastai.torch_core import default_device
 from fastcore.docments import docments
 
 from .attack.textures import TextureDictionary
-from .core import atomic_path, check_bits, this_process, versions
+from .core import atomic_path, check_bits, images_at_once, this_process, versions
 from .data import take
 from .evaluate.curves import with_setting
 from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
 from .evaluate.report import report
 from .evaluate.seen import training_configuration
+from .evaluate.sharded import check_shard
 from .evaluate.suite import attack_suite, black_box, white_box
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
-from .imagenet import imagenet_dls
+from .imagenet import imagenet_dls, imagenet_valid, unreadable
 from .quant.convert import bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
@@ -77,13 +79,15 @@ def make_attacks(
     dls,     # the data
 )->dict:     # readable name → attack
     "The attacks that the options ask for."
-    side = min(take(dls.valid, 1)[0].shape[-2:])
+    one = take(dls.valid, 1)[0]
+    side = min(one.shape[-2:])
     names = args.attacks or (None if args.quick else white_box + black_box)
     textures = TextureDictionary.build(net, dls.train, n_clusters=2, steps=50) if 'tpa' in (names or ()) else None
     given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=args.lavan_steps, universal=args.lavan_steps,
                  queries=args.queries)
-    return attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
-                        **{k: v for k, v in given.items() if v is not None})
+    suite = attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
+                         **{k: v for k, v in given.items() if v is not None})
+    return {k: with_setting(a, 'bs', min(a.bs, images_at_once(one))) if hasattr(a, 'bs') else a for k, a in suite.items()}
 
 # %% ../nbs/80_cli.ipynb #4da20067
 def _never_patched(start):
@@ -113,7 +117,9 @@ def _run_evaluate(args):
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
     first = next(iter(runs.values())).settings
     own = dict(data=args.data or first.data, device=args.device or first.device, path=args.path or first.path)
-    dls = make_data(replace(first, **own, train_n=0, valid_n=0))     # all images, scored on the test set
+    shown = max(first.valid_n, args.n) if own['data'] == 'imagenet' and first.valid_n else 0
+    preset = getattr(next(iter(runs.values())).net, 'preset', None)
+    dls = make_data(replace(first, **own, train_n=0, valid_n=shown), preset)     # scored on the test set
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
     if under is not None: under = under.to(dls.device)
@@ -140,15 +146,23 @@ def _own_device(name):
     return torch.device('cuda', int(rank)) if best.type == 'cuda' and rank else best
 
 # %% ../nbs/80_cli.ipynb #5076b735
+@contextmanager
+def _no_empty(folder):
+    "Leave no empty folder behind."
+    try: yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+
 def _run_published(args):
     "Calibrate a published classifier, predict ImageNet's validation pictures, attack the first of them."
     if args.folders: raise ValueError("--model names a published network: leave the run folders out")
     if args.data != 'imagenet' or not args.path:
         raise ValueError("a published network is evaluated on ImageNet: give --data imagenet and --path FOLDER")
     device, bs = _own_device(args.device), args.bs
-    folder = check_writable(f'{args.out}-predictions')
-    asked = args.bits or (32, 8, 4, 2)
-    net = multibit_classifier(args.model, args.path, folder, args.weights, asked, args.calibrate_n, bs, device)
+    folder, wait = Path(f'{args.out}-predictions'), check_shard(args.shard)[0] > 0
+    with _no_empty(folder):
+        net = multibit_classifier(args.model, args.path, check_writable(folder), args.weights,
+                                  args.bits or (32, 8, 4, 2), args.calibrate_n, bs, device, wait)
     net.to(device, memory_format=torch.channels_last)
     bits = check_bits(args.bits or bits_of(net), bits_of(net))
     print(f"{quant_summary(net).to_string()}\n\npredicting at {', '.join(map(str, bits))} bits; "
@@ -163,12 +177,15 @@ def _run_published(args):
 # %% ../nbs/80_cli.ipynb #d2cfb467
 def _attack_published(net, bits, args, device):
     "The report of a published network on the first pictures of the fixed order."
+    args.n = min(args.n, len(imagenet_valid(args.path)))
     dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
+    if args.skip_unreadable and (bad := unreadable(dls.valid.dataset.paths)):
+        data = dls.valid.dataset
+        dls.loaders[1] = dls.valid.new(data.subset([i for i, p in enumerate(data.paths) if p not in bad]))
+        args.n -= len(bad)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
     name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
-    attacks = {k: with_setting(a, 'bs', min(a.bs, args.bs)) if hasattr(a, 'bs') else a
-               for k, a in make_attacks(args, net, dls).items()}
-    _write_report({name: net}, dls, attacks, args, {}, bits, audit=not args.no_audit, quick=args.quick)
+    _write_report({name: net}, dls, make_attacks(args, net, dls), args, {}, bits, audit=not args.no_audit, quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #0cac244e
 def _add_report_options(p, out, n, n_attack, n_align, **steps):

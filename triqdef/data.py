@@ -11,7 +11,7 @@ __all__ = ['cifar_classes', 'to_pixels', 'ImageTensors', 'crop_flip', 'keyed_gen
            'cifar_tensors', 'cifar_dls', 'ImageFiles', 'image_folder_dls', 'take', 'check_loader']
 
 # %% ../nbs/02_data.ipynb #1b4ec23f
-import copy, hashlib, json, os, re
+import copy, hashlib, json, os, re, struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -368,7 +368,7 @@ def open_rgb(
     "The picture of a file in RGB; what goes wrong with it inside the block is a `ValueError` that names the file."
     try:
         with Image.open(path) as im: yield as_rgb(im)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as e:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError, struct.error) as e:
         raise ValueError(f"cannot read the image {path}: {e}") from e
 
 def read_image(

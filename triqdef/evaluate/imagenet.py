@@ -9,15 +9,18 @@ __all__ = ['multibit_classifier', 'imagenet_accuracy']
 
 # %% ../../nbs/72_evaluate.imagenet.ipynb #8465b517
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import torch
+from fastai.torch_core import default_device
 from torch import nn
 
 from ..classifiers import check_arch, classifier
 from ..core import check_bits, fixed_seed
-from .sharded import check_shard, gather_shards, predict_shard, Predictions
-from ..imagenet import imagenet_dls, imagenet_files, imagenet_valid, unreadable
+from ..data import ImageLoader
+from .sharded import check_shard, gather_shards, predict_shard, Predictions, work_key
+from ..imagenet import has_train, imagenet_dls, imagenet_files, imagenet_valid, unreadable
 from ..quant.checkpoint import load_checkpoint, read_description, save_checkpoint
 from ..quant.convert import bits_of, calibrate, to_multibit
 
@@ -28,32 +31,52 @@ def multibit_classifier(
     folder,                  # where the calibrated network is kept: network.safetensors
     weights='default',       # 'default', a name of torchvision's, or a file
     bits=(32, 8, 4, 2),      # bit-widths, each 2 to 16, or 32
-    calibrate_n:int=256,     # training pictures to calibrate on
+    calibrate_n:int=256,     # pictures to calibrate on
     bs:int=64,               # of them at a time
     device=None,             # where to calibrate, None for fastai's default device
+    wait=False,              # another process calibrates: wait for its file
 )->nn.Module:                # in eval mode, with `preset` and `description`
     "A calibrated multi-bit classifier: made once, found again after that."
     if Path(model).is_file(): return load_checkpoint(model)
     file = Path(folder)/'network.safetensors'
-    asked = dict(model=check_arch(model), weights=str(weights), bits=list(check_bits(bits)), calibrate_n=calibrate_n)
-    if not file.exists() and check_shard(None)[0] > 0: _await(file)
-    if file.exists():
-        found = read_description(file)['meta'].get('imagenet')
-        if found != asked:
-            raise ValueError(f"{file} was made with {found}, asked for is {asked}: give another folder")
-        return load_checkpoint(file)
-    imagenet_files(path)     # before anything is downloaded
+    asked = _asked(model, weights, bits, calibrate_n, path)
+    if wait and not file.exists(): _await(file)
+    if file.exists(): return _found(file, asked)
     plain = classifier(model, weights)
-    dls = imagenet_dls(path, plain.preset, bs=min(bs, calibrate_n), train_n=calibrate_n, scale=None, device=device)
+    data = _calibration_pictures(path, plain.preset, calibrate_n)
+    dl = ImageLoader(data, min(bs, len(data)), True, device=torch.device(device or default_device()))
     with fixed_seed(0):
-        net = to_multibit(plain.to(dls.device, memory_format=torch.channels_last), bits, per_channel=True)
-        calibrate(net, dls.train, n_batches=-(-calibrate_n//bs))
+        net = to_multibit(plain.to(dl.device, memory_format=torch.channels_last), bits, per_channel=True)
+        calibrate(net, dl, n_batches=len(dl))
     save_checkpoint(net, file, model, 1000, dict(imagenet=asked))
     return load_checkpoint(file)
 
 # %% ../../nbs/72_evaluate.imagenet.ipynb #e87767a4
+def _asked(model, weights, bits, calibrate_n, path):
+    "The record of a calibrated network; the weights of a file by their content."
+    check_arch(model); imagenet_files(path)     # before anything is downloaded
+    if Path(weights).is_file(): weights = sha256(Path(weights).read_bytes()).hexdigest()[:16]
+    return dict(model=model, weights=str(weights), bits=list(check_bits(bits)), calibrate_n=calibrate_n,
+                pictures=Path(path).resolve().name)
+
+def _found(file, asked):
+    "The network of a file, if it is the one that is asked for, at these bit-widths at least."
+    had = read_description(file)['meta'].get('imagenet') or {}
+    other = [k for k, v in asked.items() if had.get(k) != v and k != 'bits']
+    if other or not set(asked['bits']) <= set(had.get('bits', ())):
+        raise ValueError(f"{file} was made with {had}, asked for is {asked}: give another folder (--out)")
+    return load_checkpoint(file)
+
+def _calibration_pictures(path, preset, n):
+    "A balanced share of the training pictures; without any, the last validation pictures of the fixed order."
+    if has_train(path): return imagenet_dls(path, preset, train_n=n, scale=None, device='cpu').train.dataset
+    data = imagenet_valid(path, preset)
+    print(f"no training pictures in {path}: calibrating on {min(n, len(data))} validation pictures, without their labels")
+    return data.subset(list(range(len(data)))[-n:])
+
 def _await(file, seconds=7200):
     "Wait until the first process has written the file."
+    print(f"waiting for the first process to calibrate and write {file}", flush=True)
     for _ in range(seconds):
         if file.exists(): return
         time.sleep(1)
@@ -63,23 +86,33 @@ def _await(file, seconds=7200):
 def imagenet_accuracy(
     net:nn.Module,         # what `multibit_classifier` gave
     path,                  # ImageNet's folder
-    folder,                # where the shards' files are kept
+    folder,                # where the shards' files are kept, in a folder of their own for each network and set of pictures
     bits=None,             # bit-widths, None for all of the network
     valid_n:int=0,         # pictures, the first of the fixed order (5000: the fixed list); 0 for all
     shard=None,            # 'i/n', None for the whole or this process's share
     skip=False,            # leave out pictures that cannot be decoded; they are counted and named
     **kwargs,              # `bs`, `num_workers`, `every`, `progress` of `predict_shard`
 )->Predictions:            # or None while other shards are missing
-    "Predict this process's share of the validation pictures; the last one to finish gets all predictions."
+    "Predict a share of the validation pictures; of one launch the first process gets all, of shards by hand the last."
     if getattr(net, 'preset', None) is None:
         raise ValueError("the network has no preset: is it an ImageNet classifier?")
     data = imagenet_valid(path, net.preset, valid_n)
     if skip and (bad := unreadable(data.paths)):
         print(f"{len(bad)} of {len(data)} pictures left out:", *bad.values(), sep='\n  ')
         data = data.subset([i for i, p in enumerate(data.paths) if p not in bad])
-    i, n = check_shard(shard)
+    (i, n), bits = check_shard(shard), check_bits(bits or bits_of(net), bits_of(net))
+    folder = Path(folder)/work_key(net, data, bits)[:12]
     predict_shard(net, data, folder, bits, (i, n), **kwargs)
-    try: return gather_shards(folder)
+    if shard is None and n > 1: return _all(folder, n) if i == 0 else None
+    try: return gather_shards(folder, n)
     except ValueError as e:
         if n == 1 or 'missing or not finished' not in str(e): raise
         print(f"shard {i}/{n} is done. {e}")
+
+def _all(folder, n, seconds=7200):
+    "The predictions of all processes of one launch, as soon as the last has finished."
+    for _ in range(seconds):
+        try: return gather_shards(folder, n)
+        except ValueError as e: last = e
+        time.sleep(1)
+    raise TimeoutError(f"the other processes have not finished within {seconds} seconds: {last}")

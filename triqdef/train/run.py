@@ -59,6 +59,7 @@ class StartSettings:
     train_n:int = 0             # training images used, a balanced share; 0 for all (not for folders)
     valid_n:int = 0             # training images set aside to watch, 0: the test images ('imagenet': how many of val)
     size:int = 32               # side in pixels of images from a folder
+    workers:int = 0             # processes that decode the pictures of 'imagenet'; 0 decodes in threads
 
 # %% ../../nbs/58_train.run.ipynb #c2651ae5
 @dataclass
@@ -116,6 +117,7 @@ def preset_for(
     s:TrainSettings,    # checked settings
 )->Preset:              # or None for a network that has none
     "How the network that the settings begin with wants ImageNet's pictures."
+    if s.weights: return classifier(s.arch, s.weights).preset
     if s.start == 'scratch': return getattr(build_any(s.arch), 'preset', None)
     return getattr(_started(s.start), 'preset', None)
 
@@ -123,13 +125,16 @@ def _started(start): return (pretrained if start in pretrained_names() else load
 
 def make_data(
     s:TrainSettings,    # checked settings
+    preset=None,        # how ImageNet's pictures are cut, None: as the network wants that the settings begin with
 ):
     "The fastai `DataLoaders` that the settings name."
     common = dict(bs=s.bs, seed=s.seed, device=s.device or None)
     share = dict(train_n=s.train_n, valid='split' if s.valid_n else 'test', valid_n=s.valid_n)
     if s.data == 'sample': return sample_dls(**common, **share)
     if s.data == 'cifar10': return cifar_dls(**common, **share)
-    if s.data == 'imagenet': return imagenet_dls(s.path, preset_for(s), valid_n=s.valid_n, train_n=s.train_n, **common)
+    if s.data == 'imagenet':
+        return imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n, num_workers=s.workers,
+                            **common)
     if s.train_n or s.valid_n: raise ValueError("train_n and valid_n are for data 'sample', 'cifar10' and 'imagenet'")
     if s.data == 'toys':
         sets = (ImageTensors(*toy_images(n, size=16, seed=i), vocab=range(4)) for i, n in enumerate((256, 128)))
