@@ -47,11 +47,12 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = dict(accuracy=load, report=of_report, finetune=of_run, same=load)
     for k in kinds: p.add_argument('--' + k, nargs='+', default=[], metavar='NAME=PATH')
-    p.add_argument('--study', help='the report of the fine-tuned networks')
+    p.add_argument('--study', nargs='+', default=[], help='reports of the fine-tuned networks, of equal budgets')
     a = p.parse_args()
     d = load(out) if out.exists() else dict(format='triqdef-imagenet-1')
     for k, read in kinds.items(): d[k] = {**d.get(k, {}), **{n: read(f) for n, f in pairs(getattr(a, k)).items()}}
-    if a.study: d['study'] = of_report(a.study)
+    for i, r in enumerate(map(of_report, a.study)):
+        d['study'] = r if i == 0 else dict(d['study'], clean=d['study']['clean'] + r['clean'], transfer=d['study']['transfer'] + r['transfer'])
     write_json(out, d)
 
 
