@@ -353,14 +353,18 @@ def test_calibrate_leaves_the_rest():
     assert momenta == {.1}
 
 def test_calibrate_sets_true_statistics():
-    "The BatchNorm statistics of the first norm are those of the quantized layer before it, over all batches."
-    net = to_multibit(toy_net(), (32, 2)).eval()
+    "The statistics of the first norm are those of full precision, moved as the layer before it moved; without 32 bits those of its output."
     data = [batch(16, seed=s) for s in (1, 2)]
-    calibrate(net, data)
-    with torch.no_grad(), at_bits(net, 2): z = [net.conv1(net.norm(x)) for x, _ in data]
-    bn = net.bn1.norms['2']
-    torch.testing.assert_close(bn.running_mean, torch.stack([o.mean((0, 2, 3)) for o in z]).mean(0))
-    torch.testing.assert_close(bn.running_var, torch.stack([o.var((0, 2, 3)) for o in z]).mean(0))
+    def moments(net, b):
+        with torch.no_grad(), at_bits(net, b): z = [net.conv1(net.norm(x)) for x, _ in data]
+        return (torch.stack([f(o) for o in z]).mean(0) for f in (lambda o: o.mean((0, 2, 3)), lambda o: o.var((0, 2, 3))))
+    net, own = to_multibit(toy_net(), (32, 2)).eval(), to_multibit(toy_net(), (5, 2)).eval()
+    net.bn1.norms['32'].running_mean.uniform_(-1, 1); net.bn1.norms['32'].running_var.uniform_(.5, 2)
+    calibrate(net, data); calibrate(own, data)
+    (mean, var), (mean32, var32), full = moments(net, 2), moments(net, 32), net.bn1.norms['32']
+    torch.testing.assert_close(net.bn1.norms['2'].running_mean, full.running_mean + mean - mean32)
+    torch.testing.assert_close(net.bn1.norms['2'].running_var, full.running_var*var/var32)
+    for got, want in zip((own.bn1.norms['2'].running_mean, own.bn1.norms['2'].running_var), moments(own, 2)): torch.testing.assert_close(got, want)
 
 
 # number formats, layouts, compilers

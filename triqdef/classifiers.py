@@ -56,10 +56,10 @@ def check_arch(
     "The name, if a network can be built by it; else a `ValueError` that lists what resembles it."
     if name in models or name == 'resnet50_v1' or name in tv.list_models(module=tv): return name
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
-    known = [*models, 'resnet50_v1', *tv.list_models(module=tv)]
-    close = sorted(k for k in known if k[:4] == name[:4]) or sorted(known)
-    raise ValueError(f"there is no network {name!r}: name one of torchvision's or of timm's (timm/resnet50), "
-                     f"such as {', '.join(close[:12])}")
+    known = ['resnet50_v1', *tv.list_models(module=tv)]
+    close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
+    raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, torchvision's (such as "
+                     f"{', '.join(close[:12])}) and timm's (timm/resnet50)")
 
 # %% ../nbs/06_classifiers.ipynb #d6a53bb8
 def read_state(
@@ -109,7 +109,8 @@ def _torchvision(name, weights, file, n_classes):
     try: presets = [preset_of(w.transforms()) for w in enum]
     except TypeError: raise ValueError(f"{name} is no classifier of single pictures") from None
     if file and same is None and len(set(presets)) > 1:
-        warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets; {presets[0]} is taken: give preset")
+        warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets, {presets[0]} is taken: "
+                      "give preset for another")
     preset = preset_of((picked or same or next(iter(enum))).transforms())
     return tv.get_model(name, weights=picked, **({} if picked else dict(num_classes=n_classes))), preset
 

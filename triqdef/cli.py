@@ -87,7 +87,8 @@ def make_attacks(
                  queries=args.queries)
     suite = attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
                          **{k: v for k, v in given.items() if v is not None})
-    return {k: with_setting(a, 'bs', min(a.bs, images_at_once(one))) if hasattr(a, 'bs') else a for k, a in suite.items()}
+    most = images_at_once(one)
+    return {k: with_setting(a, 'bs', min(a.bs, most)) if hasattr(a, 'bs') else a for k, a in suite.items()}
 
 # %% ../nbs/80_cli.ipynb #4da20067
 def _never_patched(start):
@@ -185,7 +186,8 @@ def _attack_published(net, bits, args, device):
         args.n -= len(bad)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
     name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
-    _write_report({name: net}, dls, make_attacks(args, net, dls), args, {}, bits, audit=not args.no_audit, quick=args.quick)
+    attacks = make_attacks(args, net, dls)
+    _write_report({name: net}, dls, attacks, args, {}, bits, audit=not args.no_audit, quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #0cac244e
 def _add_report_options(p, out, n, n_attack, n_align, **steps):

@@ -368,9 +368,11 @@ def open_rgb(
     "The picture of a file in RGB; what goes wrong with it inside the block is a `ValueError` that names the file."
     try:
         with Image.open(path) as im: yield as_rgb(im)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError, struct.error) as e:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError,
+            struct.error) as e:
         raise ValueError(f"cannot read the image {path}: {e}") from e
 
+# %% ../nbs/02_data.ipynb #f64653bd
 def read_image(
     path,         # an image file
     size=None,    # side in pixels to which the middle square is resized, None for the picture as it is

@@ -140,7 +140,8 @@ def validation_labels(
 def _flat_files(folder):
     "Paths and classes of a flat folder."
     try: labels = validation_labels(folder)
-    except KeyError as e: raise ValueError(f"the labels beside {folder} name a class that ImageNet-1k lacks: {e}") from e
+    except KeyError as e:
+        raise ValueError(f"the labels beside {folder} name a class that ImageNet-1k lacks: {e}") from e
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.startswith('ILSVRC2012_val_'))
     files += [p for p in sorted(get_image_files(folder, recurse=False)) if p not in set(files)]
     unknown = [p.name for p in files if p.stem not in labels or p.suffix.lower() not in image_extensions]

@@ -71,7 +71,8 @@ def _calibration_pictures(path, preset, n):
     "A balanced share of the training pictures; without any, the last validation pictures of the fixed order."
     if has_train(path): return imagenet_dls(path, preset, train_n=n, scale=None, device='cpu').train.dataset
     data = imagenet_valid(path, preset)
-    print(f"no training pictures in {path}: calibrating on {min(n, len(data))} validation pictures, without their labels")
+    print(f"no training pictures in {path}: calibrating on {min(n, len(data))} validation pictures, "
+          "without their labels")
     return data.subset(list(range(len(data)))[-n:])
 
 def _await(file, seconds=7200):
@@ -86,7 +87,7 @@ def _await(file, seconds=7200):
 def imagenet_accuracy(
     net:nn.Module,         # what `multibit_classifier` gave
     path,                  # ImageNet's folder
-    folder,                # where the shards' files are kept, in a folder of their own for each network and set of pictures
+    folder,                # where shards are kept, in a folder of their own for each network and set of pictures
     bits=None,             # bit-widths, None for all of the network
     valid_n:int=0,         # pictures, the first of the fixed order (5000: the fixed list); 0 for all
     shard=None,            # 'i/n', None for the whole or this process's share
@@ -109,6 +110,7 @@ def imagenet_accuracy(
         if n == 1 or 'missing or not finished' not in str(e): raise
         print(f"shard {i}/{n} is done. {e}")
 
+# %% ../../nbs/72_evaluate.imagenet.ipynb #11169900
 def _all(folder, n, seconds=7200):
     "The predictions of all processes of one launch, as soon as the last has finished."
     for _ in range(seconds):

@@ -133,8 +133,8 @@ def make_data(
     if s.data == 'sample': return sample_dls(**common, **share)
     if s.data == 'cifar10': return cifar_dls(**common, **share)
     if s.data == 'imagenet':
-        return imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n, num_workers=s.workers,
-                            **common)
+        return imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n,
+                            num_workers=s.workers, **common)
     if s.train_n or s.valid_n: raise ValueError("train_n and valid_n are for data 'sample', 'cifar10' and 'imagenet'")
     if s.data == 'toys':
         sets = (ImageTensors(*toy_images(n, size=16, seed=i), vocab=range(4)) for i, n in enumerate((256, 128)))
