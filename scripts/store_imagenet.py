@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Store what was measured on ImageNet's pictures for the pages: figures only, never a picture.
 
-    store_imagenet.py --accuracy "ResNet-50"=r50/accuracy.json --report "ResNet-50"=r50-report --finetune TriQDef=runs/tri --study tuned-report
-                      --same resnet50=same.json
+    store_imagenet.py --accuracy "ResNet-50"=r50-predictions --report "ResNet-50"=r50 --finetune TriQDef=runs/tri --study tri control
+                      --same "one picture of each class"=same.json
 
-Each NAME=PATH names an accuracy.json of measure_imagenet.py, a report folder of `triqdef evaluate`, a run folder of
-`triqdef train`, or a file of `benchmarks/imagenet.py --compare`. Parts that are not given stay as nbs/results/imagenet.json has them."""
+Each NAME=PATH names a folder of predictions or a report of `triqdef evaluate`, a run folder of `triqdef train`, or a file of
+`benchmarks/imagenet.py --compare`. Parts that are not given stay as nbs/results/imagenet.json has them."""
 import argparse, json, re
 from pathlib import Path
 
 import pandas as pd
 
+from triqdef.core import versions
 from triqdef.files import write_json
+from triqdef.quant.checkpoint import read_description
 
 out = Path(__file__).resolve().parent.parent/'nbs/results/imagenet.json'
 
@@ -24,6 +26,12 @@ def bare(v):
     if isinstance(v, dict): return {k: bare(o) for k, o in v.items()}
     if isinstance(v, list): return [bare(o) for o in v]
     return re.sub(r'(?<![\w/])(?:/[\w.-]+)*/([\w.-]+)', r'\1', v) if isinstance(v, str) else v
+
+def of_accuracy(folder):
+    "Accuracy at every bit-width, and what the calibrated network says about itself."
+    d = read_description(Path(folder)/'network.safetensors')
+    rows = pd.read_csv(Path(folder)/'accuracy.csv').to_dict('records')
+    return dict(model=d['arch'], bits=d['quant']['bits'], meta=d['meta'], rows=rows, versions=versions('cpu'))
 
 def of_report(folder):
     "Settings, clean accuracy and cells of a report."
@@ -45,7 +53,7 @@ def pairs(values): return dict(v.split('=', 1) for v in values)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = dict(accuracy=load, report=of_report, finetune=of_run, same=load)
+    kinds = dict(accuracy=of_accuracy, report=of_report, finetune=of_run, same=load)
     for k in kinds: p.add_argument('--' + k, nargs='+', default=[], metavar='NAME=PATH')
     p.add_argument('--study', nargs='+', default=[], help='reports of the fine-tuned networks, of equal budgets')
     a = p.parse_args()
