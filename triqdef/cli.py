@@ -27,7 +27,7 @@ from .evaluate.seen import training_configuration
 from .evaluate.sharded import check_shard
 from .evaluate.suite import attack_suite, black_box, white_box
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
-from .imagenet import imagenet_dls, imagenet_valid, unreadable
+from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
@@ -180,10 +180,9 @@ def _attack_published(net, bits, args, device):
     "The report of a published network on the first pictures of the fixed order."
     args.n = min(args.n, len(imagenet_valid(args.path)))
     dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
-    if args.skip_unreadable and (bad := unreadable(dls.valid.dataset.paths)):
-        data = dls.valid.dataset
-        dls.loaders[1] = dls.valid.new(data.subset([i for i, p in enumerate(data.paths) if p not in bad]))
-        args.n -= len(bad)
+    if args.skip_unreadable:
+        dls.loaders[1] = dls.valid.new(dls.valid.dataset.readable())
+        args.n = len(dls.valid.dataset)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
     name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
     attacks = make_attacks(args, net, dls)

@@ -267,6 +267,14 @@ def unreadable(
         except ValueError as e: return str(e)
     with ThreadPoolExecutor() as pool: return {p: e for p, e in zip(paths, pool.map(wrong, paths)) if e}
 
+@patch
+def readable(self:ImageNetFiles)->ImageNetFiles:
+    "The same dataset without the pictures that cannot be decoded, after naming them."
+    bad = unreadable(self.paths)
+    if not bad: return self
+    print(f"{len(bad)} of {len(self)} pictures left out:", *bad.values(), sep='\n  ')
+    return self.subset([i for i, p in enumerate(self.paths) if p not in bad])
+
 # %% ../nbs/05_imagenet.ipynb #ca0c6b28
 def imagenet_valid(
     path,                    # ImageNet's folder

@@ -20,7 +20,7 @@ from ..classifiers import check_arch, classifier
 from ..core import check_bits, fixed_seed
 from ..data import ImageLoader
 from .sharded import check_shard, gather_shards, predict_shard, Predictions, work_key
-from ..imagenet import has_train, imagenet_dls, imagenet_files, imagenet_valid, unreadable
+from ..imagenet import has_train, imagenet_dls, imagenet_files, imagenet_valid
 from ..quant.checkpoint import load_checkpoint, read_description, save_checkpoint
 from ..quant.convert import bits_of, calibrate, to_multibit
 
@@ -98,9 +98,7 @@ def imagenet_accuracy(
     if getattr(net, 'preset', None) is None:
         raise ValueError("the network has no preset: is it an ImageNet classifier?")
     data = imagenet_valid(path, net.preset, valid_n)
-    if skip and (bad := unreadable(data.paths)):
-        print(f"{len(bad)} of {len(data)} pictures left out:", *bad.values(), sep='\n  ')
-        data = data.subset([i for i, p in enumerate(data.paths) if p not in bad])
+    if skip: data = data.readable()
     (i, n), bits = check_shard(shard), check_bits(bits or bits_of(net), bits_of(net))
     folder = Path(folder)/work_key(net, data, bits)[:12]
     predict_shard(net, data, folder, bits, (i, n), **kwargs)

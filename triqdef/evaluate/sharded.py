@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..core import check_bits, device_of, eval_mode, fast_layout
+from ..core import check_bits, check_images, device_of, eval_mode, fast_layout
 from ..data import ImageLoader
 from .success import clean_accuracy, Rate
 from ..files import fingerprint, Resume
@@ -70,6 +70,7 @@ def predict_shard(
 )->dict:                  # 'y' (k,), and for each bit-width 'top/<bits>' (k,5), the best classes first
     "Predict the pictures of one shard at all bit-widths; goes on where an earlier call stopped."
     bits, shard, device = check_bits(bits or bits_of(net), bits_of(net)), check_shard(shard), device_of(net)
+    if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     idx = torch.arange(len(data))[shard[0]::shard[1]]
     if not len(idx): raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(data)} pictures is empty")
     work = work_key(net, data, bits)
@@ -92,6 +93,7 @@ def predict_shard(
 def _batch(net, batch, bits):
     "Labels and the five best classes of a batch at each bit-width."
     x, y = (o.as_subclass(Tensor) for o in batch)
+    check_images(x)
     out, x = {'y': y.cpu().to(torch.int32)}, fast_layout(x)
     with eval_mode(net):
         for b in bits:
