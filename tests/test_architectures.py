@@ -8,7 +8,7 @@ from torch import nn
 from triqdef.core import Normalize, fixed_seed
 from triqdef.penalty.fdp import fdp
 from triqdef.percept.features import stage_names, tap_stages
-from triqdef.quant.convert import at_bits, calibrate, quant_summary, quant_table, single_bit, to_multibit
+from triqdef.quant.convert import at_bits, calibrate, keep_bits, quant_summary, quant_table, to_multibit
 from triqdef.quant.layers import QConv2d, QLinear
 from triqdef.quant.norm import MultiBitNorm
 from triqdef.unfuse import SameConv2d, unfuse
@@ -130,8 +130,8 @@ def test_one_width_alone(case):
     name, plain, net, x, _ = case
     out = outputs(net, x[:2], (32, 4))
     for b in (32, 4):
-        with torch.no_grad(): torch.testing.assert_close(single_bit(net, b)(x[:2]), out[b], rtol=0, atol=0)
-    ours = {type(m) for m in single_bit(net, 32).modules()}
+        with torch.no_grad(): torch.testing.assert_close(keep_bits(net, b)(x[:2]), out[b], rtol=0, atol=0)
+    ours = {type(m) for m in keep_bits(net, 32).modules()}
     assert not ours & {QConv2d, QLinear, MultiBitNorm}
     assert (SameConv2d in ours) == ('lite' in name)
 

@@ -36,7 +36,7 @@ from triqdef.percept.features import feature_map
 from triqdef.percept.gradients import gradient_map, input_gradient
 from triqdef.percept.hog import hog, hog_cosine, soft_hog
 from triqdef.quant.checkpoint import load_checkpoint, load_weights, pretrained, read_description, save_checkpoint
-from triqdef.quant.convert import at_bits, calibrate, single_bit, to_multibit
+from triqdef.quant.convert import at_bits, calibrate, keep_bits, to_multibit
 from triqdef.toys import toy_dls, toy_images, toy_net
 from triqdef.train.callback import JointQAT, TriQDef
 from triqdef.train.curriculum import BACT
@@ -86,7 +86,7 @@ def of_bits(net, x, y):
     "Every public call that takes a bit-width."
     batches = [(x, y)]
     pgd, gap = PatchPGD(4, steps=1), GAP(4, 1, steps=1)
-    return dict(at_bits=lambda b: at_bits(net, b).__enter__(), single_bit=lambda b: single_bit(net, b),
+    return dict(at_bits=lambda b: at_bits(net, b).__enter__(), keep_bits=lambda b: keep_bits(net, b),
                 calibrate=lambda b: calibrate(net, batches, bits=(b,)), pgd=lambda b: pgd.attack(net, x, y, bits=b),
                 gap=lambda b: gap.fit(net, batches, bits=b), predict=lambda b: predict(net, x, bits=b),
                 success=lambda b: success(net, x, y, x, bits=b), objective=lambda b: Objective(0, 0, 0)(net, x, y, bits=(32, b)),
@@ -103,7 +103,7 @@ OVER_BITS = dict(area_curve=lambda net, dl, b: area_curve(net, dl, PatchPGD(4, s
                  steps_curve=lambda net, dl, b: steps_curve(net, dl, PatchPGD(4, steps=1), (1,), bits=(b,), progress=False),
                  audit=lambda net, dl, b: audit(net, dl, bits=(b,), budget=TINY, lines=(5,), progress=False),
                  report=lambda net, dl, b: small_report(net, dl, bits=(b,)))
-CALLS = ('at_bits', 'single_bit', 'calibrate', 'pgd', 'gap', 'predict', 'success', 'objective', 'transfer', 'alignment', *OVER_BITS)
+CALLS = ('at_bits', 'keep_bits', 'calibrate', 'pgd', 'gap', 'predict', 'success', 'objective', 'transfer', 'alignment', *OVER_BITS)
 
 @pytest.mark.parametrize('call', CALLS)
 def test_bits_outside_the_network(call, net, xy):
@@ -131,7 +131,7 @@ def test_bits_of_a_new_network():
     with raises(ValueError, '32'):
         with at_bits(plain, 4): pass
     with raises(ValueError, 'to_multibit'): calibrate(plain, [toy_images(4)])
-    with raises(ValueError, 'to_multibit'): single_bit(plain, 4)
+    with raises(ValueError, 'to_multibit'): keep_bits(plain, 4)
 
 def test_bits_of_a_fit(net):
     before = snapshot(net)

@@ -13,7 +13,7 @@ from triqdef.core import fixed_seed
 from triqdef.models import cifar_resnet
 from triqdef.penalty.gpdp import gpdp
 from triqdef.percept.gradients import input_gradient
-from triqdef.quant.convert import at_bits, bit_state_of, bits_of, calibrate, quant_table, single_bit, to_multibit
+from triqdef.quant.convert import at_bits, bit_state_of, bits_of, calibrate, keep_bits, quant_table, to_multibit
 from triqdef.quant.layers import QConv2d, QLinear
 from triqdef.quant.norm import MultiBitNorm
 from triqdef.quant.ste import quantize_composed
@@ -146,9 +146,9 @@ def test_one_layer_is_a_model(make):
     out = outputs(net, x)
     assert torch.equal(out[32], layer(x)) and len(quant_table(net)) == 1
     for b in BITS:
-        one = single_bit(net, b)
+        one = keep_bits(net, b)
         with torch.no_grad(): assert torch.equal(one(x), out[b])
-    assert type(single_bit(net, 32)) is type(layer)
+    assert type(keep_bits(net, 32)) is type(layer)
     again = pickle.loads(pickle.dumps(net))
     assert equal(outputs(again, x), out)
 
@@ -313,7 +313,7 @@ def test_single_bit(weight, act):
     net, x = ready_toy(weight, act), batch(8)[0]
     want, before = outputs(net, x), copy.deepcopy(net.state_dict())
     for b in BITS:
-        one = single_bit(net, b)
+        one = keep_bits(net, b)
         with torch.no_grad(): assert torch.equal(one(x), want[b])
         assert bits_of(one) == (b,)
         assert len(one.state_dict()) < len(net.state_dict())
@@ -321,7 +321,7 @@ def test_single_bit(weight, act):
         again = copy.deepcopy(one); again.load_state_dict(one.state_dict())
         with torch.no_grad(): assert torch.equal(again(x), want[b])
     assert equal(net.state_dict(), before)
-    float_only = {type(m) for m in single_bit(net, 32).modules()}
+    float_only = {type(m) for m in keep_bits(net, 32).modules()}
     assert not float_only & {QConv2d, QLinear, MultiBitNorm}
 
 def test_calibration_helps():

@@ -36,7 +36,7 @@ from .success import Rate, Success, asr, predict, worst_case
 from .transfer import (_of_network, attack_name, evaluation_images, for_images, run_jobs,
                                        save_png, seeded_copy, slug)
 from ..files import Resume, fingerprint, plain, read_json, write_json
-from ..quant.convert import at_bits, bit_state_of, bits_of, single_bit
+from ..quant.convert import at_bits, bit_state_of, bits_of, keep_bits
 from ..quant.quantizers import Quantizer
 
 # %% ../../nbs/65_evaluate.audit.ipynb #c2505ada
@@ -650,7 +650,7 @@ def _line12(self:_Bench):
     if given is None and bit_state_of(self.net) is None: return self._skip(12, 'needs exported=…: bits → function')
     rows, said = [], []
     for b in self.some if given is None else check_bits(given, self.bits, 'exported'):
-        f = partial(_logits, single_bit(self.net, b)) if given is None else given[b]
+        f = partial(_logits, keep_bits(self.net, b)) if given is None else given[b]
         name = self._white(b)
         clean, adv = (_classes(f, z, self.budget.bs) for z in (self.x, self.kept[name][0]))
         s, own = asr(clean, adv, self.y), self._score(name, b)

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/quant.convert.html.md"""
 
 # %% auto #0
 __all__ = ['to_multibit', 'bit_state_of', 'bits_of', 'unwrap', 'at_bits', 'backward_as', 'calibrate', 'quant_table',
-           'quant_summary', 'single_bit']
+           'quant_summary', 'keep_bits']
 
 # %% ../../nbs/14_quant.convert.ipynb #774f3a82
 import copy
@@ -331,13 +331,13 @@ def _unquantized(m):
     plain.__dict__.pop('bit_state')
     return plain
 
-def single_bit(
+def keep_bits(
     net:nn.Module,    # a multi-bit network; it is copied, not changed
     bits:int,         # one of its bit-widths
 )->nn.Module:
     "A copy of `net` that has this one bit-width only."
     state = bit_state_of(net)
-    if state is None: raise ValueError("single_bit needs a multi-bit network: see to_multibit")
+    if state is None: raise ValueError("keep_bits needs a multi-bit network: see to_multibit")
     one = BitState((check_bit(bits, state.allowed),), state.config)
     with at_bits(net, bits): out = copy.deepcopy(net)
     new = {}
