@@ -23,18 +23,17 @@ from .attack.sparse_rs import *
 from .attack.textures import *
 from .core import *
 from .data import *
+from .deploy.extract import *
+from .deploy.graph import *
+from .deploy.onnx import *
+from .deploy.parity import *
+from .deploy.speed import *
 from .evaluate.alignment import *
 from .evaluate.audit import *
 from .evaluate.compare import *
 from .evaluate.curves import *
 from .evaluate.imagenet import *
 from .evaluate.report import *
-from .evaluate.seen import *
-from .evaluate.sharded import *
-from .evaluate.success import *
-from .evaluate.suite import *
-from .evaluate.transfer import *
-from .files import *
 
 # %% ../nbs/99_all.ipynb #84a1f008
 from .classifiers import *
@@ -59,6 +58,12 @@ from .results import *
 from .study import *
 
 # %% ../nbs/99_all.ipynb #11fe81f5
+from .evaluate.seen import *
+from .evaluate.sharded import *
+from .evaluate.success import *
+from .evaluate.suite import *
+from .evaluate.transfer import *
+from .files import *
 from .toys import *
 from .train.callback import *
 from .train.controls import *

@@ -1,4 +1,4 @@
-"""`triqdef demo`, `train`, `evaluate` and `study`: the whole way from images to a report or a study, without writing Python.
+"""`triqdef demo`, `train`, `evaluate`, `export` and `study`: the whole way from images to a report, an integer network or a study, without writing Python.
 
 Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 
@@ -13,19 +13,25 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from fastai.torch_core import default_device
 from fastcore.docments import docments
 
+from .attack.gap import GAP
 from .attack.textures import TextureDictionary
-from .core import atomic_path, check_bits, images_at_once, this_process, versions
+from .core import atomic_path, check_bits, device_of, generator, images_at_once, this_process, versions
 from .data import take
+from .deploy.onnx import export_onnx, OnnxNet
+from .deploy.parity import check_parity, exported_success, ParityError
+from .deploy.speed import kernels
 from .evaluate.curves import with_setting
 from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
-from .evaluate.report import report
+from .evaluate.report import Report, report
 from .evaluate.seen import training_configuration
 from .evaluate.sharded import check_shard
 from .evaluate.suite import attack_suite, black_box, white_box
+from .evaluate.transfer import evaluation_images, slug
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bits_of, quant_summary
@@ -124,9 +130,12 @@ def _run_evaluate(args):
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
     if under is not None: under = under.to(dls.device)
+    onnx = check_writable(f'{args.out}-onnx') if args.export else None
+    files = {n: _exported(net, dls, onnx/slug(n)) for n, net in nets.items() if args.export}
     _write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, runs,
-                  audit=not args.no_audit, undefended=under, quick=args.quick)
+                  audit=not args.no_audit, undefended=under, quick=args.quick, exported=files or None)
 
+# %% ../nbs/80_cli.ipynb #b3a2338d
 def _settings_of(run):
     "Of a run, or of a network that is its own record."
     return run.settings.__dict__ if hasattr(run, 'settings') else run.description['meta']['settings']
@@ -138,6 +147,13 @@ def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
                runs=runs, out=args.out, seed=args.seed, notes=notes, progress=not args.quiet, **kwargs)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
+
+# %% ../nbs/80_cli.ipynb #58c1c72d
+def _exported(net, dls, folder):
+    "Every bit-width of a network that integer kernels have, as files in a folder: bits → `OnnxNet`."
+    folder.mkdir(parents=True, exist_ok=True)
+    x = take(dls.valid, 1)[0]
+    return {b: OnnxNet(export_onnx(net, folder/f'{b}.onnx', b, x)) for b in bits_of(net) if b <= 8 or b == 32}
 
 # %% ../nbs/80_cli.ipynb #45fa3b38
 def _own_device(name):
@@ -238,10 +254,94 @@ def _add_evaluate(commands):
     p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
     p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
                    "checkpoint or 'none'; default: what a run began from, if no patch was in its training")
+    p.add_argument('--export', action='store_true', help='export every bit-width to ONNX files (in OUT-onnx) and let '
+                   'line 12 of the audit attack those')
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_published(p)
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
+
+# %% ../nbs/80_cli.ipynb #8f0ab3db
+def _exportable(name):
+    "A network and the settings that say what its data are: of a run folder, a checkpoint or one that ships."
+    if name in pretrained_names(): return pretrained(name), TrainSettings()
+    if Path(name).is_file(): return load_checkpoint(name), TrainSettings()
+    run = load_run(name)
+    return run.net, run.settings
+
+def _report_patches(folder, name):
+    "The universal patches that a saved report has of a network: label → Patch."
+    r = Report.load(folder)
+    if len(r.names) > 1 and name not in r.names:
+        raise ValueError(f"the report in {folder} is about {r.names}, none of which is {name!r}")
+    t = r.transfers[name if name in r.names else r.names[0]]
+    if not t.patches: raise ValueError(f"the report in {folder} holds no universal patch, such as GAP makes")
+    return {f'{a}, made at {s}': p for (a, s), p in t.patches.items()}
+
+def _fresh_patch(net, dls, args):
+    "A GAP patch made now, on training images."
+    side = args.patch_size or min(take(dls.train, 1)[0].shape[-2:])//4
+    gap = GAP(size=side, target=args.target, steps=args.gap_steps, seed=args.seed, progress=not args.quiet)
+    return {f'GAP, made at {args.bits}': gap.fit(net, dls.train, bits=args.bits)}
+
+# %% ../nbs/80_cli.ipynb #0c2afc3d
+def _checked_export(net, xy, patches, args):
+    "Write the file, print what it has in common with the network, and remove it if that is not everything."
+    out = args.out or f'{slug(Path(args.network).name)}-{args.bits}.onnx'
+    out = export_onnx(net, out, args.bits, xy[0][:1], args.form, args.pixels, args.cpu, not args.wide)
+    print(f"{out}: {out.stat().st_size:,} bytes; comparing on {len(xy[0])} images", flush=True)
+    try: parity = check_parity(net, out, args.bits, *xy)
+    except ParityError:
+        out.unlink()
+        raise
+    ran = kernels(out, xy[0][:16]).groupby('kind')[['nodes', 'ms', 'share']].sum().round(3)
+    print(f"\n{parity}\n\nkernels of one pass of 16 images\n{ran.to_string()}\n")
+    file, rows = OnnxNet(out), {}
+    for k, p in patches.items():
+        at = p.apply(xy[0], generator=generator(args.seed))
+        rows[k] = exported_success(net, file, args.bits, *xy, at, (parity.logits, parity.theirs))
+    print(pd.DataFrame(rows).T.to_string())
+    return out
+
+def _run_export(args):
+    "One bit-width of a trained network as an ONNX file."
+    net, s = _exportable(args.network)
+    dls = make_data(replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0, valid_n=0),
+                    getattr(net, 'preset', None))
+    check_bits((args.bits,), bits_of(net))
+    xy = evaluation_images(net, dls.valid, args.n)
+    patches = _report_patches(args.report, Path(args.network).name) if args.report else _fresh_patch(net, dls, args)
+    _checked_export(net, xy, patches, args)
+
+# %% ../nbs/80_cli.ipynb #8376110a
+def _add_export(commands):
+    p = commands.add_parser('export', help='write one bit-width as an ONNX file of integers, and prove it', description=
+        'Write one bit-width of a trained network as an ONNX file with integer weights, pixels in [0,1] in and logits '
+        'out, for ONNX Runtime on a CPU; then compare it with the network on real images, level by level, and attack '
+        'both with the same patches. A file that differs by more than rounding explains is removed. '
+        "Needs triqdef[onnx].", epilog='example: triqdef export runs/tri --bits 4 -o net4.onnx --report report')
+    p.add_argument('network', metavar='RUN', help='a run folder, a checkpoint, or a network that ships: '
+                   + ', '.join(n for n in pretrained_names() if '-fp' not in n))
+    p.add_argument('-o', '--out', help='the file (default: RUN-BITS.onnx)')
+    p.add_argument('--bits', type=int, required=True, metavar='B',
+                   help='one of its bit-widths, 2 to 8, or 32 for float')
+    p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
+                   help='integer: exact; fused: faster, biases rounded to about a thousandth of a level; qdq: for '
+                   'other tools (default: %(default)s)')
+    p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
+                   help='what the file takes: [0,1] or bytes (default: %(default)s)')
+    p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
+                   'refused on x86 CPUs without VNNI, where it would be wrong (default: %(default)s)')
+    p.add_argument('--wide', action='store_true', help='8 bits a weight in the file, also where 4 would do')
+    p.add_argument('--report', help='folder of a report: its patches are tried; without it GAP makes one now')
+    p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the run")
+    p.add_argument('--path', default='', help="the folder of 'imagenet'")
+    for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', 0, 'side of the patch in pixels; 0: '
+                              'a quarter of the image'), ('gap-steps', 30, 'Adam steps of GAP'),
+                              ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'of the places of patches')):
+        p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
+    p.add_argument('--quiet', action='store_true', help='no progress bars')
+    p.set_defaults(run=_run_export)
 
 # %% ../nbs/80_cli.ipynb #de50b4b4
 small_print = '''A demonstration illustrates and does not prove: few images, one seed, attacks of small budgets.
@@ -349,13 +449,13 @@ user_errors = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, Per
                ConnectionError, ModuleNotFoundError)
 
 def parser():
-    "The command line: demo, train, evaluate, study."
+    "The command line: demo, train, evaluate, export, study."
     p = argparse.ArgumentParser('triqdef', description='Train, attack and evaluate multi-bit quantized networks '
         'against adversarial patches.',
         epilog='exit codes: 0 done, 2 bad input, 130 interrupted (the same command goes on), 1 a bug')
     p.add_argument('--version', action='version', version=f"triqdef {versions()['triqdef']}")
     commands = p.add_subparsers(required=True, metavar='COMMAND')
-    for add in (_add_demo, _add_train, _add_evaluate, _add_study): add(commands)
+    for add in (_add_demo, _add_train, _add_evaluate, _add_export, _add_study): add(commands)
     return p
 
 # %% ../nbs/80_cli.ipynb #60bd80ca

@@ -23,7 +23,7 @@ from ..quant.convert import _swap, at_bits, bit_state_of, keep_bits
 from ..quant.layers import QConv2d, QLinear
 from ..unfuse import pad_input, same_pads
 
-# %% ../../nbs/73_deploy.extract.ipynb #43808df9
+# %% ../../nbs/73_deploy.extract.ipynb #1ff4d2b5
 def to_levels(
     x:Tensor,       # activations, any shape
     step:Tensor,    # their step, positive, ()
@@ -39,18 +39,27 @@ def _wide(weight, lo, hi, dim):
     return torch.float32 if most*max(abs(lo), abs(hi)) < 2**24 else torch.float64
 
 def _scaled(acc, ones, scale, bias, offset, shape):
-    "acc + offset·ones, scaled, with the bias, per channel; `ones` are the sums of the levels, an int32 bias counts units."
+    "acc + offset·ones with scale and bias per channel; `ones` are the sums of the levels, an int32 bias counts units."
     acc = acc if offset is None else acc + ones*offset.reshape(shape)
     if not bias.is_floating_point(): return ((acc + bias.reshape(shape))*scale.reshape(shape)).to(torch.float32)
     return (acc*scale.reshape(shape) + bias.reshape(shape)).to(torch.float32)
 
-# %% ../../nbs/73_deploy.extract.ipynb #7402111d
+# %% ../../nbs/73_deploy.extract.ipynb #622b05f7
 @torch.library.custom_op('triqdef::int_conv', mutates_args=())
 def int_conv(
-    x:Tensor, step:Tensor, weight:Tensor, scale:Tensor, bias:Tensor, offset:Optional[Tensor],
-    levels:Sequence[int], pads:Sequence[int], stride:Sequence[int], dilation:Sequence[int], groups:int, width:int,
+    x:Tensor,                   # activations (B,C,H,W)
+    step:Tensor,                # of their levels, ()
+    weight:Tensor,              # int8 levels (N,C/groups,h,w)
+    scale:Tensor,               # per output channel (N,): from accumulator to value
+    bias:Tensor,                # (N,) floats, or int32 in units of the accumulator
+    offset:Optional[Tensor],    # (N,), what is added to each weight level, or None
+    levels:Sequence[int],       # lowest and highest level of `x`
+    pads:Sequence[int],         # zeros to the left, right, top and bottom, in pixels
+    stride:Sequence[int],       # in pixels
+    dilation:Sequence[int],     # in pixels
+    groups:int,                 # of channels
 )->Tensor:
-    "A convolution of the levels of `x` (B,C,H,W) with int8 `weight`; float32 comes out."
+    "A convolution of levels; float32 (B,N,H',W') comes out."
     lo, hi = levels
     dtype = _wide(weight, lo, hi, (1, 2, 3))
     q = F.pad(to_levels(x, step, lo, hi).to(dtype), pads)
@@ -59,15 +68,21 @@ def int_conv(
     return _scaled(conv(weight.to(dtype)), ones, scale, bias, offset, (1, -1, 1, 1))
 
 @int_conv.register_fake
-def _(x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups, width):
+def _(x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups):
     return F.conv2d(F.pad(x, pads), weight.to(x.dtype), None, stride, 0, dilation, groups)
 
+# %% ../../nbs/73_deploy.extract.ipynb #856e0f72
 @torch.library.custom_op('triqdef::int_linear', mutates_args=())
 def int_linear(
-    x:Tensor, step:Tensor, weight:Tensor, scale:Tensor, bias:Tensor, offset:Optional[Tensor],
-    levels:Sequence[int], width:int,
+    x:Tensor,                   # activations (…,K)
+    step:Tensor,                # of their levels, ()
+    weight:Tensor,              # int8 levels (K,N)
+    scale:Tensor,               # per output (N,): from accumulator to value
+    bias:Tensor,                # (N,) floats, or int32 in units of the accumulator
+    offset:Optional[Tensor],    # (N,), what is added to each weight level, or None
+    levels:Sequence[int],       # lowest and highest level of `x`
 )->Tensor:
-    "The product of the levels of `x` (…,K) with int8 `weight` (K,N); float32 comes out."
+    "A matrix product of levels; float32 (…,N) comes out."
     lo, hi = levels
     dtype = _wide(weight, lo, hi, 0)
     q = to_levels(x, step, lo, hi).to(dtype)
@@ -75,9 +90,9 @@ def int_linear(
     return _scaled(q @ weight.to(dtype), ones, scale, bias, offset, (-1,))
 
 @int_linear.register_fake
-def _(x, step, weight, scale, bias, offset, levels, width): return x @ weight.to(x.dtype)
+def _(x, step, weight, scale, bias, offset, levels): return x @ weight.to(x.dtype)
 
-# %% ../../nbs/73_deploy.extract.ipynb #a0ec7e43
+# %% ../../nbs/73_deploy.extract.ipynb #f11b46ba
 class IntLayer(nn.Module):
     "What the integer layers share: levels, step, weight, scale, bias."
     def __init__(self,
@@ -104,9 +119,10 @@ class IntLayer(nn.Module):
             raise ValueError(f"{prefix}weight has levels outside {lo} … {hi}: the state of another bit-width")
 
     def extra_repr(self):
-        return f"{tuple(self.weight.shape)}, {self.width}-bit weights, activations {self._levels[0]} … {self._levels[1]}"
+        lo, hi = self._levels
+        return f"{tuple(self.weight.shape)}, {self.width}-bit weights, activations {lo} … {hi}"
 
-# %% ../../nbs/73_deploy.extract.ipynb #cbb0b2a0
+# %% ../../nbs/73_deploy.extract.ipynb #f26dcbac
 class IntConv2d(IntLayer):
     "A convolution of integers."
     def __init__(self,
@@ -123,7 +139,7 @@ class IntConv2d(IntLayer):
         if pads == 'same': pads = same_pads(x.shape[-2:], self.kernel, self.stride, self.dilation)
         if self.mode != 'zeros' and any(pads): x, pads = F.pad(x, pads, self.mode), (0,)*4
         return int_conv(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels),
-                        list(pads), self.stride, self.dilation, self.groups, self.width)
+                        list(pads), self.stride, self.dilation, self.groups)
 
 def _own_pads(conv):
     "(left, right, top, bottom) of a convolution with fixed padding."
@@ -134,7 +150,7 @@ def _own_pads(conv):
 class IntLinear(IntLayer):
     "A product of integers."
     def forward(self, x):
-        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels), self.width)
+        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels))
 
 # %% ../../nbs/73_deploy.extract.ipynb #53645fab
 def weight_levels(
@@ -170,7 +186,7 @@ def _integer_layer(name, m, bits):
     if isinstance(m, QConv2d): return IntConv2d(m, weight=level.contiguous(), **given)
     return IntLinear(weight=level.t().contiguous(), **given)
 
-# %% ../../nbs/73_deploy.extract.ipynb #4a05e48b
+# %% ../../nbs/73_deploy.extract.ipynb #4e0b9f63
 class _Tracer(fx.Tracer):
     "Follows a network down to its layers and norms."
     def is_leaf_module(self, m, name):
@@ -189,10 +205,11 @@ def norm_pairs(
         before = n.args[0] if n.args else None
         if not isinstance(before, fx.Node) or before.op != 'call_module' or len(before.users) > 1: continue
         once = calls.count(n.target) == calls.count(before.target) == 1
-        if once and isinstance(net.get_submodule(before.target), (IntConv2d, nn.Conv2d)): pairs.append((before.target, n.target))
+        layer = net.get_submodule(before.target)
+        if once and isinstance(layer, (IntConv2d, nn.Conv2d)): pairs.append((before.target, n.target))
     return pairs
 
-# %% ../../nbs/73_deploy.extract.ipynb #1300d811
+# %% ../../nbs/73_deploy.extract.ipynb #f5a6ba19
 def _affine(bn):
     "Factor and addend per channel of a BatchNorm in eval mode, in float64."
     mean, var = bn.running_mean.double(), bn.running_var.double()
@@ -213,7 +230,7 @@ def _fold(layer, bn):
 
 def _after(bn):
     "What is left of a folded norm: nothing, or the activation that timm's norms carry."
-    rest = [m for m in (getattr(bn, 'drop', None), getattr(bn, 'act', None)) if m is not None and type(m) is not nn.Identity]
+    rest = [m for m in (getattr(bn, k, None) for k in ('drop', 'act')) if m is not None and type(m) is not nn.Identity]
     return nn.Sequential(*rest) if rest else nn.Identity()
 
 def fold_norms(

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/deploy.speed.html.md"""
 # %% auto #0
 __all__ = ['integer_kernels', 'float_kernels', 'convert_kernels', 'kind_of', 'kernels', 'latencies']
 
-# %% ../../nbs/79_deploy.speed.ipynb #7e5c34b3
+# %% ../../nbs/79_deploy.speed.ipynb #f5722767
 import json, tempfile, time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .onnx import OnnxNet, session
+from .onnx import OnnxNet, ort_session
 
 # %% ../../nbs/79_deploy.speed.ipynb #3ed52f9e
 integer_kernels = ('ConvInteger', 'MatMulInteger', 'MatMulIntegerToFloat', 'DynamicQuantizeMatMul', 'QLinearConv',
@@ -31,11 +31,11 @@ def kind_of(
         if op in names: return kind
     return 'rest'
 
-# %% ../../nbs/79_deploy.speed.ipynb #daf68df2
+# %% ../../nbs/79_deploy.speed.ipynb #af713771
 def _events(path, threads, x, runs):
     "What the runtime noted of `runs` runs, after two that it was warmed up by."
     with tempfile.TemporaryDirectory() as d:
-        s = session(path, threads, enable_profiling=True, profile_file_prefix=f'{d}/profile')
+        s = ort_session(path, threads, enable_profiling=True, profile_file_prefix=f'{d}/profile')
         for _ in range(2 + runs): s.run(None, {'pixels': x})
         events = json.loads(Path(s.end_profiling()).read_text())
     events = [e for e in events if e.get('cat') == 'Node' and e['name'].endswith('kernel_time')]
