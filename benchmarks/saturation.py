@@ -24,14 +24,16 @@ def case(op, xk, wk, xb, wb, shape, data, precise, rng):
     else: m, kk, n = shape; xs, ws = (m, kk), (kk, n)
     def side(kind, bits, sym, shp):
         lo, hi = (-2**(bits-1), 2**(bits-1)-1) if sym else (0, 2**bits-1)
-        if data == 'ends': v = np.full(shp, hi) if not sym else rng.choice([lo, hi], size=(shp[0],) + (1,)*(len(shp)-1)) + np.zeros(shp, int)
-        else: v = rng.integers(lo, hi + 1, shp)
+        one_a_row = rng.choice([lo, hi], size=(shp[0],) + (1,)*(len(shp)-1)) if sym else hi
+        v = one_a_row + np.zeros(shp, int) if data == 'ends' else rng.integers(lo, hi + 1, shp)
         # where `export_onnx` puts zero: weights in u8 at 2^(b-1), in s8 at 0; activations in u8 at 0, in s8 at 0 if they fit, else -128
         zero = (2**(bits-1) if kind == 'u8' else 0) if sym else (0 if kind == 'u8' or hi < 128 else -128)
         return (v + zero).astype(KIND[kind]), zero, v
     x, xz, xi = side(xk, xb, False, xs)
     w, wz, wi = side(wk, wb, True, ws)
-    if not conv and data == 'ends': wi = np.where(np.arange(ws[1]) % 2, 2**(wb-1)-1, -2**(wb-1))[None] + np.zeros(ws, int); w = (wi + wz).astype(KIND[wk])
+    if not conv and data == 'ends':      # one sign a column
+        wi = np.where(np.arange(ws[1]) % 2, 2**(wb-1)-1, -2**(wb-1))[None] + np.zeros(ws, int)
+        w = (wi + wz).astype(KIND[wk])
     acc = acc_conv(xi, wi) if conv else xi.astype(np.int64) @ wi.astype(np.int64)
     X, W = KIND[xk](xz), KIND[wk](wz)
     if op in ('ConvInteger', 'MatMulInteger'):
@@ -53,7 +55,7 @@ def case(op, xk, wk, xb, wb, shape, data, precise, rng):
     return float(max(d.max() - .5, 0)), float((d > .501).mean())
 
 def main():
-    p = argparse.ArgumentParser(); p.add_argument('--out'); p.add_argument('--label', default='')
+    p = argparse.ArgumentParser(); p.add_argument('--out'); p.add_argument('--label', default='this CPU')
     a = p.parse_args()
     convs = [(1, 16, 16, 3, 10), (2, 64, 24, 1, 6), (1, 3, 8, 7, 20), (1, 33, 17, 3, 8)]
     mats = [(1, 64, 10), (4, 64, 10), (16, 512, 100), (3, 33, 17)]
