@@ -30,11 +30,12 @@ def begin(p):
 def sync(device):
     if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
 
-def interleaved(variants, repeats, warmup, device='cpu'):
-    "Milliseconds of each repeat of each function: every round runs all of them, in an order that turns by one."
+def interleaved(variants, repeats, warmup, device='cpu', rest=0.):
+    "Milliseconds of each repeat of each function: every round runs all of them, in an order that turns by one, `rest` seconds before each."
     names, times = list(variants), {n: [] for n in variants}
     for r in range(-warmup, repeats):
         for n in names[r % len(names):] + names[:r % len(names)]:
+            if rest: time.sleep(rest)      # threads of the one before stop spinning
             sync(device); start = time.perf_counter()
             variants[n]()
             sync(device); took = (time.perf_counter() - start)*1e3

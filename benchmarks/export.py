@@ -1,0 +1,203 @@
+"Exported 8-bit networks against the FP32 file of the same network in ONNX Runtime: time, size, kernels; brevitas and torchao beside them."
+import json, math, os, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import torch
+import torchvision.models as tv
+
+from measure import begin, finish, interleaved, parser, ratios, table
+from triqdef.core import atomic_path
+from triqdef.data import sample_tensors, to_pixels
+from triqdef.deploy.onnx import export_onnx, session
+from triqdef.deploy.parity import check_parity
+from triqdef.deploy.speed import _events, kind_of
+from triqdef.files import fingerprint
+from triqdef.quant.checkpoint import pretrained
+from triqdef.quant.convert import calibrate, to_multibit
+
+FORMS = ('integer', 'fused', 'qdq')
+NETS = {'resnet20': 32, 'resnet18': 224, 'resnet50': 224, 'mobilenet_v2': 224}     # and their images' sides
+LIMITS = {'8 bits': .30, '4 bits': .17}
+
+
+class Done:
+    "What is measured already, in a file; what another `key` was given does not count, nor do times after `--again`."
+    def __init__(self, folder, key, again=False):
+        self.path, self.key = folder/'done.json', fingerprint(key)
+        old = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.data = old['data'] if old.get('key') == self.key else {}
+        if again: self.data = {k: v for k, v in self.data.items() if 'rounds' not in k}
+        if not self.data:
+            for f in folder.glob('*.onnx'): f.unlink()
+
+    def __call__(self, name, f, *args):
+        "The value under this name, or that of `f(*args)`."
+        if name in self.data: return dict(self.data[name])
+        start = time.perf_counter()
+        out = f(*args)
+        print(f"{name}: {time.perf_counter() - start:.0f} s{', failed: ' + out['failed'] if 'failed' in out else ''}", flush=True)
+        if 'failed' not in out:
+            self.data[name] = out
+            with atomic_path(self.path) as tmp: tmp.write_text(json.dumps(dict(key=self.key, data=self.data)))
+        return dict(out)
+
+
+def start(args, name):
+    "The float network, images to calibrate with, images to compare on and their classes or None: a trained ResNet-20 and photographs, else fresh and random."
+    if name == 'resnet20':
+        t = sample_tensors()
+        return pretrained('cifar10-resnet20-fp').eval(), to_pixels(t['x_train'][:args.n]), to_pixels(t['x_test'][:args.n]), t['y_test'][:args.n]
+    torch.manual_seed(args.seed)
+    net, side = tv.get_model(name), NETS[name]
+    calibration, compared = torch.rand(2, max(args.batch), 3, side, side)
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): m.momentum = None
+    with torch.no_grad(): net.train()(calibration)      # statistics that let a signal through; fresh ones starve MobileNetV2
+    return net.eval(), calibration, compared, None
+
+def export(args, name):
+    "Write the files of a network; their sizes and whether each is the network."
+    net, calibration, compared, y = start(args, name)
+    q = calibrate(to_multibit(net, (32, 8, 4)).eval(), [(calibration, torch.zeros(len(calibration), dtype=torch.long))], 1)
+    torch.save(net.state_dict(), args.folder/f'{name}.pt')
+    torch.save(dict(calibration=calibration, compared=compared), args.folder/f'{name}-images.pt')
+    out = dict(bytes={}, parity={})
+    for tag, bits, form in [('32', 32, 'integer'), *((f, 8, f) for f in FORMS), ('4', 4, 'integer')]:
+        file = export_onnx(q, args.folder/f'{name}-{tag}.onnx', bits, compared, form=form)
+        out['bytes'][tag] = file.stat().st_size
+        p = check_parity(q, file, bits, compared, y, strict=False)
+        keys = ['images', 'top-1 agreement', 'largest logit difference', 'activations', 'other level', 'farthest of these, steps']
+        keys += ['accuracy, torch', 'accuracy, file'] if y is not None else []
+        out['parity'][tag] = dict(ok=p.ok, **{'largest logit': p.logits.abs().max().item()}, **{k: p.numbers()[k] for k in keys})
+    return out
+
+def images(args, name, n):
+    x = torch.load(args.folder/f'{name}-images.pt')['compared']
+    return x.repeat(math.ceil(n/len(x)), 1, 1, 1)[:n].contiguous().numpy()
+
+def files(args, name):
+    "What is timed: name → file."
+    out = {'FP32': '32', **{f: f for f in FORMS}, **{f'brevitas {h}': f'brevitas-{h}' for h in ('graph', 'layers')}}
+    paths = {k: args.folder/f'{name}-{v}.onnx' for k, v in out.items()}
+    return {k: p for k, p in paths.items() if p.is_file() and (not k.startswith('brevitas') or args.peers)}
+
+def latency(args, name, batch, threads):
+    "Every file at one batch and one number of threads, in turn."
+    x = {'pixels': images(args, name, batch)}
+    sessions = {k: session(p, threads) for k, p in files(args, name).items()}
+    def runner(s, n):
+        def run():
+            for _ in range(n): s.run(None, x)
+        return run
+    runner(sessions['FP32'], 2)()
+    before = time.perf_counter(); sessions['FP32'].run(None, x)
+    n = max(1, math.ceil(args.sample/1e3/(time.perf_counter() - before)))
+    times = interleaved({k: runner(s, n) for k, s in sessions.items()}, args.repeats, args.warmup, rest=args.rest)
+    return ratios({k: [t/n for t in v] for k, v in times.items()}, 'FP32')
+
+def profile(args, name, path):
+    "Nodes and share of time by kind of kernel, and by operator, at batch 1 on one thread."
+    runs = 5
+    t = pd.DataFrame([dict(op=e['args']['op_name'], ms=e['dur']/1e3/runs) for e in _events(path, 1, images(args, name, 1), runs)])
+    t['kind'] = t.op.map(kind_of)
+    def by(k):
+        g = t.groupby(k).ms
+        return {n: dict(nodes=round(c/runs), ms=m, share=m/t.ms.sum()) for n, c, m in zip(g.sum().index, g.size(), g.sum())}
+    return dict(kinds=by('kind'), operators=by('op'))
+
+def peer(args, *call):
+    "What the peers' process prints last, or what failed."
+    root = Path(__file__).resolve().parent
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (root, root.parent))))
+    out = subprocess.run([args.peers, '-m', 'measure.peers', *map(str, call)], capture_output=True, text=True, env=env)
+    if out.returncode: return dict(failed=out.stderr.strip().splitlines()[-1][:500])
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+def compared(args, name, how):
+    "brevitas' torch network against its own file on the same images: top-1 agreement, logits, accuracy."
+    file = args.folder/f'{name}-brevitas-{how}.onnx'
+    if not file.is_file(): return dict(failed='no file')
+    ours, (_, _, x, y) = np.load(file.with_suffix('.npy')), start(args, name)
+    s = session(file, 1)
+    theirs = np.concatenate([s.run(None, {'pixels': b.contiguous().numpy()})[0] for b in x.split(16)])
+    out = {'images': len(x), 'top-1 agreement': float((ours.argmax(1) == theirs.argmax(1)).mean()),
+           'largest logit difference': float(np.abs(ours - theirs).max()), 'largest logit': float(np.abs(ours).max()), 'bytes': file.stat().st_size}
+    if y is not None: out |= {f'accuracy, {k}': float((v.argmax(1) == y.numpy()).mean()) for k, v in dict(torch=ours, file=theirs).items()}
+    return out
+
+def measured(args, done, name):
+    "All of one network."
+    out, setups = done(f'{name}: files', export, args, name), [(b, t) for b in args.batch for t in args.cores]
+    how = dict(repeats=args.repeats, warmup=args.warmup, sample=args.sample, rest=args.rest)
+    rounds = f"rounds {'/'.join(map(str, how.values()))}"
+    out['sizes'] = {k: max(out['bytes'][f] for f in fs)/out['bytes']['32'] for k, fs in {'8 bits': FORMS, '4 bits': ['4']}.items()}
+    has_peers = args.peers and name in args.peer_nets
+    if has_peers:
+        out['brevitas'] = done(f'{name}: brevitas', peer, args, 'brevitas', args.folder, name)
+        out['brevitas'] |= {f'{h} against its torch network': done(f'{name}: brevitas {h}', compared, args, name, h) for h in ('graph', 'layers')}
+    out['latency'] = {f'batch {b}, {t} threads': done(f'{name}: batch {b}, {t} threads, {rounds}', latency, args, name, b, t) for b, t in setups}
+    out['kernels'] = {k: done(f'{name}: kernels of {k}, {rounds}', profile, args, name, p) for k, p in files(args, name).items()}
+    if has_peers:
+        flags = [a for k, v in dict(how, seed=args.seed).items() for a in (f'--{k}', v)]
+        out['PT2E'] = {f'batch {b}, {t} threads': done(f'{name}: PT2E, batch {b}, {t} threads, {rounds}', peer, args, 'pt2e', args.folder,
+                                                       name, '--batch', b, '--threads', t, *flags) for b, t in setups}
+    return out
+
+def show(results):
+    for name, r in results.items():
+        table(f'{name}: bytes / FP32', {k: dict(ratio=v) for k, v in r['sizes'].items()}, ['ratio'])
+        for k, rows in r['latency'].items(): table(f'{name}, {k}', rows, ['ms', 'q1', 'q3', 'ratio'])
+        for k, v in r.get('PT2E', {}).items():
+            if 'failed' in v: print(f"\n{name}, {k}, in the peers' process: {v['failed']}")
+            else: table(f"{name}, {k}, peers' process", v['rows'], ['ms', 'q1', 'q3', 'ratio'])
+        kinds = ('integer', 'float', 'convert', 'rest')
+        rows = {k: {**{c: v['kinds'].get(c, {}).get('share', 0) for c in kinds}, **{f'n {c}': v['kinds'].get(c, {}).get('nodes', 0) for c in kinds}}
+                for k, v in r['kernels'].items()}
+        table(f'{name}: share of time, nodes', rows, [*kinds, *(f'n {c}' for c in kinds)])
+        rows = {**r['parity'], **{f'brevitas {h}': v for h in ('graph', 'layers') if 'images' in (v := r.get('brevitas', {}).get(f'{h} against its torch network', {}))}}
+        short = dict(agreement='top-1 agreement', difference='largest logit difference', logit='largest logit')
+        table(f'{name}: file and torch', {k: {c: v[l] for c, l in short.items()} for k, v in rows.items()}, list(short))
+
+def cpu():
+    "What this machine is, with the instructions that decide how fast bytes are multiplied."
+    path = Path('/proc/cpuinfo')
+    text = dict(l.split(':', 1) for l in path.read_text().split('\n\n')[0].splitlines() if ':' in l) if path.is_file() else {}
+    text = {k.strip(): v.strip() for k, v in text.items()}
+    wanted = ('avx2', 'avx512f', 'avx_vnni', 'avx512_vnni', 'amx_int8')
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return dict(model=text.get('model name'), family=text.get('cpu family'), cores=cores,
+                instructions=[f for f in wanted if f in text.get('flags', '').split()])
+
+def options():
+    p = parser(__doc__, 20)
+    p.add_argument('--nets', nargs='+', default=list(NETS), choices=list(NETS), help='networks')
+    p.add_argument('--batch', type=int, nargs='+', default=[1, 16], help='images a run')
+    p.add_argument('--cores', type=int, nargs='+', default=[1, 2], help='threads of a session')
+    p.add_argument('--n', type=int, default=256, help='pictures that files and torch are compared on (ResNet-20), random images elsewhere: the largest batch')
+    p.add_argument('--sample', type=float, default=5., help='milliseconds that one timed round lasts at least, for the FP32 file')
+    p.add_argument('--rest', type=float, default=.01, help='seconds of sleep before each timed round')
+    p.add_argument('--folder', type=Path, default=Path('runs/export'), help='files, and what is measured already: a second call goes on from there')
+    p.add_argument('--again', action='store_true', help='keep the files, measure all times anew')
+    p.add_argument('--peers', default='', help='Python of an environment with brevitas, onnxoptimizer, torchao and what triqdef needs; left out without')
+    p.add_argument('--peer-nets', nargs='+', default=['resnet20', 'resnet18'], choices=list(NETS), help='networks that the peers run')
+    return p
+
+def main():
+    args = begin(options()); args.device = 'cpu'
+    args.folder.mkdir(parents=True, exist_ok=True)
+    key = dict(seed=args.seed, n=args.n, batch=max(args.batch), runtime=onnxruntime.__version__, torch=torch.__version__)
+    done = Done(args.folder, key, args.again)
+    results = {name: measured(args, done, name) for name in args.nets}
+    show(results)
+    limits = {f'{n}: bytes, {k} / FP32': (r['sizes'][k], l) for n, r in results.items() for k, l in LIMITS.items()}
+    sys.argv = ['PYTHON' if a == args.peers and a else a for a in sys.argv]      # no paths of this machine in the file
+    peers = 'run' if args.peers else 'left out: no --peers'
+    args.peers, args.folder = bool(args.peers), str(args.folder)
+    finish(args, results, limits, cpu=cpu(), peers=peers, runtime=dict(onnxruntime=onnxruntime.__version__, onnx=onnx.__version__))
+
+
+if __name__ == '__main__': main()
