@@ -12,14 +12,14 @@ import torchvision.models as tv
 from measure import begin, finish, interleaved, parser, ratios, table
 from triqdef.core import atomic_path
 from triqdef.data import sample_tensors, to_pixels
-from triqdef.deploy.onnx import export_onnx, session
+from triqdef.deploy.onnx import export_onnx, ort_session
 from triqdef.deploy.parity import check_parity
 from triqdef.deploy.speed import _events, kind_of
 from triqdef.files import fingerprint
 from triqdef.quant.checkpoint import pretrained
 from triqdef.quant.convert import calibrate, to_multibit
 
-FORMS = ('integer', 'fused', 'qdq')
+FORMS = ('integer', 'fused', 'qdq', 'integer vnni', 'fused vnni')      # form, and which CPU the file is for
 NETS = {'resnet20': 32, 'resnet18': 224, 'resnet50': 224, 'mobilenet_v2': 224}     # and their images' sides
 LIMITS = {'8 bits': .30, '4 bits': .17}
 
@@ -67,7 +67,7 @@ def export(args, name):
     torch.save(dict(calibration=calibration, compared=compared), args.folder/f'{name}-images.pt')
     out = dict(bytes={}, parity={})
     for tag, bits, form in [('32', 32, 'integer'), *((f, 8, f) for f in FORMS), ('4', 4, 'integer')]:
-        file = export_onnx(q, args.folder/f'{name}-{tag}.onnx', bits, compared, form=form)
+        file = export_onnx(q, args.folder/f'{name}-{tag}.onnx', bits, compared, form=form.split()[0], cpu='vnni' if 'vnni' in form else 'any')
         out['bytes'][tag] = file.stat().st_size
         p = check_parity(q, file, bits, compared, y, strict=False)
         keys = ['images', 'top-1 agreement', 'largest logit difference', 'activations', 'other level', 'farthest of these, steps']
@@ -88,7 +88,7 @@ def files(args, name):
 def latency(args, name, batch, threads):
     "Every file at one batch and one number of threads, in turn."
     x = {'pixels': images(args, name, batch)}
-    sessions = {k: session(p, threads) for k, p in files(args, name).items()}
+    sessions = {k: ort_session(p, threads) for k, p in files(args, name).items()}
     def runner(s, n):
         def run():
             for _ in range(n): s.run(None, x)
@@ -122,7 +122,7 @@ def compared(args, name, how):
     file = args.folder/f'{name}-brevitas-{how}.onnx'
     if not file.is_file(): return dict(failed='no file')
     ours, (_, _, x, y) = np.load(file.with_suffix('.npy')), start(args, name)
-    s = session(file, 1)
+    s = ort_session(file, 1)
     theirs = np.concatenate([s.run(None, {'pixels': b.contiguous().numpy()})[0] for b in x.split(16)])
     out = {'images': len(x), 'top-1 agreement': float((ours.argmax(1) == theirs.argmax(1)).mean()),
            'largest logit difference': float(np.abs(ours - theirs).max()), 'largest logit': float(np.abs(ours).max()), 'bytes': file.stat().st_size}

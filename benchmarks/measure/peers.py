@@ -28,7 +28,7 @@ def images(folder, name):
     t = torch.load(folder/f'{name}-images.pt')
     return t['calibration'], t['compared']
 
-def session(path, threads):
+def ort_session(path, threads):
     "ONNX Runtime's session, as `triqdef.deploy.onnx.session` makes it."
     so = onnxruntime.SessionOptions()
     so.intra_op_num_threads, so.log_severity_level = threads, 3
@@ -115,7 +115,7 @@ def pt2e(args):
     plain(x)
     seconds = time.perf_counter() - start
     def onnx(name):
-        s, v = session(args.folder/f'{args.net}-{name}.onnx', args.threads), {'pixels': x.numpy()}
+        s, v = ort_session(args.folder/f'{args.net}-{name}.onnx', args.threads), {'pixels': x.numpy()}
         return lambda: s.run(None, v)
     fs = {'FP32 ONNX': onnx('32'), 'triqdef integer': onnx('integer'), 'triqdef fused': onnx('fused'), 'torch eager': lambda: net(x),
           'torch compiled': lambda: plain(x), 'PT2E int8 compiled': lambda: fast(x)}

@@ -1,0 +1,428 @@
+"One bit-width as a file of integers: the same network for any architecture, refused when damaged, and caught when wrong."
+import copy, sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models as tv
+from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+onnx = pytest.importorskip('onnx', reason='triqdef[onnx] is not installed')
+for name in ('onnxscript', 'onnxruntime'): pytest.importorskip(name, reason='triqdef[onnx] is not installed')
+
+import triqdef.deploy.onnx as deploy
+from triqdef.core import fixed_seed, versions
+from triqdef.data import sample_tensors
+from triqdef.deploy.extract import integer_table, single_bit
+from triqdef.deploy.onnx import OnnxNet, export_onnx, read_onnx, seal
+from triqdef.deploy.parity import ParityError, check_parity
+from triqdef.deploy.speed import kernels
+from triqdef.quant.checkpoint import pretrained
+from triqdef.quant.convert import at_bits, calibrate, to_multibit
+from triqdef.toys import toy_images, toy_net
+
+FORMS = ('integer', 'fused', 'qdq')
+
+
+def images(n=8, size=16, seed=0):
+    "Images whose neighbouring pixels are alike."
+    x = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(x, 3, 1, 1).clamp(0, 1)
+
+def at(net, bits, x):
+    with torch.no_grad(), at_bits(net, bits): return net(x)
+
+def ties(p, within):
+    "Images whose two highest logits are closer than `within`."
+    return {i for i, z in enumerate(p.logits) if z.topk(2).values.diff().abs() <= within}
+
+
+# any network
+
+ACTS = dict(relu=nn.ReLU, relu6=nn.ReLU6, hardtanh=lambda: nn.Hardtanh(-.7, 1.3), silu=nn.SiLU, none=nn.Identity)
+
+def random_norm(c):
+    "A BatchNorm as training might leave it: factors of both signs and zeros."
+    bn = nn.BatchNorm2d(c)
+    with torch.no_grad():
+        bn.weight.copy_(torch.randn(c)); bn.weight[torch.rand(c) < .15] = 0
+        bn.bias.copy_(torch.randn(c)/2); bn.running_mean.copy_(torch.randn(c)/2); bn.running_var.copy_(torch.rand(c)*2 + .05)
+    return bn
+
+class Block(nn.Module):
+    "A convolution with what may come after it, and a way to join it with its input."
+    def __init__(self, c, spec):
+        super().__init__()
+        k, groups = spec['kernel'], dict(one=1, two=2, depthwise=c)[spec['groups']]
+        width = c if spec['join'] in ('residual', 'twice') else spec['width']*groups if groups < 3 else c*(1 + spec['width'] % 2)
+        same = spec['join'] in ('residual', 'twice', 'concat')
+        pad = tuple(spec['dilation']*(s - 1)//2 for s in k) if same else 'same' if spec['pad'] == 'same' and not spec['stride'] else spec['ring']
+        self.conv = nn.Conv2d(c, width, k, 1 if same or pad == 'same' else (1 + spec['stride'], 1), pad, spec['dilation'], groups,
+                              spec['bias'], 'zeros' if spec['pad'] == 'same' else spec['pad'])
+        self.norm = random_norm(width) if spec['norm'] else nn.Identity()
+        self.act, self.join, self.out = ACTS[spec['act']](), spec['join'], c + width if spec['join'] == 'concat' else width
+        self.pool = dict(max=nn.MaxPool2d(2, 1), avg=nn.AvgPool2d(3, 2, 1), none=nn.Identity())[spec['pool']]
+
+    def once(self, x, add=None):
+        y = self.norm(self.conv(x))
+        return self.act(y if add is None else y + add)
+
+    def forward(self, x):
+        y = self.once(x, x if self.join == 'residual' else None)
+        if self.join == 'twice': y = self.once(y)
+        return self.pool(torch.cat([x, y], 1) if self.join == 'concat' else y)
+
+odd = st.sampled_from((1, 3, (3, 1), (1, 5)))
+BLOCK = st.fixed_dictionaries(dict(
+    kernel=odd.map(lambda k: k if isinstance(k, tuple) else (k, k)), groups=st.sampled_from(('one', 'one', 'two', 'depthwise')),
+    width=st.integers(2, 5), join=st.sampled_from(('plain', 'plain', 'residual', 'concat', 'twice')), dilation=st.integers(1, 2),
+    stride=st.integers(0, 1), ring=st.integers(0, 2), pad=st.sampled_from(('zeros', 'zeros', 'same', 'reflect', 'circular')),
+    bias=st.booleans(), norm=st.booleans(), act=st.sampled_from(list(ACTS)), pool=st.sampled_from(('none', 'none', 'max', 'avg'))))
+QUANT = st.fixed_dictionaries(dict(weight=st.sampled_from(('lsq', 'lsq', 'dorefa', 'minmax')), per_channel=st.booleans(),
+                                   act=st.sampled_from(('lsq', 'lsq', 'dorefa', 'pact', 'minmax'))))
+
+def random_net(specs, head, seed, size=14):
+    "The network of these blocks, as far as its maps stay large enough, with a head of one or two linear layers."
+    with fixed_seed(seed):
+        net, c, x = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU()), 4, images(2, size)
+        for s in specs:
+            if s['groups'] == 'two' and c % 2: s = dict(s, groups='one')
+            b = Block(c, s).eval()
+            try: fits = min(b(net(x)).shape[2:]) >= 3
+            except RuntimeError: fits = False       # a padding wider than the map
+            if not fits: continue
+            net.append(b); c = b.out
+        net.extend([nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4*c, 6)])
+        if head == 2: net.extend([nn.ReLU(), nn.Linear(6, 5, bias=False)])
+    return net.eval()
+
+@given(st.lists(BLOCK, min_size=1, max_size=4), QUANT, st.sampled_from((8, 5, 4, 2)), st.booleans(), st.integers(1, 2), st.integers(0, 99),
+       st.sampled_from(FORMS))
+@settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
+def test_any_network(tmp_path_factory, specs, quant, bits, same_ends, head, seed, form):
+    check_any(tmp_path_factory.mktemp('any')/'net.onnx', specs, quant, bits, same_ends, head, seed, form)
+
+def check_any(path, specs, quant, bits, same_ends, head, seed, form):
+    "A network of any make is in its file what it is in torch, for any number of images."
+    net = to_multibit(random_net(specs, head, seed), (32, bits), first_last=bits if same_ends else 8, **quant)
+    calibrate(net, [images(32, 14, seed)])
+    x = images(64, 14, seed + 1)
+    if form == 'qdq' and quant['weight'] != 'lsq': form = 'integer'
+    export_onnx(net, path, bits, x, form)
+    onnx.checker.check_model(str(path), full_check=True)
+    p = check_parity(net, path, bits, x)
+    assert p.ok and len(p.rows) and all(r.hair < .05 for r in p.rows), p
+    explained = set(p.moved.nonzero()[:, 0].tolist()) | ties(p, 1e-4)      # by a level on its boundary, or a tie
+    assert form == 'qdq' or set(p.differ.tolist()) <= explained
+    file, whole = OnnxNet(path, 1), p.theirs
+    for n in (1, 3, 7): torch.testing.assert_close(file(x[:n]), whole[:n], rtol=1e-4, atol=1e-4)
+
+
+# known architectures
+
+def resnet18(): return tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+
+def mobilenet_v2(): return tv.MobileNetV2(10, inverted_residual_setting=[[1, 8, 1, 1], [6, 12, 2, 2], [6, 16, 1, 2]], dropout=0.)
+
+def vit():
+    net = tv.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)
+    nn.init.normal_(net.heads.head.weight, std=.3)     # torchvision starts it at zero
+    return net
+
+ZOO = dict(resnet20=lambda: pretrained('cifar10-resnet20-fp28'), resnet18=resnet18, mobilenet_v2=mobilenet_v2, vit=vit)
+BITS = {8: 'fused', 5: 'integer', 4: 'fused', 2: 'integer'}
+
+def photos(n=96): return sample_tensors()['x_test'][:n].float()/255
+
+@pytest.mark.parametrize('name', ZOO)
+def test_architectures(name, tmp_path):
+    "The file is the network at every bit-width, and takes less room the fewer bits there are."
+    with fixed_seed(0): plain = ZOO[name]().eval()
+    x, sizes = photos(), {}
+    net = calibrate(to_multibit(plain, (32, *BITS)), [x])
+    for bits, form in BITS.items():
+        path = export_onnx(net, tmp_path/f'{bits}.onnx', bits, x, form)
+        p = check_parity(net, path, bits, x)
+        assert set(p.differ.tolist()) <= set(p.moved.nonzero()[:, 0].tolist()), p
+        layers, table = read_onnx(path)['layers'], integer_table(single_bit(net, bits))
+        assert [l['name'] for l in layers] == list(table.index), 'a layer is not in the file'
+        kinds = {l['container'] for l in layers[1:-1]}
+        assert kinds <= ({'int4', 'uint4'} if bits < 5 else {'int8', 'uint8'}) and layers[0]['container'][-1] == '8'
+        sizes[bits] = path.stat().st_size
+    assert sizes[4] < sizes[8] and sizes[4] <= sizes[5]
+
+
+# one trained network, in all forms
+
+@pytest.fixture(scope='module')
+def qat(): return pretrained('cifar10-resnet20-qat').eval()
+
+@pytest.fixture(scope='module')
+def files(qat, tmp_path_factory):
+    "The trained ResNet-20 at 4 bits in the three forms, with class names of its checkpoint."
+    d = tmp_path_factory.mktemp('files')
+    return {form: export_onnx(qat, d/f'{form}.onnx', 4, photos(1), form) for form in FORMS}
+
+def parts(model, layer):
+    "Names of weight, step and bias of a layer in a file of any form, and its unit where the bias is a whole number."
+    names, made = {i.name for i in model.graph.initializer}, {i: n for n in model.graph.node for i in n.input}
+    out = dict(weight=f'{layer}.weight', step=f'{layer}.step')
+    whole = next((n for n in (f'{layer}.bias32', f'{layer}.bias') if n in names), None)
+    if whole: return dict(out, bias=whole, unit=f'{layer}.fb' if whole.endswith('32') else f'{layer}.scale')
+    at = made.get(f'{layer}.weight.8') or made[f'{layer}.weight']
+    bias = made[made[at.output[0]].output[0]].input[1]
+    while bias not in names: bias = next(n for n in model.graph.node if bias in n.output).input[0]
+    return dict(out, bias=bias)
+
+def edited(path, to, layer, **changes):
+    "A copy of a file with a function applied to the weight, step or bias of a layer."
+    model = onnx.load(path)
+    inits, where = {i.name: i for i in model.graph.initializer}, parts(model, layer)
+    unit = onnx.numpy_helper.to_array(inits[where['unit']]) if 'unit' in where else None
+    for what, f in changes.items():
+        t = inits[where[what]]
+        v = onnx.numpy_helper.to_array(t)
+        new = f(v.astype(np.float64)) if v.dtype.kind == 'f' or what == 'weight' else np.rint(f(v*unit.astype(np.float64))/unit)
+        new = new.reshape(v.shape)
+        assert (new != v).any(), 'nothing changed'
+        t.CopyFrom(onnx.helper.make_tensor(t.name, t.data_type, v.shape, (new if v.dtype.kind == 'f' else new.astype(int)).flatten().tolist()))
+    to.write_bytes(seal(model, read_onnx(path)))
+    return to
+
+def one_level(v):
+    "The first weight of a layer on the neighbouring level."
+    v = v.copy(); v.flat[0] += 1 if v.flat[0] < v.max() else -1
+    return v
+
+LAYERS = {'layer1.0.conv1': 'layer1.0.conv2', 'layer2.1.conv2': 'layer2.2.conv1', 'layer3.2.conv1': 'layer3.2.conv2', 'conv1': 'layer1.0.conv1'}
+
+@pytest.mark.parametrize('form', FORMS)
+def test_a_wrong_file_is_caught(form, qat, files, tmp_path):
+    "One weight by one level, one bias by a hundredth of a step, one step by a thousandth, in one layer of twenty: refused."
+    x, bad = photos(48), tmp_path/'bad.onnx'
+    check_parity(qat, files[form], 4, x)
+    for layer, reader in LAYERS.items():
+        step = at_step(qat, reader)
+        wrong = dict(weight=one_level, bias=lambda v: v + .01*step, step=lambda v: v*1.001)
+        if form == 'qdq': wrong['bias'] = lambda v: v + coarse(files[form], layer)
+        for what, f in wrong.items():
+            edited(files[form], bad, layer, **{what: f})
+            with pytest.raises(ParityError, match='bad.onnx'): check_parity(qat, bad, 4, x)
+            p = check_parity(qat, bad, 4, x, strict=False)
+            assert not p.ok and p.faults[0].startswith(f"{layer if what == 'step' else reader}:"), (layer, what, p.faults)
+
+def at_step(net, layer): return net.get_submodule(layer).act_quant.grid(4)[0].item()
+
+def coarse(path, layer):
+    "One unit of the whole biases of a layer, the least by which they can be wrong."
+    model = onnx.load(path)
+    return {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}[parts(model, layer)['unit']].astype(np.float64)
+
+@pytest.mark.parametrize('form', FORMS)
+def test_a_wrong_last_layer_is_caught(form, qat, files, tmp_path):
+    "No quantizer follows it: logits that are off by a few thousandths are enough."
+    x, bad = photos(48), tmp_path/'bad.onnx'
+    for what, f in dict(weight=one_level, step=lambda v: v*1.001, bias=lambda v: v + .02*(np.arange(v.size) == 3)).items():
+        edited(files[form], bad, 'fc', **{what: f})
+        with pytest.raises(ParityError, match='fc|logits'): check_parity(qat, bad, 4, x)
+
+def test_another_epsilon_is_caught(qat, tmp_path):
+    "What no fingerprint of weights sees: the norms of the file were folded with another constant."
+    x, twin = photos(48), copy.deepcopy(qat)
+    for m in twin.modules():
+        if isinstance(m, nn.BatchNorm2d): m.eps *= 3
+    path = export_onnx(twin, tmp_path/'twin.onnx', 4, x)
+    assert deploy.network_key(twin, 4) == deploy.network_key(qat, 4)
+    check_parity(twin, path, 4, x)
+    with pytest.raises(ParityError): check_parity(qat, path, 4, x)
+
+@pytest.mark.parametrize('form', ['integer', 'fused'])
+def test_integer_kernels(form, files):
+    "What the runtime multiplies, it multiplies as integers."
+    t = kernels(files[form], photos(1), runs=2)
+    assert 'integer' in set(t.kind) and 'float' not in set(t.kind), t
+    assert t[t.kind == 'integer'].nodes.sum() == len(read_onnx(files[form])['layers'])
+
+def test_what_a_file_says(qat, files):
+    for form, path in files.items():
+        about = read_onnx(path)
+        assert about['bits'] == 4 and about['form'] == form and about['shape'] == [3, 32, 32] and about['arch'] == 'resnet20'
+        assert about['classes'] == 'airplane automobile bird cat deer dog frog horse ship truck'.split()
+        assert {k: about['versions'][k] for k in ('triqdef', 'torch', 'onnx')} == {
+            k: versions('cpu')[k] for k in ('triqdef', 'torch')} | dict(onnx=onnx.__version__)
+        assert OnnxNet(path).classes == about['classes'] and repr(OnnxNet(path)).endswith(f'4 bits, {form})')
+        assert str(path.parent) not in path.read_bytes().decode('latin-1'), 'a path of this machine is in the file'
+
+
+# a small network
+
+@pytest.fixture(scope='module')
+def net(): return calibrate(to_multibit(toy_net(), (32, 8, 4)).eval(), [toy_images(32, seed=3)])
+
+@pytest.fixture(scope='module')
+def good(net, tmp_path_factory):
+    return export_onnx(net, tmp_path_factory.mktemp('good')/'net.onnx', 4, toy_images(2)[0], classes=list('abcd'))
+
+def test_written_twice_is_the_same(net, good, tmp_path):
+    again = export_onnx(copy.deepcopy(net), tmp_path/'again.onnx', 4, toy_images(5, seed=9)[0], classes=list('abcd'))
+    assert again.read_bytes() == good.read_bytes()
+
+def test_bytes_in(net, good, tmp_path):
+    "A file for bytes gives the logits of the one for pixels, and containers of 8 bits those of 4."
+    x = (toy_images(16)[0]*255).round()/255
+    path = export_onnx(net, tmp_path/'u8.onnx', 4, x, pixels='uint8', small=False)
+    file = OnnxNet(path)
+    assert file.session.get_inputs()[0].type == 'tensor(uint8)' and file.inputs(x).dtype == np.uint8
+    torch.testing.assert_close(file(x), OnnxNet(good)(x), rtol=1e-5, atol=1e-5)
+    check_parity(net, path, 4, x)
+    assert {l['container'] for l in read_onnx(path)['layers']} <= {'int8', 'uint8'}
+    assert {l['container'] for l in read_onnx(good)['layers'][1:-1]} <= {'int4', 'uint4'}
+    assert path.stat().st_size > good.stat().st_size
+
+def test_full_precision(net, tmp_path):
+    x = toy_images(16)[0]
+    path = export_onnx(net, tmp_path/'fp.onnx', 32, x)
+    torch.testing.assert_close(OnnxNet(path)(x), at(net, 32, x), rtol=1e-4, atol=1e-4)
+    assert check_parity(net, path, 32, x).ok and read_onnx(path)['layers'] == [] and OnnxNet(path).classes is None
+
+@pytest.mark.parametrize('weight', ['lsq', 'minmax'])
+def test_state_of_the_integer_network(weight, tmp_path):
+    "Through a safetensors file into the integer form of another network; refused at another bit-width."
+    def made(seed):
+        return calibrate(to_multibit(toy_net(seed=seed), (32, 8, 4), weight).eval(), [toy_images(32, seed=seed)])
+    x = toy_images(16)[0]
+    one, other, wide = single_bit(made(1), 4), single_bit(made(2), 4), single_bit(made(1), 8)
+    save_file(one.state_dict(), tmp_path/'one.safetensors')
+    save_file(wide.state_dict(), tmp_path/'wide.safetensors')
+    with torch.no_grad():
+        assert not torch.equal(one(x), other(x))
+        other.load_state_dict(load_file(tmp_path/'one.safetensors'))
+        assert torch.equal(one(x), other(x))
+    assert {v.dtype for k, v in other.state_dict().items() if k.endswith('weight')} == {torch.int8}
+    with pytest.raises(ValueError, match='another bit-width'): other.load_state_dict(load_file(tmp_path/'wide.safetensors'))
+
+
+# what users get wrong
+
+def test_truncated_at_any_length(good, tmp_path):
+    "No beginning of a file passes for the whole."
+    whole, path = good.read_bytes(), tmp_path/'cut.onnx'
+    tail = whole.index(b'triqdef.format')
+    for n in (*range(0, tail, 37), *range(tail, len(whole))):
+        path.write_bytes(whole[:n])
+        with pytest.raises(ValueError, match='cut.onnx'): OnnxNet(path)
+    with pytest.raises(FileNotFoundError, match='absent'): OnnxNet(tmp_path/'absent.onnx')
+
+def test_damaged_anywhere(net, good, tmp_path):
+    "A byte that flipped is refused by its name, or found by the comparison, or changes nothing."
+    whole, path, x = good.read_bytes(), tmp_path/'flip.onnx', toy_images(64)[0]
+    want, g = OnnxNet(good)(x), np.random.default_rng(0)
+    for n, bit in zip(g.integers(len(whole), size=250), g.integers(8, size=250)):
+        damaged = bytearray(whole); damaged[n] ^= 1 << bit
+        path.write_bytes(damaged)
+        try: out = check_parity(net, path, 4, x).theirs
+        except ValueError as e: assert len(str(e)) < 2000; continue
+        torch.testing.assert_close(out, want, rtol=1e-3, atol=1e-3, msg=f'bit {bit} of byte {n} changes the network and nobody says so')
+
+def test_other_files(net, good, tmp_path):
+    "A file of something else, of another network, of another bit-width."
+    other, x = tmp_path/'other.onnx', toy_images(8)[0]
+    twin = calibrate(to_multibit(toy_net(seed=5), (32, 8, 4)).eval(), [toy_images(32, seed=3)])
+    with pytest.raises(ValueError, match='another network'): check_parity(twin, good, 4, x)
+    with pytest.raises(ValueError, match='at 4 bits, not at 8'): check_parity(net, good, 8, x)
+    with pytest.raises(ValueError, match='one of'): check_parity(calibrate(to_multibit(toy_net(), (32, 8)), [x]), good, None, x)
+    model = onnx.load(good)
+    while model.metadata_props: model.metadata_props.pop()
+    onnx.save(model, other)
+    with pytest.raises(ValueError, match='other.onnx was not written by export_onnx'): OnnxNet(other)
+    for junk in (b'', b'not a network', b'\x89PNG\r\n\x1a\n'*9, b'{}'):
+        other.write_bytes(junk)
+        with pytest.raises(ValueError, match='other.onnx'): read_onnx(other)
+    with pytest.raises((ValueError, FileNotFoundError)): read_onnx(tmp_path)
+
+@pytest.mark.parametrize('key, value', [('bits', '"four"'), ('bits', '99'), ('layers', '3'), ('layers', '[{}]'), ('shape', '"x"'),
+                                        ('format', '"triqdef-onnx-9"'), ('form', '"other"'), ('pixels', '{'), ('network_sha256', 'null')])
+def test_a_description_that_lies(key, value, net, good, tmp_path):
+    model, path = onnx.load(good), tmp_path/'lie.onnx'
+    for p in model.metadata_props:
+        if p.key == 'triqdef': p.value = json.dumps(json.loads(p.value) | {key: value})
+    onnx.save(model, path)
+    with pytest.raises(ValueError): check_parity(net, path, None, toy_images(4)[0])
+
+def test_wrong_images(net, good, tmp_path):
+    file = OnnxNet(good)
+    x = toy_images(4)[0]
+    for bad, kind, say in ((x[..., :-1], ValueError, 'takes images of shape'), (x[:, :1], ValueError, 'takes images of shape'), (x[0], ValueError, 'B,C,H,W'),
+                           (x.clone().fill_(torch.nan), ValueError, 'NaN'), ((x*255).byte(), TypeError, 'floating point'), (x[:0], ValueError, 'empty')):
+        for f in (file, lambda v: check_parity(net, good, 4, v)):
+            with pytest.raises(kind, match=say): f(bad)
+        with pytest.raises((ValueError, TypeError)): export_onnx(net, tmp_path/'no.onnx', 4, bad) if say != 'takes images of shape' else file(bad)
+    assert not any(tmp_path.iterdir())
+
+def test_networks_that_have_no_such_form(net, tmp_path):
+    x, path = toy_images(2)[0], tmp_path/'no.onnx'
+    with pytest.raises(ValueError, match='one of .32, 8, 4.*got 5'): export_onnx(net, path, 5, x)
+    with pytest.raises(TypeError, match='int'): export_onnx(net, path, '4', x)
+    with pytest.raises(ValueError, match='multi-bit'): export_onnx(toy_net(), path, 4, x)
+    with pytest.raises(ValueError, match='conv1 has seen no activations at 4 bits'): export_onnx(to_multibit(toy_net(), (32, 4)), path, 4, x)
+    with pytest.raises(ValueError, match='16 bits'): export_onnx(calibrate(to_multibit(toy_net(), (32, 16)), [x]), path, 16, x)
+    with pytest.raises(ValueError, match="'int', 'onnx'|form must be one of"): export_onnx(net, path, 4, x, form='onnx')
+    with pytest.raises(ValueError, match='pixels must be one of'): export_onnx(net, path, 4, x, pixels='jpeg')
+    assert not any(tmp_path.iterdir())
+
+def test_minmax_weights_have_no_qdq(tmp_path):
+    x = toy_images(8)[0]
+    net = calibrate(to_multibit(toy_net(), (32, 4), 'minmax'), [x])
+    with pytest.raises(ValueError, match="take form 'integer'"): export_onnx(net, tmp_path/'no.onnx', 4, x, 'qdq')
+    assert not any(tmp_path.iterdir())
+
+class Strange(nn.Module):
+    "A network with a function that ONNX has no word for, or with a decision that depends on the image."
+    def __init__(self, kind):
+        super().__init__()
+        self.conv, self.fc, self.kind = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), kind
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        if self.kind == 'bessel': x = torch.special.bessel_j0(x)
+        elif x.sum() > 0: x = 2*x
+        return self.fc(x)
+
+@pytest.mark.parametrize('kind, say', [('bessel', 'bessel_j0'), ('decides', 'no form in ONNX')])
+def test_an_operator_without_a_word(kind, say, tmp_path, capfd):
+    x = images(4)
+    net = calibrate(to_multibit(Strange(kind).eval(), (32, 4)), [x])
+    with pytest.raises(ValueError, match=say) as e: export_onnx(net, tmp_path/'no.onnx', 4, x)
+    assert len(str(e.value)) < 600 and not any(tmp_path.iterdir()) and capfd.readouterr().out == ''
+
+def test_places_that_cannot_be_written(net, tmp_path, monkeypatch):
+    "Said before any work: nothing is traced."
+    monkeypatch.setattr(deploy, '_traced', lambda *a: pytest.fail('it went to work'))
+    x = toy_images(2)[0]
+    (tmp_path/'file').write_text('mine')
+    for path in (tmp_path, tmp_path/'absent'/'net.onnx', tmp_path/'file'/'net.onnx'):
+        with pytest.raises(ValueError, match=str(path)): export_onnx(net, path, 4, x)
+    monkeypatch.setattr(deploy.tempfile, 'TemporaryFile', lambda **kw: (_ for _ in ()).throw(PermissionError(13, 'Permission denied')))
+    with pytest.raises(ValueError, match='Permission denied'): export_onnx(net, tmp_path/'net.onnx', 4, x)
+    assert [p.name for p in tmp_path.iterdir()] == ['file'] and (tmp_path/'file').read_text() == 'mine'
+
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_a_failure_while_writing(error, net, good, tmp_path, monkeypatch):
+    "The old file stays, and nothing beside it."
+    path = tmp_path/'net.onnx'
+    path.write_bytes(good.read_bytes())
+    def broken(self, data):
+        with open(self, 'wb') as f: f.write(data[:100])
+        raise error
+    monkeypatch.setattr(deploy.Path, 'write_bytes', broken)
+    with pytest.raises(type(error)): export_onnx(net, path, 8, toy_images(2)[0])
+    assert [p.name for p in tmp_path.iterdir()] == ['net.onnx'] and path.read_bytes() == good.read_bytes()
+
+@pytest.mark.parametrize('missing, call', [('onnx', 'export'), ('onnxscript', 'export'), ('onnx', 'open'), ('onnxruntime', 'open')])
+def test_a_package_that_is_missing(missing, call, net, good, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{missing}: pip install 'triqdef\[onnx\]'"):
+        export_onnx(net, tmp_path/'net.onnx', 4, toy_images(2)[0]) if call == 'export' else OnnxNet(good)
+    assert not any(tmp_path.iterdir())
