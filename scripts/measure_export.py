@@ -3,11 +3,12 @@
 
     python scripts/measure_export.py --out nbs/results/deploy-parity.json
 
-Four architectures: the ResNet-20 that ships (its 8 bits from the full-precision one, calibrated), and ResNet-18, MobileNetV2
-and a small ViT, trained here for minutes, calibrated, and trained jointly at low bits for a moment, so that their logits mean
-something; what is trained is kept in --nets. Each cell is a network at one bit-width in one form of file: predictions, logits
-and levels on --n test images, sizes beside the float file, and for ResNet-20 the success of a universal patch before and after
-export. Each cell is written when it is done: the same command again goes on with those that are missing.
+Four architectures: the ResNet-20 that ships (its 8 bits from the full-precision one, calibrated), and ResNet-18,
+MobileNetV2 and a small ViT, trained here for minutes, calibrated, and trained jointly at low bits for a moment, so that
+their logits mean something; what is trained is kept in --nets. Each cell is a network at one bit-width in one form of
+file: predictions, logits and levels on --n test images, sizes beside the float file, and for ResNet-20 the success of a
+universal patch before and after export. What torch agrees with itself by, summed in another order, is beside them. Each
+cell is written when it is done: the same command again goes on with those that are missing.
 """
 import argparse, json, math, shlex, sys, tempfile, time
 from contextlib import nullcontext
@@ -43,14 +44,18 @@ def vit(): return tv.VisionTransformer(32, 4, 6, 4, 128, 256, num_classes=10)
 
 def mobilenet_v2(): return tv.mobilenet_v2(num_classes=10)
 
-# architecture → (how to make it, side of its images in pixels, steps of training, of joint training, batch, highest rate, bfloat16)
-TRAINED = dict(resnet18=(resnet18, 32, 1000, 120, 96, 2e-3, True), mobilenet_v2=(mobilenet_v2, 64, 1100, 120, 96, 3e-3, False),
-               vit=(vit, 32, 1000, 120, 96, 1e-3, True))
+# how to make it, side of its images in pixels, steps of training, of joint training, batch, highest rate, bfloat16
+TRAINED = dict(resnet18=(resnet18, 32, 1000, 120, 96, 2e-3, True), vit=(vit, 32, 1000, 120, 96, 1e-3, True),
+               mobilenet_v2=(mobilenet_v2, 64, 1100, 120, 96, 3e-3, False))
+SHOWN = ('top-1 agreement', 'largest logit difference', 'accuracy, torch', 'accuracy, file', 'of the float file',
+         'seconds')
 # what is measured: name → bit-widths
 CELLS = dict(resnet20_calibrated=(8,), resnet20_qat=(5, 4, 2), mobilenet_v2=BITS[1:], resnet18=BITS[1:], vit=BITS[1:])
 
 
-def sized(x, side): return x if x.shape[-1] == side else F.interpolate(x, side, mode='bilinear', align_corners=False).clamp(0, 1)
+def sized(x, side):
+    "Images of this side."
+    return x if x.shape[-1] == side else F.interpolate(x, side, mode='bilinear', align_corners=False).clamp(0, 1)
 
 def train_set(t): return ImageTensors(t['x_train'], t['y_train'])
 
@@ -108,7 +113,8 @@ def patched(net, bits, t, x, args):
     dl = ImageLoader(train_set(t), bs=64, shuffle=True, seed=args.seed)
     steps = 2 if args.quick else args.steps
     patch = GAP(args.patch, 3, steps, bs=64, angle=0, seed=args.seed).fit(net, dl, bits)
-    return patch.apply(x, generator=torch.Generator().manual_seed(args.seed)), f'GAP {args.patch}×{args.patch}, target 3, {steps} steps'
+    told = f'GAP {args.patch}×{args.patch}, target 3, {steps} steps'
+    return patch.apply(x, generator=torch.Generator().manual_seed(args.seed)), told
 
 def two(z):
     "The two highest logits and their classes."
@@ -126,26 +132,38 @@ def cell(name, net, bits, form, x, y, adv, attack, floats):
         path = export_onnx(net, Path(d)/'net.onnx', bits, x[:1], form)
         size, took = path.stat().st_size, time.time() - start
         p = check_parity(net, path, bits, x, y=y, patched=adv, strict=False)
-    differ = [dict(image=i, torch=two(p.logits[i]), file=two(p.theirs[i])) for i in p.differ.tolist()]
-    return dict(network=name, bits=bits, form=form, ok=p.ok, faults=p.faults, **p.numbers(), differ=differ,
-                **{'equal highest logits, torch and file': close(p.logits, p.theirs), 'bytes': size, 'bytes, float': floats,
-                   'ratio': floats/size, 'attack': attack if adv is not None else None, 'seconds, export': round(took, 1),
-                   'seconds': round(time.time() - start, 1)})
+    other = [dict(image=i, torch=two(p.logits[i]), file=two(p.theirs[i])) for i in p.differ.tolist()]
+    more = {'other predictions': other, 'equal highest logits, torch and file': close(p.logits, p.theirs),
+            'bytes': size, 'bytes, float': floats, 'of the float file': round(size/floats, 4), 'attack': attack,
+            'seconds, export': round(took, 1), 'seconds': round(time.time() - start, 1)}
+    return dict(network=name, bits=bits, form=form, ok=p.ok, faults=p.faults, **p.numbers(), **more)
+
+@torch.no_grad()
+def with_itself(net, bits, x):
+    "What torch agrees with itself by when it sums in another order: images in another memory layout, half as many at once."
+    def classes(lay, n):
+        with at_bits(net, bits): return torch.cat([net(lay(b)).argmax(1) for b in x.split(n)])
+    return (classes(torch.Tensor.contiguous, 256) == classes(fast_layout, 128)).float().mean().item()
 
 def float_file(net, x):
     "Bytes of the network at full precision."
     with tempfile.TemporaryDirectory() as d: return export_onnx(net, Path(d)/'net.onnx', 32, x[:1]).stat().st_size
 
-def command(): return shlex.join(['python', 'scripts/measure_export.py', *(Path(a).name if '/' in a else a for a in sys.argv[1:])])
+def command():
+    "How the cells were made, without the folders of one machine."
+    return shlex.join(['python', 'scripts/measure_export.py', *(Path(a).name if '/' in a else a for a in sys.argv[1:])])
 
 def begin(args, t):
     "The file as it stands, with what the cells were made by."
     out = Path(args.out)
     done = json.loads(out.read_text()) if out.exists() else dict(format='triqdef-deploy-parity-1', cells=[])
     settings = dict(n=args.n, seed=args.seed, patch=args.patch, steps=args.steps, quick=args.quick)
-    if done.get('settings', settings) != settings: raise SystemExit(f"{out.name} has cells of other settings: {done['settings']}")
+    if done.get('settings', settings) != settings:
+        raise SystemExit(f"{out.name} has cells of other settings: {done['settings']}")
     made = versions('cpu') | {n: version(n) for n in ('onnx', 'onnxscript', 'onnxruntime')}
-    return done | dict(command=command(), settings=settings, versions=made, images=fingerprint(t['x_test'][:args.n]))
+    note = 'files for any CPU; a level of a file may lie a thousandth of a step from its boundary, and the slack of its bias'
+    images = fingerprint(t['x_test'][:args.n])
+    return done | dict(note=note, command=command(), settings=settings, versions=made, images=images)
 
 def worst(done):
     "The smallest agreement of each form."
@@ -166,21 +184,23 @@ def main():
     torch.set_num_threads(1)
     t = cifar_tensors()
     done, y = begin(args, t), t['y_test'][:args.n].long()
+    floor = done.setdefault('torch with itself', {})
     for name in args.only or CELLS:
         def known(b, f): return any((c['network'], c['bits'], c['form']) == (name, b, f) for c in done['cells'])
         todo = [(b, f) for b in CELLS[name] for f in FORMS if not known(b, f)]
-        if not todo: continue
+        if not todo and all(f'{name}, {b} bits' in floor for b in CELLS[name]): continue
         net, side = network(name, t, args)
         x = sized(t['x_test'][:args.n].float()/255, side)
+        floor |= {f'{name}, {b} bits': with_itself(net, b, x) for b in CELLS[name]}
+        write_json(args.out, done)
         floats, adv = float_file(net, x), {}
         for b, f in todo:
             if b not in adv: adv[b] = patched(net, b, t, x, args) if name.startswith('resnet20') else (None, None)
             done['cells'].append(cell(name, net, b, f, x, y, *adv[b], floats))
             write_json(args.out, done)
             c = done['cells'][-1]
-            print(name, b, f, 'ok' if c['ok'] else c['faults'][:2], *(f'{k} {c[k]}' for k in (
-                'top-1 agreement', 'largest logit difference', 'led: largest logit difference', 'accuracy, torch', 'accuracy, file',
-                'ratio', 'seconds')), sep='; ', flush=True)
+            told = 'ok' if c['ok'] else c['faults'][:2]
+            print(name, b, f, told, *(f'{k} {c[k]}' for k in SHOWN), sep='; ', flush=True)
     print(worst(done))
 
 

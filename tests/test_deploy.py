@@ -1,4 +1,4 @@
-"One bit-width as a file of integers: the same network for any architecture, refused when damaged, and caught when wrong."
+"One bit-width as a file of integers: the same network for any architecture, refused when damaged, caught when wrong."
 import copy, json, sys
 
 import numpy as np
@@ -49,21 +49,23 @@ def random_norm(c):
     bn = nn.BatchNorm2d(c)
     with torch.no_grad():
         bn.weight.copy_(torch.randn(c)); bn.weight[torch.rand(c) < .15] = 0
-        bn.bias.copy_(torch.randn(c)/2); bn.running_mean.copy_(torch.randn(c)/2); bn.running_var.copy_(torch.rand(c)*2 + .05)
+        bn.bias.copy_(torch.randn(c)/2); bn.running_mean.copy_(torch.randn(c)/2)
+        bn.running_var.copy_(torch.rand(c)*2 + .05)
     return bn
 
 class Block(nn.Module):
     "A convolution with what may come after it, and a way to join it with its input."
     def __init__(self, c, spec):
         super().__init__()
-        k, groups = spec['kernel'], dict(one=1, two=2, depthwise=c)[spec['groups']]
-        width = c if spec['join'] in ('residual', 'twice') else spec['width']*groups if groups < 3 else c*(1 + spec['width'] % 2)
-        same = spec['join'] in ('residual', 'twice', 'concat')
-        pad = tuple(spec['dilation']*(s - 1)//2 for s in k) if same else 'same' if spec['pad'] == 'same' and not spec['stride'] else spec['ring']
-        self.conv = nn.Conv2d(c, width, k, 1 if same or pad == 'same' else (1 + spec['stride'], 1), pad, spec['dilation'], groups,
-                              spec['bias'], 'zeros' if spec['pad'] == 'same' else spec['pad'])
+        k, d, join, pad = (spec[name] for name in ('kernel', 'dilation', 'join', 'pad'))
+        groups, same = dict(one=1, two=2, depthwise=c)[spec['groups']], join != 'plain'
+        width = c if join in ('residual', 'twice') else c*spec['width'] if groups > 2 else spec['width']*groups
+        ring, stride = spec['ring'], (1 + spec['stride'], 1)
+        if pad == 'same' and not spec['stride']: ring = 'same'
+        if same: ring, stride = tuple(d*(n - 1)//2 for n in k), 1
+        self.conv = nn.Conv2d(c, width, k, stride, ring, d, groups, spec['bias'], 'zeros' if pad == 'same' else pad)
         self.norm = random_norm(width) if spec['norm'] else nn.Identity()
-        self.act, self.join, self.out = ACTS[spec['act']](), spec['join'], c + width if spec['join'] == 'concat' else width
+        self.act, self.join, self.out = ACTS[spec['act']](), join, c + width if join == 'concat' else width
         self.pool = dict(max=nn.MaxPool2d(2, 1), avg=nn.AvgPool2d(3, 2, 1), none=nn.Identity())[spec['pool']]
 
     def once(self, x, add=None):
@@ -75,14 +77,18 @@ class Block(nn.Module):
         if self.join == 'twice': y = self.once(y)
         return self.pool(torch.cat([x, y], 1) if self.join == 'concat' else y)
 
-odd = st.sampled_from((1, 3, (3, 1), (1, 5)))
+def one_of(*values): return st.sampled_from(values)
+
 BLOCK = st.fixed_dictionaries(dict(
-    kernel=odd.map(lambda k: k if isinstance(k, tuple) else (k, k)), groups=st.sampled_from(('one', 'one', 'two', 'depthwise')),
-    width=st.integers(2, 5), join=st.sampled_from(('plain', 'plain', 'residual', 'concat', 'twice')), dilation=st.integers(1, 2),
-    stride=st.integers(0, 1), ring=st.integers(0, 2), pad=st.sampled_from(('zeros', 'zeros', 'same', 'reflect', 'circular')),
-    bias=st.booleans(), norm=st.booleans(), act=st.sampled_from(list(ACTS)), pool=st.sampled_from(('none', 'none', 'max', 'avg'))))
-QUANT = st.fixed_dictionaries(dict(weight=st.sampled_from(('lsq', 'lsq', 'dorefa', 'minmax')), per_channel=st.booleans(),
-                                   act=st.sampled_from(('lsq', 'lsq', 'dorefa', 'pact', 'minmax'))))
+    kernel=one_of((1, 1), (3, 3), (3, 1), (1, 5)), groups=one_of('one', 'one', 'two', 'depthwise'),
+    width=st.integers(1, 4), join=one_of('plain', 'plain', 'residual', 'concat', 'twice'), dilation=st.integers(1, 2),
+    stride=st.integers(0, 1), ring=st.integers(0, 2), pad=one_of('zeros', 'zeros', 'same', 'reflect', 'circular'),
+    bias=st.booleans(), norm=st.booleans(), act=one_of(*ACTS), pool=one_of('none', 'none', 'max', 'avg')))
+QUANT = st.fixed_dictionaries(dict(weight=one_of('lsq', 'lsq', 'dorefa', 'minmax'), per_channel=st.booleans(),
+                                   act=one_of('lsq', 'lsq', 'dorefa', 'pact', 'minmax')))
+CASE = dict(specs=st.lists(BLOCK, min_size=1, max_size=4), quant=QUANT, bits=one_of(8, 5, 4, 2),
+            same_ends=st.booleans(), head=st.integers(1, 2), seed=st.integers(0, 99), form=one_of(*FORMS),
+            cpu=one_of('any', 'vnni'))
 
 def random_net(specs, head, seed, size=14):
     "The network of these blocks, as far as its maps stay large enough, with a head of one or two linear layers."
@@ -99,19 +105,17 @@ def random_net(specs, head, seed, size=14):
         if head == 2: net.extend([nn.ReLU(), nn.Linear(6, 5, bias=False)])
     return net.eval()
 
-@given(st.lists(BLOCK, min_size=1, max_size=4), QUANT, st.sampled_from((8, 5, 4, 2)), st.booleans(), st.integers(1, 2), st.integers(0, 99),
-       st.sampled_from(FORMS))
+@given(**CASE)
 @settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
-def test_any_network(tmp_path_factory, specs, quant, bits, same_ends, head, seed, form):
-    check_any(tmp_path_factory.mktemp('any')/'net.onnx', specs, quant, bits, same_ends, head, seed, form)
+def test_any_network(tmp_path_factory, **case): check_any(tmp_path_factory.mktemp('any')/'net.onnx', **case)
 
-def check_any(path, specs, quant, bits, same_ends, head, seed, form):
+def check_any(path, specs, quant, bits, same_ends, head, seed, form, cpu):
     "A network of any make is in its file what it is in torch, for any number of images."
     net = to_multibit(random_net(specs, head, seed), (32, bits), first_last=bits if same_ends else 8, **quant)
     calibrate(net, [images(32, 14, seed)])
     x = images(64, 14, seed + 1)
     if form == 'qdq' and quant['weight'] != 'lsq': form = 'integer'
-    export_onnx(net, path, bits, x, form)
+    export_onnx(net, path, bits, x, form, cpu='any' if deploy.saturates_here() else cpu)
     onnx.checker.check_model(str(path), full_check=True)
     p = check_parity(net, path, bits, x)
     assert p.ok and len(p.rows) and all(r.hair < .05 for r in p.rows), p
@@ -125,7 +129,7 @@ def check_any(path, specs, quant, bits, same_ends, head, seed, form):
 
 def resnet18(): return tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
 
-def mobilenet_v2(): return tv.MobileNetV2(10, inverted_residual_setting=[[1, 8, 1, 1], [6, 12, 2, 2], [6, 16, 1, 2]], dropout=0.)
+def mobilenet_v2(): return tv.MobileNetV2(10, inverted_residual_setting=[[1, 8, 1, 1], [6, 12, 2, 2], [6, 16, 1, 2]])
 
 def vit():
     net = tv.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)
@@ -133,9 +137,9 @@ def vit():
     return net
 
 ZOO = dict(resnet20=lambda: pretrained('cifar10-resnet20-fp28'), resnet18=resnet18, mobilenet_v2=mobilenet_v2, vit=vit)
-BITS = {8: 'fused', 5: 'integer', 4: 'fused', 2: 'integer'}
+BITS = {8: 'fused', 5: 'integer', 4: 'fused', 2: 'integer'}       # bit-width → form of the file
 
-def photos(n=96): return sample_tensors()['x_test'][:n].float()/255
+def photos(n=64): return sample_tensors()['x_test'][:n].float()/255
 
 @pytest.mark.parametrize('name', ZOO)
 def test_architectures(name, tmp_path):
@@ -145,7 +149,7 @@ def test_architectures(name, tmp_path):
     net = calibrate(to_multibit(plain, (32, *BITS)), [x])
     for bits, form in BITS.items():
         path = export_onnx(net, tmp_path/f'{bits}.onnx', bits, x, form)
-        p = check_parity(net, path, bits, x)
+        p = check_parity(net, path, bits, x, hair=.01)     # untrained: some channels hardly vary
         assert set(p.differ.tolist()) <= set(p.moved.nonzero()[:, 0].tolist()), p
         layers, table = read_onnx(path)['layers'], integer_table(single_bit(net, bits))
         assert [l['name'] for l in layers] == list(table.index), 'a layer is not in the file'
@@ -185,10 +189,12 @@ def edited(path, to, layer, **changes):
     for what, f in changes.items():
         t = inits[where[what]]
         v = onnx.numpy_helper.to_array(t)
-        new = f(v.astype(np.float64)) if v.dtype.kind == 'f' or what == 'weight' else np.rint(f(v*unit.astype(np.float64))/unit)
-        new = new.reshape(v.shape)
+        floats = v.dtype.kind == 'f'
+        whole_bias = what == 'bias' and not floats
+        new = np.rint(f(v*unit.astype(np.float64))/unit) if whole_bias else f(v.astype(np.float64))
+        new = new.reshape(v.shape).astype(v.dtype if floats else int)
         assert (new != v).any(), 'nothing changed'
-        t.CopyFrom(onnx.helper.make_tensor(t.name, t.data_type, v.shape, (new if v.dtype.kind == 'f' else new.astype(int)).flatten().tolist()))
+        t.CopyFrom(onnx.helper.make_tensor(t.name, t.data_type, v.shape, new.flatten().tolist()))
     to.write_bytes(seal(model, read_onnx(path)))
     return to
 
@@ -197,12 +203,14 @@ def one_level(v):
     v = v.copy(); v.flat[0] += 1 if v.flat[0] < v.max() else -1
     return v
 
-LAYERS = {'layer1.0.conv1': 'layer1.0.conv2', 'layer2.1.conv2': 'layer2.2.conv1', 'layer3.2.conv1': 'layer3.2.conv2', 'conv1': 'layer1.0.conv1'}
+# a layer → the one that reads it
+LAYERS = {'conv1': 'layer1.0.conv1', 'layer1.0.conv1': 'layer1.0.conv2', 'layer2.1.conv2': 'layer2.2.conv1',
+          'layer3.2.conv1': 'layer3.2.conv2'}
 
 @pytest.mark.parametrize('form', FORMS)
 def test_a_wrong_file_is_caught(form, qat, files, tmp_path):
-    "One weight by one level, one bias by a hundredth of a step, one step by a thousandth, in one layer of twenty: refused."
-    x, bad = photos(48), tmp_path/'bad.onnx'
+    "One weight by one level, the biases by a hundredth of a step, the step by a thousandth, in one layer: refused."
+    x, bad = photos(32), tmp_path/'bad.onnx'
     check_parity(qat, files[form], 4, x)
     for layer, reader in LAYERS.items():
         step = at_step(qat, reader)
@@ -210,28 +218,31 @@ def test_a_wrong_file_is_caught(form, qat, files, tmp_path):
         if form == 'qdq': wrong['bias'] = lambda v: v + np.maximum(coarse(files[form], layer), .01*step)
         for what, f in wrong.items():
             edited(files[form], bad, layer, **{what: f})
-            with pytest.raises(ParityError, match='bad.onnx'): check_parity(qat, bad, 4, x)
             p = check_parity(qat, bad, 4, x, strict=False)
-            assert not p.ok and p.faults[0].startswith(f"{layer if what == 'step' else reader}:"), (layer, what, p.faults)
+            first = layer if what == 'step' else reader
+            assert not p.ok and p.faults[0].startswith(f'{first}:'), (layer, what, p.faults)
+    with pytest.raises(ParityError, match='bad.onnx is not this network at 4 bits'): check_parity(qat, bad, 4, x)
 
 def at_step(net, layer): return net.get_submodule(layer).act_quant.grid(4)[0].item()
 
 def coarse(path, layer):
     "One unit of the whole biases of a layer, the least by which they can be wrong."
     model = onnx.load(path)
-    return {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}[parts(model, layer)['unit']].astype(np.float64)
+    unit = next(i for i in model.graph.initializer if i.name == parts(model, layer)['unit'])
+    return onnx.numpy_helper.to_array(unit).astype(np.float64)
 
 @pytest.mark.parametrize('form', FORMS)
 def test_a_wrong_last_layer_is_caught(form, qat, files, tmp_path):
     "No quantizer follows it: logits that are off by a few thousandths are enough."
-    x, bad = photos(48), tmp_path/'bad.onnx'
-    for what, f in dict(weight=one_level, step=lambda v: v*1.001, bias=lambda v: v + .02*(np.arange(v.size) == 3)).items():
+    x, bad = photos(32), tmp_path/'bad.onnx'
+    wrong = dict(weight=one_level, step=lambda v: v*1.001, bias=lambda v: v + .02*(np.arange(v.size) == 3))
+    for what, f in wrong.items():
         edited(files[form], bad, 'fc', **{what: f})
         with pytest.raises(ParityError, match='fc|logits'): check_parity(qat, bad, 4, x)
 
 def test_another_epsilon_is_caught(qat, tmp_path):
     "What no fingerprint of weights sees: the norms of the file were folded with another constant."
-    x, twin = photos(48), copy.deepcopy(qat)
+    x, twin = photos(32), copy.deepcopy(qat)
     for m in twin.modules():
         if isinstance(m, nn.BatchNorm2d): m.eps *= 3
     path = export_onnx(twin, tmp_path/'twin.onnx', 4, x)
@@ -249,7 +260,7 @@ def test_integer_kernels(form, files):
 def test_what_a_file_says(qat, files):
     for form, path in files.items():
         about = read_onnx(path)
-        assert about['bits'] == 4 and about['form'] == form and about['shape'] == [3, 32, 32] and about['arch'] == 'resnet20'
+        assert (about['bits'], about['form'], about['arch'], about['shape']) == (4, form, 'resnet20', [3, 32, 32])
         assert about['classes'] == 'airplane automobile bird cat deer dog frog horse ship truck'.split()
         assert {k: about['versions'][k] for k in ('triqdef', 'torch', 'onnx')} == {
             k: versions('cpu')[k] for k in ('triqdef', 'torch')} | dict(onnx=onnx.__version__)
@@ -302,7 +313,8 @@ def test_state_of_the_integer_network(weight, tmp_path):
         other.load_state_dict(load_file(tmp_path/'one.safetensors'))
         assert torch.equal(one(x), other(x))
     assert {v.dtype for k, v in other.state_dict().items() if k.endswith('weight')} == {torch.int8}
-    with pytest.raises(ValueError, match='another bit-width'): other.load_state_dict(load_file(tmp_path/'wide.safetensors'))
+    state = load_file(tmp_path/'wide.safetensors')
+    with pytest.raises(ValueError, match='another bit-width'): other.load_state_dict(state)
 
 
 # what users get wrong
@@ -325,7 +337,7 @@ def test_damaged_anywhere(net, good, tmp_path):
         path.write_bytes(damaged)
         try: out = check_parity(net, path, 4, x).theirs
         except ValueError as e: assert len(str(e)) < 2000; continue
-        torch.testing.assert_close(out, want, rtol=1e-3, atol=1e-3, msg=f'bit {bit} of byte {n} changes the network and nobody says so')
+        assert torch.allclose(out, want, 1e-3, 1e-3), f'bit {bit} of byte {n} changes the network and nobody says so'
 
 def test_other_files(net, good, tmp_path):
     "A file of something else, of another network, of another bit-width."
@@ -333,7 +345,8 @@ def test_other_files(net, good, tmp_path):
     twin = calibrate(to_multibit(toy_net(seed=5), (32, 8, 4)).eval(), [toy_images(32, seed=3)])
     with pytest.raises(ValueError, match='another network'): check_parity(twin, good, 4, x)
     with pytest.raises(ValueError, match='at 4 bits, not at 8'): check_parity(net, good, 8, x)
-    with pytest.raises(ValueError, match='one of'): check_parity(calibrate(to_multibit(toy_net(), (32, 8)), [x]), good, None, x)
+    wide = calibrate(to_multibit(toy_net(), (32, 8)), [x])
+    with pytest.raises(ValueError, match='one of'): check_parity(wide, good, None, x)
     model = onnx.load(good)
     while model.metadata_props: model.metadata_props.pop()
     onnx.save(model, other)
@@ -343,23 +356,36 @@ def test_other_files(net, good, tmp_path):
         with pytest.raises(ValueError, match='other.onnx'): read_onnx(other)
     with pytest.raises((ValueError, FileNotFoundError)): read_onnx(tmp_path)
 
-@pytest.mark.parametrize('key, value', [('bits', '"four"'), ('bits', '99'), ('layers', '3'), ('layers', '[{}]'), ('shape', '"x"'),
-                                        ('format', '"triqdef-onnx-9"'), ('form', '"other"'), ('pixels', '{'), ('network_sha256', 'null')])
-def test_a_description_that_lies(key, value, net, good, tmp_path):
+LIES = dict(bits='four', layers=3, shape='x', format='triqdef-onnx-9', form='other', pixels=None, cpu=4)
+
+@pytest.mark.parametrize('key', LIES)
+def test_a_description_that_was_changed(key, net, good, tmp_path):
     model, path = onnx.load(good), tmp_path/'lie.onnx'
     for p in model.metadata_props:
-        if p.key == 'triqdef': p.value = json.dumps(json.loads(p.value) | {key: value})
+        if p.key == 'triqdef': p.value = json.dumps(json.loads(p.value) | {key: LIES[key]})
     onnx.save(model, path)
-    with pytest.raises(ValueError): check_parity(net, path, None, toy_images(4)[0])
+    with pytest.raises(ValueError, match='lie.onnx'): check_parity(net, path, None, toy_images(4)[0])
+
+def test_a_file_cannot_excuse_itself(qat, files, tmp_path):
+    "A sealed file that claims that its biases may be off by steps is judged as any other."
+    x, bad = photos(32), tmp_path/'bad.onnx'
+    edited(files['fused'], bad, 'layer1.0.conv1', step=lambda v: v*1.02)
+    about = read_onnx(bad)
+    bad.write_bytes(seal(onnx.load(bad), about | dict(layers=[dict(l, slack=9.) for l in about['layers']])))
+    assert read_onnx(bad)['layers'][0]['slack'] == 9
+    with pytest.raises(ParityError, match='layer1.0.conv1'): check_parity(qat, bad, 4, x)
 
 def test_wrong_images(net, good, tmp_path):
     file = OnnxNet(good)
     x = toy_images(4)[0]
-    for bad, kind, say in ((x[..., :-1], ValueError, 'takes images of shape'), (x[:, :1], ValueError, 'takes images of shape'), (x[0], ValueError, 'B,C,H,W'),
-                           (x.clone().fill_(torch.nan), ValueError, 'NaN'), ((x*255).byte(), TypeError, 'floating point'), (x[:0], ValueError, 'empty')):
+    size = 'takes images of shape'
+    for bad, kind, say in ((x[..., :-1], ValueError, size), (x[:, :1], ValueError, size), (x[0], ValueError, 'B,C,H,W'),
+                           (x*torch.nan, ValueError, 'NaN'), (x[:0], ValueError, 'empty'),
+                           ((x*255).byte(), TypeError, 'floating point')):
         for f in (file, lambda v: check_parity(net, good, 4, v)):
             with pytest.raises(kind, match=say): f(bad)
-        with pytest.raises((ValueError, TypeError)): export_onnx(net, tmp_path/'no.onnx', 4, bad) if say != 'takes images of shape' else file(bad)
+        if say == size: continue
+        with pytest.raises(kind, match=say): export_onnx(net, tmp_path/'no.onnx', 4, bad)
     assert not any(tmp_path.iterdir())
 
 def test_networks_that_have_no_such_form(net, tmp_path):
@@ -367,9 +393,10 @@ def test_networks_that_have_no_such_form(net, tmp_path):
     with pytest.raises(ValueError, match='one of .32, 8, 4.*got 5'): export_onnx(net, path, 5, x)
     with pytest.raises(TypeError, match='int'): export_onnx(net, path, '4', x)
     with pytest.raises(ValueError, match='multi-bit'): export_onnx(toy_net(), path, 4, x)
-    with pytest.raises(ValueError, match='conv1 has seen no activations at 4 bits'): export_onnx(to_multibit(toy_net(), (32, 4)), path, 4, x)
-    with pytest.raises(ValueError, match='16 bits'): export_onnx(calibrate(to_multibit(toy_net(), (32, 16)), [x]), path, 16, x)
-    with pytest.raises(ValueError, match="'int', 'onnx'|form must be one of"): export_onnx(net, path, 4, x, form='onnx')
+    fresh, wide = to_multibit(toy_net(), (32, 4)), calibrate(to_multibit(toy_net(), (32, 16)), [x])
+    with pytest.raises(ValueError, match='conv1 has seen no activations at 4 bits'): export_onnx(fresh, path, 4, x)
+    with pytest.raises(ValueError, match='16 bits'): export_onnx(wide, path, 16, x)
+    with pytest.raises(ValueError, match='form must be one of'): export_onnx(net, path, 4, x, form='onnx')
     with pytest.raises(ValueError, match='pixels must be one of'): export_onnx(net, path, 4, x, pixels='jpeg')
     assert not any(tmp_path.iterdir())
 
@@ -404,7 +431,8 @@ def test_places_that_cannot_be_written(net, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('mine')
     for path in (tmp_path, tmp_path/'absent'/'net.onnx', tmp_path/'file'/'net.onnx'):
         with pytest.raises(ValueError, match=str(path)): export_onnx(net, path, 4, x)
-    monkeypatch.setattr(deploy.tempfile, 'TemporaryFile', lambda **kw: (_ for _ in ()).throw(PermissionError(13, 'Permission denied')))
+    def refused(**kwargs): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(deploy.tempfile, 'TemporaryFile', refused)
     with pytest.raises(ValueError, match='Permission denied'): export_onnx(net, tmp_path/'net.onnx', 4, x)
     assert [p.name for p in tmp_path.iterdir()] == ['file'] and (tmp_path/'file').read_text() == 'mine'
 
@@ -420,7 +448,8 @@ def test_a_failure_while_writing(error, net, good, tmp_path, monkeypatch):
     with pytest.raises(type(error)): export_onnx(net, path, 8, toy_images(2)[0])
     assert [p.name for p in tmp_path.iterdir()] == ['net.onnx'] and path.read_bytes() == good.read_bytes()
 
-@pytest.mark.parametrize('missing, call', [('onnx', 'export'), ('onnxscript', 'export'), ('onnx', 'open'), ('onnxruntime', 'open')])
+@pytest.mark.parametrize('missing, call', [('onnx', 'export'), ('onnxscript', 'export'), ('onnx', 'open'),
+                                           ('onnxruntime', 'open')])
 def test_a_package_that_is_missing(missing, call, net, good, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ModuleNotFoundError, match=rf"{missing}: pip install 'triqdef\[onnx\]'"):

@@ -202,7 +202,7 @@ def _begin(self:OnnxGraph, n, weight, levels):
     add = self.only(dq.output[0])
     return _Chain(n, weight, levels, self.value(dq.input[1]), self.value(add.input[1]).reshape(-1)), add.output[0]
 
-# %% ../../nbs/74_deploy.graph.ipynb #e95a8363
+# %% ../../nbs/74_deploy.graph.ipynb #1fffb8b7
 @patch
 def _ends(self:OnnxGraph, u):
     "What a ReLU or a Clip cuts off; None for another node."
@@ -224,25 +224,26 @@ def chain(self:OnnxGraph,
         if u.op_type == 'QuantizeLinear':
             clip = self.only(u.output[0])
             c.into = clip.output[0] if clip is not None and clip.op_type == 'Clip' else u.output[0]
-            c.units = self.units(c, safe)
+            c.units = self.units(c, safe, float(self.value(u.input[1])))
             return c if c.units is not None and self._slack(c, u) <= most_slack else None
         ends = self._ends(u)
         if ends is None: return None
         c.lo, c.hi, v = max(c.lo, ends[0]), min(c.hi, ends[1]), u.output[0]
     return None
 
-# %% ../../nbs/74_deploy.graph.ipynb #68a65384
+# %% ../../nbs/74_deploy.graph.ipynb #f183d8ab
 most_slack = .01      # steps: a layer whose bias could be off by more is not fused
 
 @patch
 def _slack(self:OnnxGraph, c, q):
-    "By how many steps of the quantizer `q` the rounded bias of a layer may be off."
-    return float(np.abs(c.units[2]).max()/2/float(self.value(q.input[1])))
+    "By how many steps of the quantizer `q` the rounded bias of a layer is off, at the most."
+    return float(np.abs(c.units[3]*c.units[2] - c.bias).max()/float(self.value(q.input[1])))
 
 @patch
 def units(self:OnnxGraph,
     c:_Chain,    # the layer
     safe:bool,   # for CPUs without VNNI too
+    step:float,  # of the levels behind it
 ):
     "(powers of two that weight and levels have room for, unit of the sum, whole biases); None if they do not fit."
     _, _, lo, hi = self.bounds(c.levels)
@@ -252,6 +253,8 @@ def units(self:OnnxGraph,
     unit = c.scale.astype(np.float64)/2**(up_w + up_x)
     if not unit.all(): return None
     bias = np.rint(c.bias/unit)
+    missed = np.rint(c.bias/step) - np.rint(bias*unit/step)
+    bias += np.sign(missed*unit)
     return (up_w, up_x, unit, bias) if np.abs(bias).max() < 2**30 else None
 
 # %% ../../nbs/74_deploy.graph.ipynb #60e6ba10
