@@ -10,7 +10,7 @@ file: predictions, logits and levels on --n test images, sizes beside the float 
 universal patch before and after export. What torch agrees with itself by, summed in another order, is beside them. Each
 cell is written when it is done: the same command again goes on with those that are missing.
 """
-import argparse, json, math, shlex, sys, tempfile, time
+import argparse, copy, json, math, shlex, sys, tempfile, time
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import nn
 from triqdef.attack.gap import GAP
 from triqdef.core import Normalize, atomic_path, fast_layout, fixed_seed, seed_everything, versions
 from triqdef.data import ImageLoader, ImageTensors, cifar_tensors, sample_dls
-from triqdef.deploy.onnx import export_onnx
+from triqdef.deploy.onnx import export_onnx, OnnxNet
 from triqdef.deploy.parity import check_parity
 from triqdef.files import fingerprint, write_json
 from triqdef.models import cifar_mean, cifar_std
@@ -153,6 +153,16 @@ def command():
     "How the cells were made, without the folders of one machine."
     return shlex.join(['python', 'scripts/measure_export.py', *(Path(a).name if '/' in a else a for a in sys.argv[1:])])
 
+def with_double(net, bits, x):
+    "How often the file, torch in float32 and torch in float64 agree, two by two."
+    with tempfile.TemporaryDirectory() as d:
+        file, wide = OnnxNet(export_onnx(net, Path(d)/'net.onnx', bits, x[:1]), 1), copy.deepcopy(net).double()
+        with at_bits(net, bits), at_bits(wide, bits), torch.no_grad():
+            outs = [torch.cat([f(v.to(t)) for v in x.split(125)]).argmax(1)
+                    for f, t in ((file, x.dtype), (net, x.dtype), (wide, torch.float64))]
+    def same(a, b): return round((a == b).float().mean().item(), 4)
+    return dict(file_float32=same(*outs[:2]), file_float64=same(outs[0], outs[2]), float32_float64=same(*outs[1:]))
+
 def begin(args, t):
     "The file as it stands, with what the cells were made by."
     out = Path(args.out)
@@ -177,12 +187,19 @@ def main():
     p.add_argument('--steps', type=int, default=100, help='steps of the universal patch')
     p.add_argument('--nets', default='runs/deploy', help='folder for the trained networks')
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--double', action='store_true', help='print how the file and torch agree with torch in float64, only')
     p.add_argument('--quick', action='store_true', help='a smoke run: 64 images, networks that were not trained')
     p.add_argument('--out', default='nbs/results/deploy-parity.json')
     args = p.parse_args()
     if args.quick: args.n = 64
     torch.set_num_threads(1)
     t = cifar_tensors()
+    if args.double:
+        for name in args.only or CELLS:
+            net, side = network(name, t, args)
+            x = sized(t['x_test'][:args.n].float()/255, side)
+            for b in CELLS[name]: print(name, b, with_double(net, b, x), flush=True)
+        return
     done, y = begin(args, t), t['y_test'][:args.n].long()
     floor = done.setdefault('torch with itself', {})
     for name in args.only or CELLS:
