@@ -9,7 +9,7 @@ __all__ = ['to_levels', 'int_conv', 'int_linear', 'IntLayer', 'IntConv2d', 'IntL
            'fold_norms', 'single_bit', 'integer_table']
 
 # %% ../../nbs/73_deploy.extract.ipynb #391bf142
-import math
+import math, warnings
 from functools import partial
 from typing import Optional, Sequence
 
@@ -244,6 +244,13 @@ def fold_norms(
     return [n for _, n in pairs]
 
 # %% ../../nbs/73_deploy.extract.ipynb #50382cd8
+def _folded(net):
+    "`fold_norms`, or a warning and nothing where fx cannot follow."
+    try: return fold_norms(net)
+    except ValueError as e:
+        warnings.warn(f"the norms stay as they are: {e}")
+        return []
+
 def single_bit(
     net:nn.Module,    # a multi-bit network, calibrated or trained; it is copied, not changed
     bits:int,         # one of its bit-widths, 2 to 8, or 32 for the float network
@@ -259,7 +266,7 @@ def single_bit(
     if '' in new: out = new['']
     else: _swap(out, new)
     out.bit_state, out.width = None, bits
-    out.folded = fold_norms(out) if fold else []
+    out.folded = _folded(out) if fold else []
     return out.requires_grad_(False).eval()
 
 # %% ../../nbs/73_deploy.extract.ipynb #a1581cff
