@@ -188,8 +188,8 @@ QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8,
 def test_help_teaches(here):
     r = triqdef('--help')
     assert r.returncode == 0 and not r.stderr
-    for word in ('demo', 'train', 'evaluate', 'study', 'exit codes'): assert word in r.stdout
-    for name in ('demo', 'train', 'evaluate', 'study'):
+    for word in ('demo', 'train', 'evaluate', 'export', 'study', 'exit codes'): assert word in r.stdout
+    for name in ('demo', 'train', 'evaluate', 'export', 'study'):
         r = here(name, '--help')
         assert r.returncode == 0 and ('example' in r.stdout or name == 'demo') and 'default' in r.stdout
         for line in r.stdout.splitlines(): assert len(line) <= 80, line
@@ -230,6 +230,27 @@ def test_quick_evaluate(trained, here, tmp_path):
     assert any('PatchAttack' in o for o in j['left_out']) and 'bounded budgets' in r.stdout
     assert [p.name for p in tmp_path.iterdir()] == ['quick']
 
+def test_exported_networks_in_the_audit(trained, here, tmp_path):
+    "A file for each bit-width, attacked in line 12; then one file and the patches of that report."
+    r = here('evaluate', trained, *(a for a in QUICK if a != '--no-audit'), '--quick', '--export', '--out', tmp_path/'report')
+    assert r.returncode == 0, r.stderr[-2000:]
+    line = Report.load(tmp_path/'report').audits['qat'][12]
+    assert line.passed is True and line.values['exported'] and [r['bits'] for r in line.values['rows']] == [32, 2], line
+    assert sorted(p.name for p in (tmp_path/'report-onnx'/'qat').iterdir()) == ['2.onnx', '32.onnx']
+    r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', tmp_path/'report')
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert "form 'integer': the same network" in r.stdout and 'made at 32' in r.stdout and 'made at 2' in r.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['net2.onnx', 'report', 'report-onnx']
+
+def test_a_file_that_is_another_network_does_not_stay(trained, here, tmp_path, monkeypatch):
+    "Parity that fails leaves no file, and leaves one that was there."
+    monkeypatch.setattr('triqdef.deploy.parity.Parity.faults', ['layer: far away'])
+    (tmp_path/'old.onnx').write_text('mine')
+    for name in ('new.onnx', 'old.onnx'):
+        r = here('export', trained, '--bits', 2, '-o', tmp_path/name, '--n', 16, '--patch-size', 4, '--gap-steps', 1, '--quiet')
+        one_line(r, 2, f'{name} is not this network at 2 bits', 'far away')
+    assert files(tmp_path) == ['old.onnx'] and (tmp_path/'old.onnx').read_text() == 'mine'
+
 def test_demo(here, tmp_path):
     "Both networks, both matrices side by side, the warning that it is small; a report and two runs that other commands read."
     r = here('demo', '--quick', '--quiet', '--out', tmp_path/'demo')
@@ -260,6 +281,11 @@ BAD_COMMANDS = {
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
+    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'bits must'), 'export': (['export', 'absent', '--bits', '2'], 'no run.json'),
+    'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
+    'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
+    'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),
+    'export without audit': (['evaluate', 'TRAINED', '--export', '--no-audit'], '--no-audit'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
     'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
     'arm': (['study', 'cifar10', '--arms', 'fgsm'], "'triqdef'"), 'collect': (['study', 'cifar10', '--collect', 'EMPTY/none'], 'EMPTY/none'), 'study folder': (['study', 'cifar10', '--scale', 'toys', '--folder', 'FILE'], 'FILE')}

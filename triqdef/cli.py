@@ -22,7 +22,7 @@ from .attack.gap import GAP
 from .attack.textures import TextureDictionary
 from .core import atomic_path, check_bits, device_of, generator, images_at_once, this_process, versions
 from .data import take
-from .deploy.onnx import export_onnx, OnnxNet
+from .deploy.onnx import check_writable_file, export_onnx, OnnxNet
 from .deploy.parity import check_parity, exported_success, ParityError
 from .deploy.speed import kernels
 from .evaluate.curves import with_setting
@@ -119,6 +119,7 @@ def _run_names(folders):
 
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
+    if args.export and args.no_audit: raise ValueError("--export is for line 12 of the audit: leave --no-audit out")
     if args.model: return _run_published(args)
     if not args.folders: raise ValueError("nothing to evaluate: name run folders, or a published network with --model")
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
@@ -130,10 +131,8 @@ def _run_evaluate(args):
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
     under = _undefended(args, runs)
     if under is not None: under = under.to(dls.device)
-    onnx = check_writable(f'{args.out}-onnx') if args.export else None
-    files = {n: _exported(net, dls, onnx/slug(n)) for n, net in nets.items() if args.export}
     _write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, runs,
-                  audit=not args.no_audit, undefended=under, quick=args.quick, exported=files or None)
+                  audit=not args.no_audit, undefended=under, quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #b3a2338d
 def _settings_of(run):
@@ -143,17 +142,20 @@ def _settings_of(run):
 def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
     bits, notes = bits or min(map(bits_of, nets.values()), key=len), {n: _settings_of(r) for n, r in runs.items()}
+    files = _exported(nets, dls, bits, Path(f'{args.out}-onnx')) if getattr(args, 'export', False) else None
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack, n_align=args.n_align,
-               runs=runs, out=args.out, seed=args.seed, notes=notes, progress=not args.quiet, **kwargs)
+               runs=runs, out=args.out, seed=args.seed, notes=notes, exported=files, progress=not args.quiet, **kwargs)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
 # %% ../nbs/80_cli.ipynb #58c1c72d
-def _exported(net, dls, folder):
-    "Every bit-width of a network that integer kernels have, as files in a folder: bits → `OnnxNet`."
-    folder.mkdir(parents=True, exist_ok=True)
-    x = take(dls.valid, 1)[0]
-    return {b: OnnxNet(export_onnx(net, folder/f'{b}.onnx', b, x)) for b in bits_of(net) if b <= 8 or b == 32}
+def _exported(nets, dls, bits, folder):
+    "The bit-widths that a file can have, as files in folders: network → bits → `OnnxNet`."
+    x, files = take(dls.valid, 1)[0], {}
+    for n, net in nets.items():
+        at = check_writable(folder/slug(n))
+        files[n] = {b: OnnxNet(export_onnx(net, at/f'{b}.onnx', b, x)) for b in bits if b <= 8 or b == 32}
+    return files
 
 # %% ../nbs/80_cli.ipynb #45fa3b38
 def _own_device(name):
@@ -285,15 +287,16 @@ def _fresh_patch(net, dls, args):
     return {f'GAP, made at {args.bits}': gap.fit(net, dls.train, bits=args.bits)}
 
 # %% ../nbs/80_cli.ipynb #0c2afc3d
-def _checked_export(net, xy, patches, args):
-    "Write the file, print what it has in common with the network, and remove it if that is not everything."
-    out = args.out or f'{slug(Path(args.network).name)}-{args.bits}.onnx'
-    out = export_onnx(net, out, args.bits, xy[0][:1], args.form, args.pixels, args.cpu, not args.wide)
-    print(f"{out}: {out.stat().st_size:,} bytes; comparing on {len(xy[0])} images", flush=True)
-    try: parity = check_parity(net, out, args.bits, *xy)
-    except ParityError:
-        out.unlink()
-        raise
+def _verified(net, xy, path, out, args):
+    "Write the file and compare it with the network."
+    export_onnx(net, path, args.bits, xy[0][:1], args.form, args.pixels, args.cpu, not args.wide)
+    print(f"{out}: {path.stat().st_size:,} bytes; comparing on {len(xy[0])} images", flush=True)
+    try: return check_parity(net, path, args.bits, *xy)
+    except ParityError as e: raise ParityError(str(e).replace(str(path), str(out))) from e
+
+def _checked_export(net, xy, patches, out, args):
+    "Write the file, print what it has in common with the network; it gets its name only if that is everything."
+    with atomic_path(out) as tmp: parity = _verified(net, xy, tmp, out, args)
     ran = kernels(out, xy[0][:16]).groupby('kind')[['nodes', 'ms', 'share']].sum().round(3)
     print(f"\n{parity}\n\nkernels of one pass of 16 images\n{ran.to_string()}\n")
     file, rows = OnnxNet(out), {}
@@ -301,17 +304,17 @@ def _checked_export(net, xy, patches, args):
         at = p.apply(xy[0], generator=generator(args.seed))
         rows[k] = exported_success(net, file, args.bits, *xy, at, (parity.logits, parity.theirs))
     print(pd.DataFrame(rows).T.to_string())
-    return out
 
 def _run_export(args):
     "One bit-width of a trained network as an ONNX file."
+    out = check_writable_file(args.out or f'{slug(Path(args.network).name)}-{args.bits}.onnx')
     net, s = _exportable(args.network)
     dls = make_data(replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0, valid_n=0),
                     getattr(net, 'preset', None))
     check_bits((args.bits,), bits_of(net))
     xy = evaluation_images(net, dls.valid, args.n)
     patches = _report_patches(args.report, Path(args.network).name) if args.report else _fresh_patch(net, dls, args)
-    _checked_export(net, xy, patches, args)
+    _checked_export(net, xy, patches, out, args)
 
 # %% ../nbs/80_cli.ipynb #8376110a
 def _add_export(commands):
