@@ -17,11 +17,12 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import fx, nn, Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..core import check_bit
-from ..quant.convert import _swap, at_bits, bit_state_of, keep_bits
+from ..quant.convert import _is_plain, _swap, _unquantized, at_bits, bit_state_of, keep_bits, unwrap
 from ..quant.layers import QConv2d, QLinear
-from ..unfuse import pad_input, same_pads
+from ..unfuse import same_pads, SameConv2d
 
 # %% ../../nbs/73_deploy.extract.ipynb #1ff4d2b5
 def to_levels(
@@ -58,6 +59,7 @@ def int_conv(
     stride:Sequence[int],       # in pixels
     dilation:Sequence[int],     # in pixels
     groups:int,                 # of channels
+    name:str='',                # of the layer, for the file
 )->Tensor:
     "A convolution of levels; float32 (B,N,H',W') comes out."
     lo, hi = levels
@@ -68,7 +70,7 @@ def int_conv(
     return _scaled(conv(weight.to(dtype)), ones, scale, bias, offset, (1, -1, 1, 1))
 
 @int_conv.register_fake
-def _(x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups):
+def _(x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups, name=''):
     return F.conv2d(F.pad(x, pads), weight.to(x.dtype), None, stride, 0, dilation, groups)
 
 # %% ../../nbs/73_deploy.extract.ipynb #856e0f72
@@ -81,6 +83,7 @@ def int_linear(
     bias:Tensor,                # (N,) floats, or int32 in units of the accumulator
     offset:Optional[Tensor],    # (N,), what is added to each weight level, or None
     levels:Sequence[int],       # lowest and highest level of `x`
+    name:str='',                # of the layer, for the file
 )->Tensor:
     "A matrix product of levels; float32 (…,N) comes out."
     lo, hi = levels
@@ -90,7 +93,7 @@ def int_linear(
     return _scaled(q @ weight.to(dtype), ones, scale, bias, offset, (-1,))
 
 @int_linear.register_fake
-def _(x, step, weight, scale, bias, offset, levels): return x @ weight.to(x.dtype)
+def _(x, step, weight, scale, bias, offset, levels, name=''): return x @ weight.to(x.dtype)
 
 # %% ../../nbs/73_deploy.extract.ipynb #f11b46ba
 class IntLayer(nn.Module):
@@ -103,20 +106,22 @@ class IntLayer(nn.Module):
         bias:Tensor,       # per output channel, (N,)
         offset:Tensor=None,# per output channel, (N,), what is added to each weight level; None for nothing
         width:int=8,       # bits of a weight, 2 to 8
+        name:str='',       # of the layer in its network
     ):
         super().__init__()
         if not levels[1] - levels[0] <= 255: raise ValueError(f"levels must span at most 8 bits, got {levels}")
         for k, v in dict(weight=weight, step=step, scale=scale, bias=bias, offset=offset).items():
             self.register_buffer(k, v)
         self.register_buffer('levels', torch.tensor(levels, dtype=torch.int16))
-        self.width, self._levels = width, tuple(levels)
+        self.register_buffer('weight_bits', torch.tensor(width, dtype=torch.int16))
+        self.width, self.name, self._levels = width, name, tuple(levels)
 
     def _load_from_state_dict(self, state, prefix, *args):
+        theirs = state.get(prefix + 'weight_bits')
+        if theirs is not None and theirs != self.width:
+            raise ValueError(f"{prefix}weight has {theirs} bits, not {self.width}: the state of another bit-width")
         super()._load_from_state_dict(state, prefix, *args)
         self._levels = tuple(self.levels.tolist())
-        lo, hi = -2**(self.width - 1), 2**(self.width - 1) - 1
-        if self.weight.min() < lo or self.weight.max() > hi:
-            raise ValueError(f"{prefix}weight has levels outside {lo} … {hi}: the state of another bit-width")
 
     def extra_repr(self):
         lo, hi = self._levels
@@ -139,7 +144,7 @@ class IntConv2d(IntLayer):
         if pads == 'same': pads = same_pads(x.shape[-2:], self.kernel, self.stride, self.dilation)
         if self.mode != 'zeros' and any(pads): x, pads = F.pad(x, pads, self.mode), (0,)*4
         return int_conv(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels),
-                        list(pads), self.stride, self.dilation, self.groups)
+                        list(pads), self.stride, self.dilation, self.groups, self.name)
 
 def _own_pads(conv):
     "(left, right, top, bottom) of a convolution with fixed padding."
@@ -150,7 +155,7 @@ def _own_pads(conv):
 class IntLinear(IntLayer):
     "A product of integers."
     def forward(self, x):
-        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels))
+        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels), self.name)
 
 # %% ../../nbs/73_deploy.extract.ipynb #53645fab
 def weight_levels(
@@ -173,24 +178,31 @@ def weight_levels(
 def _integer_layer(name, m, bits):
     "The integer form of the quantized layer `m`."
     widths = m.weight_quant.widths[bits], m.act_quant.widths[bits]
-    if max(widths) > 8: raise ValueError(f"{name} has {max(widths)} bits: integer kernels have 8 at the most")
-    if not m.act_quant.ready[bits]:
-        raise ValueError(f"{name} has seen no activations at {bits} bits: calibrate or train the network first")
+    if max(widths) > 8: raise ValueError(f"{name or 'the layer'} has {max(widths)} bits: integer kernels have 8 at the most")
     level, sw, offset = weight_levels(m, bits)
     step, low, high = (t.detach().double() for t in m.act_quant.grid(bits))
     levels = tuple(round((t/step).item()) for t in (low, high))
     n = len(level)
     bias = torch.zeros(n, device=sw.device) if m.bias is None else m.bias.detach().float().clone()
     given = dict(step=step.float(), levels=levels, scale=(step*sw).float(), bias=bias,
-                 offset=None if offset is None else offset.float(), width=widths[0])
+                 offset=None if offset is None else offset.float(), width=widths[0], name=name)
     if isinstance(m, QConv2d): return IntConv2d(m, weight=level.contiguous(), **given)
     return IntLinear(weight=level.t().contiguous(), **given)
 
 # %% ../../nbs/73_deploy.extract.ipynb #4e0b9f63
 class _Tracer(fx.Tracer):
-    "Follows a network down to its layers and norms."
+    "Follows a network down to its layers and norms, and shows who reads their tensors besides."
+    proxy_buffer_attributes = True
     def is_leaf_module(self, m, name):
-        return isinstance(m, (IntLayer, nn.modules.batchnorm._BatchNorm)) or super().is_leaf_module(m, name)
+        ours = IntLayer, SameConv2d, nn.modules.batchnorm._BatchNorm
+        return isinstance(m, ours) or super().is_leaf_module(m, name)
+
+def _folds(layer, bn):
+    "Whether both compute just what their kinds compute, in eval mode and with nothing hooked to them."
+    known = type(bn).forward is nn.BatchNorm2d.forward or type(bn).__module__ == 'timm.layers.norm_act'
+    plain = type(layer) is IntConv2d or _is_plain(layer, nn.Conv2d) or _is_plain(layer, SameConv2d)
+    free = not any(m._forward_hooks or m._forward_pre_hooks or is_parametrized(m) for m in (layer, bn))
+    return known and plain and free and bn.track_running_stats
 
 def norm_pairs(
     net:nn.Module,    # a network, plain or of integer layers
@@ -200,13 +212,14 @@ def norm_pairs(
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
         raise ValueError(f"torch.fx cannot follow this network: {e}") from e
     calls, pairs = [n.target for n in nodes if n.op == 'call_module'], []
+    read = {n.target.rpartition('.')[0] for n in nodes if n.op == 'get_attr'}      # their weights serve others too
     for n in nodes:
         if n.op != 'call_module' or not isinstance(net.get_submodule(n.target), nn.BatchNorm2d): continue
         before = n.args[0] if n.args else None
         if not isinstance(before, fx.Node) or before.op != 'call_module' or len(before.users) > 1: continue
-        once = calls.count(n.target) == calls.count(before.target) == 1
-        layer = net.get_submodule(before.target)
-        if once and isinstance(layer, (IntConv2d, nn.Conv2d)): pairs.append((before.target, n.target))
+        once = calls.count(n.target) == calls.count(before.target) == 1 and not {n.target, before.target} & read
+        pair = net.get_submodule(before.target), net.get_submodule(n.target)
+        if once and _folds(*pair): pairs.append((before.target, n.target))
     return pairs
 
 # %% ../../nbs/73_deploy.extract.ipynb #f5a6ba19
@@ -238,7 +251,7 @@ def fold_norms(
 )->list:              # names of the norms that are gone
     "Fold every BatchNorm that alone reads a convolution into it; `ValueError` for a network that fx cannot follow."
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    pairs = [(l, n) for l, n in (norm_pairs(net) if norms else ()) if net.get_submodule(n).track_running_stats]
+    pairs = norm_pairs(net) if norms else []
     for l, n in pairs: _fold(net.get_submodule(l), net.get_submodule(n))
     _swap(net, {n: _after(net.get_submodule(n)) for _, n in pairs})
     return [n for _, n in pairs]
@@ -251,22 +264,32 @@ def _folded(net):
         warnings.warn(f"the norms stay as they are: {e}")
         return []
 
+def _replaced(out, bits):
+    "The integer forms of its quantized layers that have seen activations, by name."
+    layers = {n: m for n, m in out.named_modules() if isinstance(m, (QConv2d, QLinear))}
+    new = {n: _unquantized(m) for n, m in layers.items() if bits not in m.act_quant.widths}     # first_last=32
+    ready = [n for n in layers if n not in new and layers[n].act_quant.ready[bits]]
+    missing = [n for n in layers if n not in new and n not in ready]
+    if missing and not ready:
+        raise ValueError(f"{missing[0]} has seen no activations at {bits} bits: calibrate or train the network first")
+    return new | {n: _integer_layer(n, layers[n], bits) for n in ready}
+
 def single_bit(
     net:nn.Module,    # a multi-bit network, calibrated or trained; it is copied, not changed
     bits:int,         # one of its bit-widths, 2 to 8, or 32 for the float network
     fold=True,        # take BatchNorm into the layers before it
-)->nn.Module:         # in eval mode; `.width` is `bits`, `.folded` names the norms that are gone
+)->nn.Module:         # in eval mode; `.extracted` holds `bits` and the names of the norms that are `folded`
     "The network at one bit-width, of integer layers and what is in float."
-    name = type(net).__name__
+    net, name = unwrap(net), type(net).__name__
     if bit_state_of(net) is None: raise ValueError(f"single_bit needs a multi-bit network: see to_multibit, got {name}")
-    check_bit(bits, bit_state_of(net).allowed)
+    bits = check_bit(bits, bit_state_of(net).allowed)
     out = keep_bits(net, bits).eval()
-    layers = {n: m for n, m in out.named_modules() if isinstance(m, (QConv2d, QLinear))}
-    new = {n: _integer_layer(n or name, m, bits) for n, m in layers.items()}
+    new = _replaced(out, bits) if bits != 32 else {}
     if '' in new: out = new['']
     else: _swap(out, new)
-    out.bit_state, out.width = None, bits
-    out.folded = _folded(out) if fold else []
+    for m in out.modules():
+        if not isinstance(m, (QConv2d, QLinear)) and hasattr(m, 'bit_state'): m.bit_state = None
+    out.extracted = dict(bits=bits, folded=_folded(out) if fold else [])
     return out.requires_grad_(False).eval()
 
 # %% ../../nbs/73_deploy.extract.ipynb #a1581cff

@@ -11,6 +11,7 @@ __all__ = ['most_slack', 'need_modules', 'translations', 'OnnxGraph']
 import math
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count
 
 import numpy as np
 from fastcore.basics import patch
@@ -52,32 +53,40 @@ def _to_floats(op, acc, ones, scale, bias, offset, axis, shape):
         out = op.Mul(op.Add(op.Cast(acc, to=1), sums), per_channel(scale))
     return op.Add(out, per_channel(bias))
 
-def _conv(op, x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups):
+_calls = count()
+
+def _named(out, name):
+    "Note on the node that made `out` which layer it is, and that it is a call of its own: equal calls stay apart."
+    node, ir = out.producer(), need_modules('onnxscript').ir
+    node.attributes['layer'] = ir.AttrString('layer', f'{next(_calls)}/{name}')
+    return out
+
+def _conv(op, x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups, name=''):
     "An integer convolution; one of a single channel per group runs in float on whole numbers, see below."
     left, right, top, bottom = pads
     how = dict(dilations=dilation, group=groups, kernel_shape=list(weight.shape[2:]), pads=[top, left, bottom, right],
                strides=stride)
-    if groups > 1 and weight.shape[1] == 1: return _depthwise(op, x, step, weight, scale, bias, offset, levels, how)
+    if groups > 1 and weight.shape[1] == 1: return _depthwise(op, x, step, weight, scale, bias, offset, levels, how, name)
     (q, zero), zero8 = _quantized(op, x, step, levels, True), _constant(op, 0, np.int8)
-    acc = op.ConvInteger(q, weight, zero, zero8, **how)
+    acc = _named(op.ConvInteger(q, weight, zero, zero8, **how), name)
     def ones(): return op.ConvInteger(q, _constant(op, np.ones(weight.shape), np.int8), zero, zero8, **how)
     return _to_floats(op, acc, ones, scale, bias, offset, 1, [-1, 1, 1])
 
-def _linear(op, x, step, weight, scale, bias, offset, levels):
+def _linear(op, x, step, weight, scale, bias, offset, levels, name=''):
     "An integer matrix product."
     (q, zero), zero8 = _quantized(op, x, step, levels, False), _constant(op, 0, np.int8)
     def times(w): return op.MatMulInteger(q, w, zero, zero8)
     def ones(): return times(_constant(op, np.ones((weight.shape[0], 1)), np.int8))
-    return _to_floats(op, times(weight), ones, scale, bias, offset, -1, [-1])
+    return _to_floats(op, _named(times(weight), name), ones, scale, bias, offset, -1, [-1])
 
 # %% ../../nbs/74_deploy.graph.ipynb #374776be
-def _depthwise(op, x, step, weight, scale, bias, offset, levels, how):
+def _depthwise(op, x, step, weight, scale, bias, offset, levels, how, name):
     "A depthwise convolution in float, of integer levels."
     q, zero = _quantized(op, x, step, levels, levels[0] < 0)
     w = op.DequantizeLinear(weight, scale, axis=0)
     column = _constant(op, [-1, 1, 1, 1], np.int64)
     if offset is not None: w = op.Add(w, op.Reshape(op.Mul(offset, scale), column))
-    return op.Conv(op.Sub(op.Cast(q, to=1), op.Cast(zero, to=1)), w, bias, **how)
+    return _named(op.Conv(op.Sub(op.Cast(q, to=1), op.Cast(zero, to=1)), w, bias, **how), name)
 
 # %% ../../nbs/74_deploy.graph.ipynb #c2893cf0
 def _float_pair(op, x, step, weight, scale, offset, levels, axis):
@@ -86,17 +95,18 @@ def _float_pair(op, x, step, weight, scale, offset, levels, axis):
     q, zero = _quantized(op, x, step, levels, False)
     return op.DequantizeLinear(q, step, zero), op.DequantizeLinear(weight, op.Div(scale, step), axis=axis)
 
-def _conv_qdq(op, x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups):
+def _conv_qdq(op, x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups, name=''):
     "A convolution between dequantizations."
     left, right, top, bottom = pads
     xf, wf = _float_pair(op, x, step, weight, scale, offset, levels, 0)
-    return op.Conv(xf, wf, op.DequantizeLinear(bias, scale, axis=0), dilations=dilation, group=groups,
-                   kernel_shape=list(weight.shape[2:]), pads=[top, left, bottom, right], strides=stride)
+    out = op.Conv(xf, wf, op.DequantizeLinear(bias, scale, axis=0), dilations=dilation, group=groups,
+                  kernel_shape=list(weight.shape[2:]), pads=[top, left, bottom, right], strides=stride)
+    return _named(out, name)
 
-def _linear_qdq(op, x, step, weight, scale, bias, offset, levels):
+def _linear_qdq(op, x, step, weight, scale, bias, offset, levels, name=''):
     "A matrix product between dequantizations."
     xf, wf = _float_pair(op, x, step, weight, scale, offset, levels, 1)
-    return op.Add(op.MatMul(xf, wf), op.DequantizeLinear(bias, scale, axis=0))
+    return op.Add(_named(op.MatMul(xf, wf), name), op.DequantizeLinear(bias, scale, axis=0))
 
 def translations(
     form:str,    # 'integer', 'fused' or 'qdq'
@@ -116,7 +126,19 @@ class OnnxGraph:
     ):
         self.model, self.g, self.helper = model, model.graph, need_modules('onnx').helper
         self.inits, self.bytes = {i.name: i for i in self.g.initializer}, {}
+        self.names = {}      # of the node of a layer → of the layer
+        for n in self.g.node: self.name_layer(n)
         self.note()
+
+    def name_layer(self, n):
+        "Let the name of a node say which layer it is, not an attribute that ONNX does not know."
+        mark = next((a for a in n.attribute if a.name == 'layer'), None)
+        if mark is None: return
+        n.attribute.remove(mark)
+        name = mark.s.decode().partition('/')[2]
+        k = sum(v == name for v in self.names.values())
+        n.name = f'layer/{name}' + f'#{k + 1}'*(k > 0)
+        self.names[n.name] = name
 
     def note(self):
         "Look again at who makes and who reads what."
@@ -161,9 +183,8 @@ def bounds(self:OnnxGraph,
 def layers(self:OnnxGraph):
     "(node, name of its int8 weight, name of its levels) of each integer layer, in the order of the graph."
     for n in self.g.node:
-        if n.op_type not in ('ConvInteger', 'MatMulInteger', 'Conv', 'MatMul'): continue
+        if n.name not in self.names: continue
         weight = self.back(n.input[1], 'DequantizeLinear', 'Add', 'Mul')
-        if not weight.endswith('.weight') or self.inits[weight].data_type != 3: continue
         yield n, weight, self.back(n.input[0], 'DequantizeLinear', 'Sub', 'Cast', 'Mul')
 
 # %% ../../nbs/74_deploy.graph.ipynb #7814b2fc
@@ -321,7 +342,7 @@ def _fused(self:OnnxGraph, c, own, step, x, lo):
     nodes += [dq(x, const(step/2**up_x, 'f4', 'fx'), 'dx', [const(-lo*2**up_x, 'u1')]),
               dq(w, const(unit*2**up_x/step, 'f4', 'fw'), 'dw', axis=0),
               dq(const(bias, 'i4', 'bias32'), const(unit, 'f4', 'fb'), 'db', axis=0),
-              make('Conv', [f'{own}dx', f'{own}dw', f'{own}db'], [f'{own}out'], f'{own}conv')]
+              make('Conv', [f'{own}dx', f'{own}dw', f'{own}db'], [f'{own}out'], c.node.name)]
     nodes[-1].attribute.extend(c.node.attribute)
     return nodes
 
@@ -352,13 +373,13 @@ def prune(self:OnnxGraph):
 @patch
 def fuse(self:OnnxGraph,
     safe:bool=True,    # for CPUs without VNNI too
-)->dict:               # name of a weight → slack of its layer's activations
+)->dict:               # name of a tensor of levels → by how many steps a rounded bias may have moved it
     "Fuse what can be fused."
     found = list(self.layers())
-    names, reader = [weight for _, weight, _ in found], {levels: weight for _, weight, levels in found}
+    names = [weight for _, weight, _ in found]
     chains = [c for f in found if names.count(f[1]) == 1 and (c := self.chain(*f, safe)) is not None]
     for c in chains: self.as_uint8(c.into, c.lo, c.hi)
-    slack = {reader[c.into]: self._fuse(c) for c in chains}
+    slack = {self.bytes[c.into][0]: self._fuse(c) for c in chains}
     self.prune()
     return slack
 
@@ -447,9 +468,9 @@ def _store(self:OnnxGraph, n, weight, unsigned, small, done):
         done[weight] = t, _ = _stored(weight, self.value(weight), unsigned, small)
         self.inits[weight].CopyFrom(t)
     t, at = done[weight]
-    if n.op_type.endswith('Integer'): n.input[3] = self.constant(at, np.uint8 if unsigned else np.int8)
-    elif unsigned:
-        dq = self.made[n.input[1]]      # 8 bits: no power of two comes between
+    dq = self.made.get(n.input[1])
+    if n.op_type.endswith('Integer'): n.input[3] = self.constant(at, np.uint8 if t.data_type in (2, 21) else np.int8)
+    elif at and len(dq.input) < 3:      # 8 bits: no power of two comes between
         zero = np.full(self.value(dq.input[1]).shape, at, np.uint8)
         dq.input.append(self.constant(zero, np.uint8, f'{weight}.zero'))
     return _containers[t.data_type]
@@ -458,18 +479,20 @@ def _store(self:OnnxGraph, n, weight, unsigned, small, done):
 @patch
 def pack(self:OnnxGraph,
     small=True,    # 4 bits where the levels fit
-    slack=None,    # name of a weight → slack, from `fuse`
+    slack=None,    # name of a tensor of levels → its slack in steps, from `fuse`
     safe=True,     # for CPUs without VNNI too
 )->list:           # a dict per layer, in the order of the graph
     "Store the levels of all weights in their containers."
-    found = [(*f, self.saturates(*f)) for f in self.layers()]
-    for n, _, levels, over in found:
-        if safe and over and n.op_type == 'ConvInteger': self._unsign(n, levels)
-    found, over, told, done = list(self.layers()), {w: o for _, w, _, o in found}, [], {}
+    over, told, done = {n.output[0] for n, *f in self.layers() if self.saturates(n, *f)}, [], {}
+    for n, _, levels in list(self.layers()):
+        if safe and n.output[0] in over and n.op_type == 'ConvInteger': self._unsign(n, levels)
+    found = list(self.layers())
+    shared = {w for n, w, _ in found if n.output[0] in over}       # equal weights are stored once
     for n, weight, levels in found:
-        unsigned = n.op_type == 'ConvInteger' or safe and over[weight]
-        told.append(dict(name=weight.removesuffix('.weight').removeprefix('net.'), op=n.op_type, levels=levels,
-                         zero=self.bounds(levels)[1], kernel=self._kernel(n), slack=(slack or {}).get(weight, 0.),
+        unsigned = n.op_type == 'ConvInteger' or safe and weight in shared
+        told.append(dict(name=self.names[n.name], op=n.op_type, levels=levels, zero=self.bounds(levels)[1],
+                         kernel=self._kernel(n), slack=(slack or {}).get(levels, 0.),
+                         saturates=not safe and n.output[0] in over,
                          container=self._store(n, weight, unsigned, small, done)))
     for weight in done:
         for n in [n for n in self.g.node if weight in n.input and n.op_type == 'DequantizeLinear']: self._unfold(n)

@@ -9,8 +9,8 @@ __all__ = ['round_bias', 'seal', 'class_names', 'network_key', 'export_onnx', 'c
            'saturates_here', 'OnnxNet']
 
 # %% ../../nbs/75_deploy.onnx.ipynb #c04b7f68
-import json, tempfile
-from contextlib import redirect_stdout
+import json, logging, tempfile
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from hashlib import sha256
 from io import StringIO
@@ -53,11 +53,23 @@ def round_bias(
 # %% ../../nbs/75_deploy.onnx.ipynb #0eea82d4
 _silent = dict(dynamo=True, verbose=False, opset_version=21, input_names=['pixels'], output_names=['logits'])
 
+@contextmanager
+def _quiet():
+    "No graphs printed, no warnings of torch's own logged: what an exporter says of a network that it cannot follow."
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), torch.no_grad(): yield
+    finally: logging.disable(before)
+
 def _traced(one, example, form):
     "The ONNX model of an integer network, as the exporter leaves it; a `ValueError` names what has no words there."
     need_modules('onnx', 'onnxscript')
     how = dict(custom_translation_table=translations(form), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **_silent)
-    with redirect_stdout(StringIO()), torch.no_grad():      # the exporter prints the graphs that it fails on
+    with _quiet():
+        try: one(example)
+        except RuntimeError as e:
+            raise ValueError(f"the network does not run on images of shape {tuple(example.shape)}: {e}") from e
         try: return torch.onnx.export(one, (example,), **how).model_proto
         except torch.onnx.OnnxExporterError as e: raise ValueError(_named(e)) from e
 
@@ -73,7 +85,10 @@ def _bare(model):
     for v in (*g.node, *g.initializer, *g.input, *g.output): v.ClearField('metadata_props'); v.ClearField('doc_string')
     for f in ('value_info', 'metadata_props', 'doc_string', 'quantization_annotation'): g.ClearField(f)
     model.ClearField('metadata_props')
-    g.name = 'triqdef'
+    g.name, free = 'triqdef', g.input[0].type.tensor_type.shape.dim[0].dim_param
+    for v in (*g.input, *g.output):
+        for d in v.type.tensor_type.shape.dim:
+            if free and d.dim_param == free: d.dim_param = 'batch'
     return model
 
 def seal(
@@ -100,12 +115,20 @@ def class_names(
     meta = (getattr(net, 'description', None) or {}).get('meta') or {}
     return meta.get('vocab') or (meta.get('preset') or {}).get('categories')
 
+def _checked(classes, model):
+    "Class names as strings, as many as there are logits, or None."
+    if classes is None or not len(classes): return None
+    n = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1]
+    if n and len(classes) != n: raise ValueError(f"classes must be the names of {n} classes, got {len(classes)}")
+    return list(map(str, classes))
+
 def network_key(
     net:nn.Module,    # a multi-bit network
     bits:int,         # one of its bit-widths
 )->str:
-    "What identifies the network at this bit-width: a fingerprint of its weights, steps and norms."
-    return fingerprint(dict(keep_bits(unwrap(net), bits).cpu().state_dict()))
+    "What identifies the network at this bit-width: a fingerprint of its weights, steps and norms, by their names."
+    state = keep_bits(unwrap(net), bits).cpu().state_dict()
+    return fingerprint({k: v for k, v in state.items() if not k.endswith('num_batches_tracked')})
 
 def _told(net, bits, how, classes, layers, example):
     "The metadata of a file."
@@ -126,20 +149,21 @@ def export_onnx(
     pixels:str='float',       # what the file takes: 'float' pixels in [0,1], or 'uint8' from 0 to 255
     cpu:str='any',            # 'any', or 'vnni' for faster kernels that are wrong on x86 CPUs without VNNI
     small:bool=True,          # levels that fit in 4 bits in 4-bit containers; False: 8 bits for all
-    classes=None,             # class names, or None for those of the checkpoint
+    classes=None,             # class names, one per logit, or None for those of the checkpoint
 )->Path:
-    "Write one bit-width with integer weights, whole or not at all."
+    "Write one bit-width with integer weights, from `pixels` (B,C,H,W) to `logits`, whole or not at all."
     check_choice(form, ('integer', 'fused', 'qdq'), 'form'); check_choice(pixels, ('float', 'uint8'), 'pixels')
     check_choice(cpu, ('any', 'vnni'), 'cpu')
     path, net = check_writable_file(path), unwrap(net)
-    example = check_images(example)[:1].repeat(2, 1, 1, 1).cpu().contiguous()
+    example = check_images(example)[:1].repeat(2, 1, 1, 1).cpu().float().contiguous()
     one = single_bit(net, bits).cpu()
+    bits = one.extracted['bits']
     if form == 'qdq': round_bias(one)
     if pixels == 'uint8': one, example = _Pixels(one).eval(), (example*255).round().to(torch.uint8)
-    model = _bare(_traced(one, example, form))
-    graph = OnnxGraph(model)
+    graph = OnnxGraph(_traced(one, example, form))
+    model = _bare(graph.model)
     layers = graph.pack(small, graph.fuse(cpu == 'any') if form == 'fused' else None, cpu == 'any')
-    classes = list(map(str, classes or class_names(net) or ())) or None
+    classes = _checked(class_names(net) if classes is None else classes, model)
     whole = seal(model, _told(net, bits, (form, pixels, cpu), classes, layers, example))
     need_modules('onnx').checker.check_model(model, full_check=True)
     with atomic_path(path) as tmp: Path(tmp).write_bytes(whole)
@@ -213,7 +237,7 @@ class OnnxNet:
     ):
         self.path, self.about = Path(path), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
-        if self.about['cpu'] == 'vnni' and saturates_here():
+        if any(l['saturates'] for l in self.about['layers']) and saturates_here():
             raise ValueError(f"{path} was exported with cpu='vnni', and this CPU has none: export it with cpu='any'")
         self.session = ort_session(self.path, threads)
 
@@ -223,7 +247,7 @@ class OnnxNet:
         if list(x.shape[1:]) != want:
             raise ValueError(f"{self.path} takes images of shape {want}, got {list(x.shape[1:])}")
         x = x.detach().cpu()
-        return ((x*255).round().to(torch.uint8) if self.about['pixels'] == 'uint8' else x.float()).numpy()
+        return ((x*255).round().clamp(0, 255).to(torch.uint8) if self.about['pixels'] == 'uint8' else x.float()).numpy()
 
     def __call__(self, x): return torch.from_numpy(self.session.run(['logits'], {'pixels': self.inputs(x)})[0])
     def __repr__(self): return f"OnnxNet({self.path}, {self.bits} bits, {self.form})"

@@ -123,10 +123,12 @@ def bits_of(
 
 # %% ../../nbs/14_quant.convert.ipynb #f5bd3167
 def unwrap(
-    net:nn.Module,    # a network, wrapped for several processes or not
+    net:nn.Module,    # a network, wrapped for several devices, compiled, or as it is
 )->nn.Module:
-    "The network inside `DistributedDataParallel`, or `net` as it is."
-    return unwrap(net.module) if isinstance(net, nn.parallel.DistributedDataParallel) else net
+    "The network inside `DistributedDataParallel`, `DataParallel` or `torch.compile`."
+    wrapped = isinstance(net, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    inner = net.module if wrapped else getattr(net, '_orig_mod', None)
+    return net if inner is None else unwrap(inner)
 
 # %% ../../nbs/14_quant.convert.ipynb #1ee5ac34
 @contextmanager
