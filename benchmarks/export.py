@@ -66,13 +66,13 @@ def export(args, name):
     torch.save(net.state_dict(), args.folder/f'{name}.pt')
     torch.save(dict(calibration=calibration, compared=compared), args.folder/f'{name}-images.pt')
     out = dict(bytes={}, parity={})
-    for tag, bits, form in [('32', 32, 'integer'), *((f, 8, f) for f in FORMS), ('4', 4, 'integer')]:
+    for tag, bits, form in [('32', 32, 'integer'), *((f, 8, f) for f in FORMS), ('4', 4, 'integer'), ('4 fused', 4, 'fused')]:
         file = export_onnx(q, args.folder/f'{name}-{tag}.onnx', bits, compared, form=form.split()[0], cpu='vnni' if 'vnni' in form else 'any')
         out['bytes'][tag] = file.stat().st_size
         p = check_parity(q, file, bits, compared, y, strict=False)
         keys = ['images', 'top-1 agreement', 'largest logit difference', 'activations', 'other level', 'farthest of these, steps']
         keys += ['accuracy, torch', 'accuracy, file'] if y is not None else []
-        out['parity'][tag] = dict(ok=p.ok, **{'largest logit': p.logits.abs().max().item()}, **{k: p.numbers()[k] for k in keys})
+        out['parity'][tag] = dict(ok=p.ok, faults=p.faults, **{'largest logit': p.logits.abs().max().item()}, **{k: p.numbers()[k] for k in keys})
     return out
 
 def images(args, name, n):
@@ -81,7 +81,7 @@ def images(args, name, n):
 
 def files(args, name):
     "What is timed: name → file."
-    out = {'FP32': '32', **{f: f for f in FORMS}, **{f'brevitas {h}': f'brevitas-{h}' for h in ('graph', 'layers')}}
+    out = {'FP32': '32', **{f: f for f in FORMS}, 'integer, 4 bits': '4', 'fused, 4 bits': '4 fused', **{f'brevitas {h}': f'brevitas-{h}' for h in ('graph', 'layers')}}
     paths = {k: args.folder/f'{name}-{v}.onnx' for k, v in out.items()}
     return {k: p for k, p in paths.items() if p.is_file() and (not k.startswith('brevitas') or args.peers)}
 
@@ -134,7 +134,7 @@ def measured(args, done, name):
     out, setups = done(f'{name}: files', export, args, name), [(b, t) for b in args.batch for t in args.cores]
     how = dict(repeats=args.repeats, warmup=args.warmup, sample=args.sample, rest=args.rest)
     rounds = f"rounds {'/'.join(map(str, how.values()))}"
-    out['sizes'] = {k: max(out['bytes'][f] for f in fs)/out['bytes']['32'] for k, fs in {'8 bits': FORMS, '4 bits': ['4']}.items()}
+    out['sizes'] = {k: max(out['bytes'][f] for f in fs)/out['bytes']['32'] for k, fs in {'8 bits': FORMS, '4 bits': ['4', '4 fused']}.items()}
     has_peers = args.peers and name in args.peer_nets
     if has_peers:
         out['brevitas'] = done(f'{name}: brevitas', peer, args, 'brevitas', args.folder, name)

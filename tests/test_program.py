@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from triqdef.evaluate.report import Report
 from triqdef.train.run import TrainSettings, load_run, train
 
 SCRIPT = Path(sys.executable).parent/'triqdef'
@@ -240,6 +241,14 @@ def test_exported_networks_in_the_audit(trained, here, tmp_path):
     r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', tmp_path/'report')
     assert r.returncode == 0, r.stderr[-2000:]
     assert "form 'integer': the same network" in r.stdout and 'made at 32' in r.stdout and 'made at 2' in r.stdout
+    r = here('export', 'cifar10-resnet20-qat', '--bits', 2, '--report', tmp_path/'report', '--of', 'cat', '-o', tmp_path/'no.onnx', '--n', 8)
+    one_line(r, 2, "['qat']", '--of')
+    weights = trained/'network.safetensors'
+    before = weights.read_bytes()
+    one_line(here('export', weights, '--bits', 2, '-o', weights), 2, 'the network itself')
+    assert weights.read_bytes() == before
+    r = here('export', weights, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 16, '--report', tmp_path/'report')
+    assert r.returncode == 0 and 'made at 2 on qat' in r.stdout, r.stderr      # its own data, by its own record
     assert sorted(p.name for p in tmp_path.iterdir()) == ['net2.onnx', 'report', 'report-onnx']
 
 def test_a_file_that_is_another_network_does_not_stay(trained, here, tmp_path, monkeypatch):
@@ -281,7 +290,7 @@ BAD_COMMANDS = {
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
-    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'bits must'), 'export': (['export', 'absent', '--bits', '2'], 'no run.json'),
+    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'bits must'), 'export': (['export', 'absent', '--bits', '2'], 'cifar10-resnet20-qat'), 'export float': (['export', 'cifar10-resnet20-fp', '--bits', '4'], 'float network'),
     'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
     'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
     'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),

@@ -34,7 +34,7 @@ from .evaluate.suite import attack_suite, black_box, white_box
 from .evaluate.transfer import evaluation_images, slug
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .imagenet import imagenet_dls, imagenet_valid
-from .quant.convert import bits_of, quant_summary
+from .quant.convert import bit_state_of, bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, check_writable, load_run, make_data, train
@@ -151,10 +151,11 @@ def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
 # %% ../nbs/80_cli.ipynb #58c1c72d
 def _exported(nets, dls, bits, folder):
     "The bit-widths that a file can have, as files in folders: network → bits → `OnnxNet`."
-    x, files = take(dls.valid, 1)[0], {}
+    x, files = take(dls.valid, 64)[0], {}
     for n, net in nets.items():
         at = check_writable(folder/slug(n))
         files[n] = {b: OnnxNet(export_onnx(net, at/f'{b}.onnx', b, x)) for b in bits if b <= 8 or b == 32}
+        for b, f in files[n].items(): check_parity(net, f, b, x)
     return files
 
 # %% ../nbs/80_cli.ipynb #45fa3b38
@@ -264,21 +265,34 @@ def _add_evaluate(commands):
     _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #8f0ab3db
-def _exportable(name):
+def _recorded(net, name, data):
+    "The settings that a checkpoint remembers of its training; without them the data have to be named."
+    known, names = (net.description.get('meta') or {}).get('settings'), {f.name for f in fields(TrainSettings)}
+    if known: return TrainSettings(**{k: v for k, v in known.items() if k in names})
+    if not data: raise ValueError(f"{name} does not say what its images are: give --data")
+    return TrainSettings()
+
+def _exportable(name, data):
     "A network and the settings that say what its data are: of a run folder, a checkpoint or one that ships."
     if name in pretrained_names(): return pretrained(name), TrainSettings()
-    if Path(name).is_file(): return load_checkpoint(name), TrainSettings()
+    if Path(name).is_file():
+        net = load_checkpoint(name)
+        return net, _recorded(net, name, data)
+    if not Path(name).is_dir():
+        raise ValueError(f"there is no run folder or checkpoint {name}; what ships is {', '.join(_multibit_names())}")
     run = load_run(name)
     return run.net, run.settings
 
-def _report_patches(folder, name):
+def _multibit_names(): return [n for n in pretrained_names() if '-fp' not in n]
+
+def _report_patches(folder, name, of):
     "The universal patches that a saved report has of a network: label → Patch."
     r = Report.load(folder)
-    if len(r.names) > 1 and name not in r.names:
-        raise ValueError(f"the report in {folder} is about {r.names}, none of which is {name!r}")
-    t = r.transfers[name if name in r.names else r.names[0]]
-    if not t.patches: raise ValueError(f"the report in {folder} holds no universal patch, such as GAP makes")
-    return {f'{a}, made at {s}': p for (a, s), p in t.patches.items()}
+    of = of or (r.names[0] if len(r.names) == 1 else name)
+    if of not in r.names: raise ValueError(f"the report in {folder} is about {r.names}: say with --of whose patches")
+    patches, whose = r.transfers[of].patches, '' if of == name else f' on {of}'
+    if not patches: raise ValueError(f"the report in {folder} holds no universal patch, such as GAP makes")
+    return {f'{a}, made at {s}{whose}': p for (a, s), p in patches.items()}
 
 def _fresh_patch(net, dls, args):
     "A GAP patch made now, on training images."
@@ -307,13 +321,17 @@ def _checked_export(net, xy, patches, out, args):
 
 def _run_export(args):
     "One bit-width of a trained network as an ONNX file."
-    out = check_writable_file(args.out or f'{slug(Path(args.network).name)}-{args.bits}.onnx')
-    net, s = _exportable(args.network)
-    dls = make_data(replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0, valid_n=0),
-                    getattr(net, 'preset', None))
+    name = Path(args.network).resolve().name
+    out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
+    if out.exists() and out.samefile(args.network): raise ValueError(f"{out} is the network itself: name another file")
+    net, s = _exportable(args.network, args.data)
+    if bit_state_of(net) is None: raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
     check_bits((args.bits,), bits_of(net))
+    patches = _report_patches(args.report, name, args.of) if args.report else None
+    s = replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0, valid_n=0)
+    dls = make_data(s, getattr(net, 'preset', None))
     xy = evaluation_images(net, dls.valid, args.n)
-    patches = _report_patches(args.report, Path(args.network).name) if args.report else _fresh_patch(net, dls, args)
+    patches = patches or _fresh_patch(net, dls, args)
     _checked_export(net, xy, patches, out, args)
 
 # %% ../nbs/80_cli.ipynb #8376110a
@@ -321,22 +339,23 @@ def _add_export(commands):
     p = commands.add_parser('export', help='write one bit-width as an ONNX file of integers, and prove it', description=
         'Write one bit-width of a trained network as an ONNX file with integer weights, pixels in [0,1] in and logits '
         'out, for ONNX Runtime on a CPU; then compare it with the network on real images, level by level, and attack '
-        'both with the same patches. A file that differs by more than rounding explains is removed. '
+        'both with the same patches. A file that differs by more than rounding explains is not kept. '
         "Needs triqdef[onnx].", epilog='example: triqdef export runs/tri --bits 4 -o net4.onnx --report report')
     p.add_argument('network', metavar='RUN', help='a run folder, a checkpoint, or a network that ships: '
-                   + ', '.join(n for n in pretrained_names() if '-fp' not in n))
+                   + ', '.join(_multibit_names()))
     p.add_argument('-o', '--out', help='the file (default: RUN-BITS.onnx)')
     p.add_argument('--bits', type=int, required=True, metavar='B',
                    help='one of its bit-widths, 2 to 8, or 32 for float')
     p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
-                   help='integer: exact; fused: faster, biases rounded to about a thousandth of a level; qdq: for '
-                   'other tools (default: %(default)s)')
+                   help='integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
+                   'qdq: for other tools, biases rounded to whole units (default: %(default)s)')
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
                    'refused on x86 CPUs without VNNI, where it would be wrong (default: %(default)s)')
     p.add_argument('--wide', action='store_true', help='8 bits a weight in the file, also where 4 would do')
     p.add_argument('--report', help='folder of a report: its patches are tried; without it GAP makes one now')
+    p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: those of RUN's name)")
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the run")
     p.add_argument('--path', default='', help="the folder of 'imagenet'")
     for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', 0, 'side of the patch in pixels; 0: '
@@ -344,7 +363,7 @@ def _add_export(commands):
                               ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'of the places of patches')):
         p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
-    p.set_defaults(run=_run_export)
+    p.set_defaults(run=_run_export, again='no file was written')
 
 # %% ../nbs/80_cli.ipynb #de50b4b4
 small_print = '''A demonstration illustrates and does not prove: few images, one seed, attacks of small budgets.
@@ -474,7 +493,8 @@ def main(
         print(f'triqdef: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ntriqdef: interrupted; the same command goes on where it stopped', file=sys.stderr)
+        again = getattr(args, 'again', 'the same command goes on where it stopped')
+        print(f'\ntriqdef: interrupted; {again}', file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Out of the shared network comes the one that ships: integer weights, one scale and one bias per channel, no BatchNorm, no other bit-widths.
+"""Out of the shared network comes the one that ships: integer weights, one scale and one bias per channel, BatchNorm folded in, no other bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/deploy.extract.html.md"""
 
@@ -155,7 +155,8 @@ def _own_pads(conv):
 class IntLinear(IntLayer):
     "A product of integers."
     def forward(self, x):
-        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels), self.name)
+        return int_linear(x, self.step, self.weight, self.scale, self.bias, self.offset, list(self._levels),
+                          self.name)
 
 # %% ../../nbs/73_deploy.extract.ipynb #53645fab
 def weight_levels(
@@ -178,7 +179,8 @@ def weight_levels(
 def _integer_layer(name, m, bits):
     "The integer form of the quantized layer `m`."
     widths = m.weight_quant.widths[bits], m.act_quant.widths[bits]
-    if max(widths) > 8: raise ValueError(f"{name or 'the layer'} has {max(widths)} bits: integer kernels have 8 at the most")
+    if max(widths) > 8:
+        raise ValueError(f"{name or 'the layer'} has {max(widths)} bits: integer kernels have 8 at the most")
     level, sw, offset = weight_levels(m, bits)
     step, low, high = (t.detach().double() for t in m.act_quant.grid(bits))
     levels = tuple(round((t/step).item()) for t in (low, high))
@@ -274,6 +276,7 @@ def _replaced(out, bits):
         raise ValueError(f"{missing[0]} has seen no activations at {bits} bits: calibrate or train the network first")
     return new | {n: _integer_layer(n, layers[n], bits) for n in ready}
 
+# %% ../../nbs/73_deploy.extract.ipynb #6a005ea6
 def single_bit(
     net:nn.Module,    # a multi-bit network, calibrated or trained; it is copied, not changed
     bits:int,         # one of its bit-widths, 2 to 8, or 32 for the float network

@@ -1,4 +1,4 @@
-"""What a layer of integers is called in a file, in three forms: exact and plain, exact to a thousandth of a level and fast, and the one that most tools write.
+"""What a layer of integers is called in a file, in three forms: plain and exact; fast, with biases rounded by a hundredth of a step at most; and the one that most tools write.
 
 Docs: https://triqdef.github.io/triqdef/deploy.graph.html.md"""
 
@@ -43,6 +43,15 @@ def _quantized(op, x, step, levels, signed):
         q = op.Clip(q, _constant(op, lo + zero, t), _constant(op, hi + zero, t))
     return q, _constant(op, zero, t)
 
+# %% ../../nbs/74_deploy.graph.ipynb #c1c2ce99
+_calls = count()
+
+def _named(out, name):
+    "Note on the node that made `out` which layer it is, and that it is a call of its own: equal calls stay apart."
+    node, ir = out.producer(), need_modules('onnxscript').ir
+    node.attributes['layer'] = ir.AttrString('layer', f'{next(_calls)}/{name}')
+    return out
+
 # %% ../../nbs/74_deploy.graph.ipynb #6e6f2989
 def _to_floats(op, acc, ones, scale, bias, offset, axis, shape):
     "Accumulators to floats, per channel."
@@ -53,20 +62,13 @@ def _to_floats(op, acc, ones, scale, bias, offset, axis, shape):
         out = op.Mul(op.Add(op.Cast(acc, to=1), sums), per_channel(scale))
     return op.Add(out, per_channel(bias))
 
-_calls = count()
-
-def _named(out, name):
-    "Note on the node that made `out` which layer it is, and that it is a call of its own: equal calls stay apart."
-    node, ir = out.producer(), need_modules('onnxscript').ir
-    node.attributes['layer'] = ir.AttrString('layer', f'{next(_calls)}/{name}')
-    return out
-
 def _conv(op, x, step, weight, scale, bias, offset, levels, pads, stride, dilation, groups, name=''):
     "An integer convolution; one of a single channel per group runs in float on whole numbers, see below."
     left, right, top, bottom = pads
     how = dict(dilations=dilation, group=groups, kernel_shape=list(weight.shape[2:]), pads=[top, left, bottom, right],
                strides=stride)
-    if groups > 1 and weight.shape[1] == 1: return _depthwise(op, x, step, weight, scale, bias, offset, levels, how, name)
+    if groups > 1 and weight.shape[1] == 1:
+        return _depthwise(op, x, step, weight, scale, bias, offset, levels, how, name)
     (q, zero), zero8 = _quantized(op, x, step, levels, True), _constant(op, 0, np.int8)
     acc = _named(op.ConvInteger(q, weight, zero, zero8, **how), name)
     def ones(): return op.ConvInteger(q, _constant(op, np.ones(weight.shape), np.int8), zero, zero8, **how)
@@ -130,16 +132,6 @@ class OnnxGraph:
         for n in self.g.node: self.name_layer(n)
         self.note()
 
-    def name_layer(self, n):
-        "Let the name of a node say which layer it is, not an attribute that ONNX does not know."
-        mark = next((a for a in n.attribute if a.name == 'layer'), None)
-        if mark is None: return
-        n.attribute.remove(mark)
-        name = mark.s.decode().partition('/')[2]
-        k = sum(v == name for v in self.names.values())
-        n.name = f'layer/{name}' + f'#{k + 1}'*(k > 0)
-        self.names[n.name] = name
-
     def note(self):
         "Look again at who makes and who reads what."
         self.made = {o: n for n in self.g.node for o in n.output}
@@ -157,14 +149,33 @@ class OnnxGraph:
         "The value of a constant, a reshaped one too."
         return need_modules('onnx').numpy_helper.to_array(self.inits[self.back(name, 'Reshape')])
 
-    def constant(self, v, dtype, name=None):
-        "The name of an initializer with this value, one for equal scalars."
-        v = np.asarray(v, dtype)
-        name = name or f'{v.dtype}.{v}'
-        if name not in self.inits:
-            self.g.initializer.append(need_modules('onnx').numpy_helper.from_array(v, name))
-            self.inits[name] = self.g.initializer[-1]
-        return name
+# %% ../../nbs/74_deploy.graph.ipynb #63c5d767
+@patch
+def name_layer(self:OnnxGraph,
+    n,    # a node
+):
+    "Let the name of a node say which layer it is, not an attribute that ONNX does not know."
+    mark = next((a for a in n.attribute if a.name == 'layer'), None)
+    if mark is None: return
+    n.attribute.remove(mark)
+    name = mark.s.decode().partition('/')[2]
+    k = sum(v == name for v in self.names.values())
+    n.name = f'layer/{name}' + f'#{k + 1}'*(k > 0)
+    self.names[n.name] = name
+
+@patch
+def constant(self:OnnxGraph,
+    v,            # a number or an array
+    dtype,        # of numpy
+    name=None,    # of the initializer, or None for one that equal numbers share
+)->str:
+    "The name of an initializer with this value, one for equal scalars."
+    v = np.asarray(v, dtype)
+    name = name or f'{v.dtype}.{v}'
+    if name not in self.inits:
+        self.g.initializer.append(need_modules('onnx').numpy_helper.from_array(v, name))
+        self.inits[name] = self.g.initializer[-1]
+    return name
 
 # %% ../../nbs/74_deploy.graph.ipynb #d0c3102d
 @patch
