@@ -208,7 +208,7 @@ def to_frame(self:Parity)->pd.DataFrame:
 @patch
 def __repr__(self:Parity):
     def shown(v): return f'{v:,}' if isinstance(v, int) else v if isinstance(v, str) else f'{v:.4g}'
-    lines = [f"{k:39} {shown(v)}" for k, v in self.numbers().items() if self.rows or not k.startswith(_levels)]
+    lines = [f"{k:41} {shown(v)}" for k, v in self.numbers().items() if self.rows or not k.startswith(_levels)]
     def two(z): return ', '.join(f'class {c} at {z[c]:.3f}' for c in z.topk(2)[1].tolist())
     lines += [f"image {i}: torch {two(self.logits[i])}; file {two(self.theirs[i])}" for i in self.differ[:9]]
     how = f', form {self.form!r}' if self.rows else ''
