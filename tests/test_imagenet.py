@@ -80,6 +80,9 @@ def test_train_and_evaluate_a_run(imagenet, tmp_path):
     r = triqdef('evaluate', run, '--n', 8, '--n-attack', 4, '--n-align', 0, '--attacks', 'lavan', '--lavan-steps', 1, '--no-audit',
                 '--quiet', '--out', tmp_path/'report')
     assert r.returncode == 0, r.stderr[-2000:]
+    pytest.importorskip('onnxruntime', reason='triqdef[onnx] is not installed')
+    r = triqdef('export', run, '--bits', 4, '-o', tmp_path/'net4.onnx', '--n', 8, '--patch-size', 50, '--gap-steps', 1, '--quiet')
+    assert r.returncode == 0 and "form 'integer': the same network" in r.stdout, (r.stdout, r.stderr[-2000:])
 
 def test_truncated_picture_is_named(imagenet, cut, tmp_path):
     (tmp_path/'alone').mkdir()
