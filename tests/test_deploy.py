@@ -142,6 +142,30 @@ class Two(nn.Module):
         x = self.first(x).relu()
         return self.fc((self.a(x) + self.b(x)).mean((2, 3)))
 
+def test_depthwise_without_bias(tmp_path):
+    "ONNX has no zeros for it; fused as well as not."
+    x = images(32)
+    with fixed_seed(0):
+        plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Conv2d(4, 4, 1), nn.Flatten(),
+                              nn.Linear(576, 3))
+    net = calibrate(to_multibit(plain.eval(), (32, 4)), [x])
+    for form in FORMS: check_parity(net, export_onnx(net, tmp_path/'net.onnx', 4, x, form), 4, x)
+
+class Named(nn.Module):
+    "A layer that is called twice, and one that has the name which the second call would get."
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 3)
+        self.add_module('conv#2', nn.Conv2d(3, 3, 1))
+
+    def forward(self, x): return self.fc(getattr(self, 'conv#2')(self.conv(self.conv(x))).mean((2, 3)))
+
+def test_names_that_collide(tmp_path):
+    x = images(8)
+    with fixed_seed(0): net = calibrate(to_multibit(Named().eval(), (32, 4)), [x])
+    p = check_parity(net, export_onnx(net, tmp_path/'net.onnx', 4, x), 4, x)
+    assert [r.name for r in p.rows] == ['conv', 'conv', 'conv#2', 'fc']
+
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('same', ['one', 'alike', 'other'])
 def test_layers_that_share(same, form, tmp_path):
@@ -378,22 +402,33 @@ def test_attributes_stay(tmp_path):
     assert one.width == 2. and one.extracted['bits'] == 4
     check_parity(net, export_onnx(net, tmp_path/'net.onnx', 4, x), 4, x)
 
-def test_a_layer_alone(tmp_path):
+def test_a_layer_alone():
     x = images(8)
     net = calibrate(to_multibit(nn.Conv2d(3, 4, 3), (32, 4)).eval(), [x])
     one = single_bit(net, 4)
     assert integer_table(one).width.tolist() == [8]        # the first layer is the last
     copy.deepcopy(one).load_state_dict(one.state_dict())
-    p = check_parity(net, export_onnx(net, tmp_path/'net.onnx', 4, x), 4, x)
-    assert p.ok and len(p.rows) == 1 and p.rows[0].n == x.numel()
+    torch.testing.assert_close(one(x), at(net, 4, x), rtol=1e-4, atol=1e-4)
 
-def test_inside_a_wrapper(net):
+def test_inside_a_wrapper(net, good):
     wrapped = nn.Sequential(net)
     one = single_bit(wrapped, 4)
     with pytest.raises(ValueError, match='multi-bit'): single_bit(one, 8)
     for outer in (nn.DataParallel(net), torch.compile(net)):
-        x = toy_images(4)[0]
-        assert torch.equal(single_bit(outer, 4)(x), single_bit(net, 4)(x)), type(outer)
+        assert type(single_bit(outer, 4)) is type(net) and deploy.network_key(outer, 4) == deploy.network_key(net, 4)
+        assert single_bit(outer, 4).state_dict().keys() == single_bit(net, 4).state_dict().keys()
+        assert check_parity(outer, good, 4, toy_images(4)[0]).ok
+
+def test_what_cannot_be_extracted():
+    "Hooks on quantized layers and norms, which no integer layer has, and other floats than float32."
+    x = images(8)
+    with fixed_seed(0): plain = nn.Sequential(nn.Conv2d(3, 4, 3), random_norm(4), nn.Flatten(), nn.Linear(784, 3)).eval()
+    for at in (0, 1, 3):
+        net = calibrate(to_multibit(plain, (32, 4)).eval(), [x])
+        net[at].register_forward_hook(double)
+        with pytest.raises(ValueError, match=f'{at} carries forward hooks'): single_bit(net, 4)
+    net = calibrate(to_multibit(plain, (32, 4)).eval(), [x])
+    with pytest.raises(ValueError, match='float16.*float()'): single_bit(copy.deepcopy(net).half(), 4)
 
 class Doubled(nn.BatchNorm2d):
     def forward(self, x): return 2*super().forward(x)
@@ -431,12 +466,11 @@ class Auxiliary(nn.Module):
     "A head that is used in training only."
     def __init__(self):
         super().__init__()
-        self.conv, self.aux, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+        self.conv, self.fc, self.aux = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
 
     def forward(self, x):
-        x = self.conv(x)
-        if self.training: x = x + self.aux(x)
-        return self.fc(x.mean((2, 3)))
+        x = self.conv(x).mean((2, 3))
+        return self.fc(x) + self.aux(x) if self.training else self.fc(x)
 
 def test_what_export_allows(net, tmp_path):
     "Float first and last layers, NumPy's integers, half precision, layers that only training reaches."
@@ -445,8 +479,10 @@ def test_what_export_allows(net, tmp_path):
     p = check_parity(ends, export_onnx(ends, tmp_path/'ends.onnx', np.int64(4), images(2, 14).half()), 4, images(8, 14))
     assert len(p.rows) == 1 and OnnxNet(tmp_path/'ends.onnx').session.get_inputs()[0].type == 'tensor(float)'
     aux = calibrate(to_multibit(Auxiliary().eval(), (32, 4)), [x])
-    p = check_parity(aux, export_onnx(aux, tmp_path/'aux.onnx', 4, x), 4, x)
-    assert [r.name for r in p.rows] == ['conv', 'fc']
+    for form in FORMS:
+        p = check_parity(aux, export_onnx(aux, tmp_path/'aux.onnx', 4, x, form), 4, x)
+        assert [r.name for r in p.rows] == ['conv', 'fc'] and p.level > 0
+    with pytest.raises(ValueError, match='multi-bit'): single_bit(single_bit(aux, 4), 4)
 
 def test_what_is_the_same_network(net, good):
     "Autocast is off inside, and how many batches a norm has seen is not the network."
@@ -476,7 +512,8 @@ def test_only_files_that_saturate_ask_for_vnni(net, tmp_path, monkeypatch):
 
 def test_arguments_of_the_comparison(net, good):
     x, y = toy_images(8)
-    for more, say in ((dict(x=None), 'give x'), (dict(y=y[:3]), '8 images, y 3'), (dict(y=y, patched=x[:3]), 'patched'),
+    assert check_parity(net, good, 4, x, y.tolist()).rest['accuracy, file'] <= 1
+    for more, say in ((dict(x=None), 'give x'), (dict(y=y[:3]), 'shape .8,., got .3,.'), (dict(y=y[:, None]), 'got .8, 1.'), (dict(y=y, patched=x[:3]), 'patched'),
                       (dict(patched=x), 'needs the classes'), (dict(hair=float('nan')), 'hair'), (dict(hair=1e9), 'hair')):
         with pytest.raises(ValueError, match=say): check_parity(net, good, 4, **(dict(x=x) | more))
     wrong = (OnnxNet(good)(x).argmax(1) + 1) % 4
@@ -488,6 +525,20 @@ def test_classes_that_do_not_fit(net, tmp_path):
     assert not path.exists()
     export_onnx(net, path, 4, x, classes=np.array(list('abcd')))
     assert OnnxNet(path).classes == list('abcd')
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x): return self.conv(x).mean((2, 3)), x
+
+def test_networks_that_give_something_else(tmp_path):
+    x = images(4)
+    pair, maps = (calibrate(to_multibit(m.eval(), (32, 4)), [x]) for m in (Pair(), nn.Conv2d(3, 4, 3)))
+    with pytest.raises(ValueError, match='logits .B,K., got tuple'): export_onnx(pair, tmp_path/'no.onnx', 4, x)
+    with pytest.raises(ValueError, match='logits .B,K., got .2, 4, 14, 14.'): export_onnx(maps, tmp_path/'no.onnx', 4, x)
+    assert not any(tmp_path.iterdir())
 
 def test_images_that_the_network_does_not_take(tmp_path, capfd):
     net = calibrate(to_multibit(random_net([], 1, 0), (32, 4)), [images(8, 14)])

@@ -241,7 +241,7 @@ def test_exported_networks_in_the_audit(trained, here, tmp_path):
     r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', tmp_path/'report')
     assert r.returncode == 0, r.stderr[-2000:]
     assert "form 'integer': the same network" in r.stdout and 'made at 32' in r.stdout and 'made at 2' in r.stdout
-    r = here('export', 'cifar10-resnet20-qat', '--bits', 2, '--report', tmp_path/'report', '--of', 'cat', '-o', tmp_path/'no.onnx', '--n', 8)
+    r = here('export', 'cifar10-resnet20-qat', '--bits', 2, '--report', tmp_path/'report', '--of', 'cat', '-o', tmp_path/'net2.onnx', '--n', 8)
     one_line(r, 2, "['qat']", '--of')
     weights = trained/'network.safetensors'
     before = weights.read_bytes()
@@ -294,6 +294,7 @@ BAD_COMMANDS = {
     'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
     'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
     'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),
+    'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n 0'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--report'),
     'export without audit': (['evaluate', 'TRAINED', '--export', '--no-audit'], '--no-audit'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
     'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),

@@ -22,6 +22,7 @@ from .attack.gap import GAP
 from .attack.textures import TextureDictionary
 from .core import atomic_path, check_bits, device_of, generator, images_at_once, this_process, versions
 from .data import take
+from .deploy.graph import need_modules
 from .deploy.onnx import check_writable_file, export_onnx, OnnxNet
 from .deploy.parity import check_parity, exported_success, ParityError
 from .deploy.speed import kernels
@@ -119,7 +120,9 @@ def _run_names(folders):
 
 def _run_evaluate(args):
     "Attack the networks of finished runs and write a report."
-    if args.export and args.no_audit: raise ValueError("--export is for line 12 of the audit: leave --no-audit out")
+    if args.export and (args.no_audit or not args.n):
+        raise ValueError("--export is for line 12 of the audit: leave --no-audit and --n 0 out")
+    if args.export: need_modules('onnx', 'onnxscript', 'onnxruntime')
     if args.model: return _run_published(args)
     if not args.folders: raise ValueError("nothing to evaluate: name run folders, or a published network with --model")
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
@@ -142,20 +145,22 @@ def _settings_of(run):
 def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
     bits, notes = bits or min(map(bits_of, nets.values()), key=len), {n: _settings_of(r) for n, r in runs.items()}
-    files = _exported(nets, dls, bits, Path(f'{args.out}-onnx')) if getattr(args, 'export', False) else None
+    files = _exported(nets, dls, bits, Path(f'{args.out}-onnx'), args.n) if getattr(args, 'export', False) else None
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack, n_align=args.n_align,
                runs=runs, out=args.out, seed=args.seed, notes=notes, exported=files, progress=not args.quiet, **kwargs)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
 # %% ../nbs/80_cli.ipynb #58c1c72d
-def _exported(nets, dls, bits, folder):
-    "The bit-widths that a file can have, as files in folders: network → bits → `OnnxNet`."
-    x, files = take(dls.valid, 64)[0], {}
-    for n, net in nets.items():
-        at = check_writable(folder/slug(n))
-        files[n] = {b: OnnxNet(export_onnx(net, at/f'{b}.onnx', b, x)) for b in bits if b <= 8 or b == 32}
-        for b, f in files[n].items(): check_parity(net, f, b, x)
+def _exported(nets, dls, bits, folder, n):
+    "The bit-widths that a file can have, as proven files in folders: network → bits → `OnnxNet`."
+    xy, files, names = take(dls.valid, min(n, 64)), {}, [slug(k) for k in nets]
+    for i, (k, net) in enumerate(nets.items()):
+        at = check_writable(folder/(names[i] + f'-{i}'*(names.count(names[i]) > 1)))
+        for b in bits:
+            if b > 8 and b != 32: continue
+            _proven(net, at/f'{b}.onnx', b, xy)
+            files.setdefault(k, {})[b] = OnnxNet(at/f'{b}.onnx')
     return files
 
 # %% ../nbs/80_cli.ipynb #45fa3b38
@@ -301,16 +306,23 @@ def _fresh_patch(net, dls, args):
     return {f'GAP, made at {args.bits}': gap.fit(net, dls.train, bits=args.bits)}
 
 # %% ../nbs/80_cli.ipynb #0c2afc3d
-def _verified(net, xy, path, out, args):
-    "Write the file and compare it with the network."
-    export_onnx(net, path, args.bits, xy[0][:1], args.form, args.pixels, args.cpu, not args.wide)
-    print(f"{out}: {path.stat().st_size:,} bytes; comparing on {len(xy[0])} images", flush=True)
-    try: return check_parity(net, path, args.bits, *xy)
-    except ParityError as e: raise ParityError(str(e).replace(str(path), str(out))) from e
+def _proven(net, out, bits, xy, *how):
+    "Write the file, compare it with the network, and give it its name if it is the network."
+    with atomic_path(out) as tmp:
+        try:
+            export_onnx(net, tmp, bits, xy[0][:1], *how)
+            return check_parity(net, tmp, bits, *xy)
+        except ValueError as e:
+            kind = ParityError if isinstance(e, ParityError) else ValueError
+            raise kind(str(e).replace(str(tmp), str(out))) from e
 
+# %% ../nbs/80_cli.ipynb #ed00290d
 def _checked_export(net, xy, patches, out, args):
-    "Write the file, print what it has in common with the network; it gets its name only if that is everything."
-    with atomic_path(out) as tmp: parity = _verified(net, xy, tmp, out, args)
+    "Write the file, print what it has in common with the network, its kernels, and what patches do to both."
+    print(f"{out}: {args.bits} bits, compared with {args.network} on {len(xy[0])} images", flush=True)
+    parity = _proven(net, out, args.bits, xy, args.form, args.pixels, args.cpu, not args.wide)
+    args.again = f'{out} is whole; its patches were not tried'
+    print(f"{out.stat().st_size:,} bytes", flush=True)
     ran = kernels(out, xy[0][:16]).groupby('kind')[['nodes', 'ms', 'share']].sum().round(3)
     print(f"\n{parity}\n\nkernels of one pass of 16 images\n{ran.to_string()}\n")
     file, rows = OnnxNet(out), {}
@@ -323,7 +335,9 @@ def _run_export(args):
     "One bit-width of a trained network as an ONNX file."
     name = Path(args.network).resolve().name
     out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
-    if out.exists() and out.samefile(args.network): raise ValueError(f"{out} is the network itself: name another file")
+    if out.exists() and Path(args.network).exists() and out.samefile(args.network):
+        raise ValueError(f"{out} is the network itself: name another file")
+    if args.of and not args.report: raise ValueError("--of names a network of a report: give --report")
     net, s = _exportable(args.network, args.data)
     if bit_state_of(net) is None: raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
     check_bits((args.bits,), bits_of(net))

@@ -22,6 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..core import check_bit
 from ..quant.convert import _is_plain, _swap, _unquantized, at_bits, bit_state_of, keep_bits, unwrap
 from ..quant.layers import QConv2d, QLinear
+from ..quant.norm import MultiBitNorm
 from ..unfuse import same_pads, SameConv2d
 
 # %% ../../nbs/73_deploy.extract.ipynb #1ff4d2b5
@@ -266,6 +267,19 @@ def _folded(net):
         warnings.warn(f"the norms stay as they are: {e}")
         return []
 
+def _extractable(net):
+    "The network, if it is multi-bit, in float32, and its quantized layers and norms do what their kinds do."
+    name = type(net).__name__
+    if bit_state_of(net) is None or any(hasattr(m, 'extracted') for m in net.modules()):
+        raise ValueError(f"single_bit needs a multi-bit network: see to_multibit, got {name}")
+    odd = {str(t.dtype) for t in net.state_dict().values() if t.is_floating_point()} - {'torch.float32'}
+    if odd: raise ValueError(f"single_bit needs a network in float32, got {', '.join(sorted(odd))}: call .float()")
+    for n, m in net.named_modules():
+        if isinstance(m, (QConv2d, QLinear, MultiBitNorm)) and (m._forward_hooks or m._forward_pre_hooks):
+            raise ValueError(f"{n or name} carries forward hooks, which no extracted layer has: remove them first")
+    return net
+
+# %% ../../nbs/73_deploy.extract.ipynb #da5f68d1
 def _replaced(out, bits):
     "The integer forms of its quantized layers that have seen activations, by name."
     layers = {n: m for n, m in out.named_modules() if isinstance(m, (QConv2d, QLinear))}
@@ -283,8 +297,7 @@ def single_bit(
     fold=True,        # take BatchNorm into the layers before it
 )->nn.Module:         # in eval mode; `.extracted` holds `bits` and the names of the norms that are `folded`
     "The network at one bit-width, of integer layers and what is in float."
-    net, name = unwrap(net), type(net).__name__
-    if bit_state_of(net) is None: raise ValueError(f"single_bit needs a multi-bit network: see to_multibit, got {name}")
+    net = _extractable(unwrap(net))
     bits = check_bit(bits, bit_state_of(net).allowed)
     out = keep_bits(net, bits).eval()
     new = _replaced(out, bits) if bits != 32 else {}

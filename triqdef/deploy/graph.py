@@ -159,8 +159,8 @@ def name_layer(self:OnnxGraph,
     if mark is None: return
     n.attribute.remove(mark)
     name = mark.s.decode().partition('/')[2]
-    k = sum(v == name for v in self.names.values())
-    n.name = f'layer/{name}' + f'#{k + 1}'*(k > 0)
+    free = (f'layer/{name}' + f'#{k}'*(k > 1) for k in count(1))
+    n.name = next(v for v in free if v not in self.names)
     self.names[n.name] = name
 
 @patch
@@ -227,7 +227,9 @@ def _begin(self:OnnxGraph, n, weight, levels):
     if n.op_type == 'Conv':
         dq = self.made.get(n.input[1])
         if dq.op_type != 'DequantizeLinear': return None, ''
-        return _Chain(n, weight, levels, self.value(dq.input[1]), self.value(n.input[2])), n.output[0]
+        scale = self.value(dq.input[1])
+        bias = self.value(n.input[2]) if len(n.input) > 2 else np.zeros(len(scale), 'f4')     # the exporter drops zeros
+        return _Chain(n, weight, levels, scale, bias), n.output[0]
     if n.op_type != 'ConvInteger': return None, ''
     dq = self.only(n.output[0])
     if dq is None or dq.op_type != 'DequantizeLinear': return None, ''

@@ -67,9 +67,12 @@ def _traced(one, example, form):
     need_modules('onnx', 'onnxscript')
     how = dict(custom_translation_table=translations(form), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **_silent)
     with _quiet():
-        try: one(example)
+        try: out = one(example)
         except RuntimeError as e:
             raise ValueError(f"the network does not run on images of shape {tuple(example.shape)}: {e}") from e
+        if not isinstance(out, Tensor) or out.ndim != 2:
+            got = type(out).__name__ if not isinstance(out, Tensor) else tuple(out.shape)
+            raise ValueError(f"the network must give logits (B,K), got {got}")
         try: return torch.onnx.export(one, (example,), **how).model_proto
         except torch.onnx.OnnxExporterError as e: raise ValueError(_named(e)) from e
 
@@ -118,7 +121,7 @@ def class_names(
 def _checked(classes, model):
     "Class names as strings, as many as there are logits, or None."
     if classes is None or not len(classes): return None
-    n = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1]
+    n = [0, *(d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim)][-1]
     if n and len(classes) != n: raise ValueError(f"classes must be the names of {n} classes, got {len(classes)}")
     return list(map(str, classes))
 
@@ -237,7 +240,8 @@ class OnnxNet:
     ):
         self.path, self.about = Path(path), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
-        if any(l['saturates'] for l in self.about['layers']) and saturates_here():
+        fast = self.about['cpu'] == 'vnni'
+        if fast and any(l.get('saturates', True) for l in self.about['layers']) and saturates_here():
             raise ValueError(f"{path} was exported with cpu='vnni', and this CPU has none: export it with cpu='any'")
         self.session = ort_session(self.path, threads)
 

@@ -25,7 +25,7 @@ from .extract import IntLayer, single_bit
 from .graph import most_slack, need_modules
 from .onnx import network_key, OnnxNet, ort_session, round_bias
 from ..evaluate.success import asr
-from ..quant.convert import at_bits, bits_of, unwrap
+from ..quant.convert import at_bits, bit_state_of, bits_of, unwrap
 from ..quant.layers import QConv2d, QLinear
 
 # %% ../../nbs/76_deploy.parity.ipynb #3773fbba
@@ -38,6 +38,8 @@ class OnnxLevels:
         model = onnx.load_model_from_string(net.path.read_bytes())
         self.layers = net.about['layers']
         names = dict.fromkeys(l['levels'] for l in self.layers)
+        strange = set(names) - {o for n in model.graph.node for o in n.output}
+        if strange: raise ValueError(f"{net.path} tells of levels that its graph does not have: {sorted(strange)}")
         inits = {i.name: i for i in model.graph.initializer}
         made = {o: n for n in model.graph.node for o in n.output}
         def kind(name):
@@ -145,6 +147,7 @@ class Parity:
     led:float             # largest difference of the logits when torch is led by the file's levels
     level:float           # what one level of the last layer's activations can move a logit by
     slack:float=0.        # by how many steps the file's rounded biases move activations, at the most
+    apart:float=0.        # form 'qdq': by how many steps `single_bit` is off before its biases are rounded
     rest:dict=field(default_factory=dict)    # accuracy, success
 
     @property
@@ -165,6 +168,8 @@ def faults(self:Parity)->list:
     "What rounding does not explain, in words."
     out = [f"{r.name}: a level differs {r.far:.2g} steps from its boundary, rounding explains {r.hair:.2g}"
            for r in self.rows if not r.far <= r.hair]
+    if self.rows and not self.apart <= max(r.hair for r in self.rows):
+        out.append(f"before rounding its biases the integer network is {self.apart:.2g} steps from the network")
     size = _most(self.logits)
     if self.led <= (2e-4 if self.bits == 32 else 1e-5)*size + 1e-6 < math.inf: return out
     led = 'led by equal levels '*(self.bits != 32)
@@ -180,7 +185,7 @@ def verdict(self:Parity)->str:
     "In words."
     if self.faults: return 'NOT the same network: ' + '; '.join(self.faults[:3])
     if self.bits == 32: return 'the same network, in float'
-    if self.form == 'qdq': return 'this network with its biases rounded to whole units; how far that goes stands below'
+    if self.form == 'qdq': return 'this network with biases rounded to whole units, and the figures are what that does'
     return 'the same network' + f', but for biases rounded by up to {self.slack:.2g} steps'*(self.slack > 0)
 
 # %% ../../nbs/76_deploy.parity.ipynb #d701a8ab
@@ -215,16 +220,33 @@ def __repr__(self:Parity):
     return '\n'.join([f"{self.bits} bits{how}: {self.verdict}", *lines])
 
 # %% ../../nbs/76_deploy.parity.ipynb #c9b1a167
-def _level(net, bits):
+def _level(net, bits, rows):
     "The most that one level of the last quantized layer's activations moves a logit by; 0 without quantized layers."
-    last = [m for m in net.modules() if isinstance(m, (QConv2d, QLinear))][-1:]
-    if bits == 32 or not last or bits not in last[0].act_quant.widths: return 0.
-    return (last[0].act_quant.grid(bits)[0]*last[0].weight_quant(last[0].weight, bits).abs().max()).item()
+    last = dict(net.named_modules()).get(rows[-1].name) if rows else None
+    if not isinstance(last, (QConv2d, QLinear)): return 0.
+    return (last.act_quant.grid(bits)[0]*last.weight_quant(last.weight, bits).abs().max()).item()
 
-def _both(net, file, bits, x, rows, reference):
-    "Logits of the network, of the file, and the largest difference of logits when led."
+@dataclass
+class _Kept:
+    "What `led_by` would compare, kept."
+    name:str
+    def compare(self, u, theirs, lo, hi): self.u = u.clamp(lo, hi)
+
+def _apart(nets, bits, names, levels, x):
+    "By how many steps two networks that are led by the same levels differ, at the most, and by how much their logits."
+    kept, logits = [], []
+    for f in nets:
+        rows = [_Kept(n) for n in names]
+        with at_bits(f, bits) if bit_state_of(f) is not None else nullcontext(), led_by(f, bits, rows, levels):
+            logits.append(f(x).cpu())
+        kept.append([r.u for r in rows])
+    return max(_most(a - b) for a, b in zip(*kept)), _most(logits[0] - logits[1])
+
+# %% ../../nbs/76_deploy.parity.ipynb #a16859d0
+def _both(net, file, bits, x, rows, reference, one):
+    "Logits of the network, of the file, the largest difference of logits when led, and how far `one` is from `net`."
     inside = OnnxLevels(file) if rows else file
-    ours, theirs, far = [], [], 0.
+    ours, theirs, far, apart = [], [], 0., 0.
     for b in x.split(images_at_once(x[:1])):
         b = b.to(device_of(net))
         if file.about['pixels'] == 'uint8': b = (b*255).round()/255
@@ -234,7 +256,10 @@ def _both(net, file, bits, x, rows, reference):
         with at_bits(reference, bits) if reference is net else nullcontext():
             with led_by(reference, bits, rows, levels) if bits != 32 else nullcontext():
                 far = max(far, _most(reference(b).cpu() - out))
-    return torch.cat(ours), torch.cat(theirs), far
+        if one is None: continue
+        steps, move = _apart((net, one), bits, [r.name for r in rows], levels, b)
+        apart, far = max(apart, steps), max(far, move)
+    return torch.cat(ours), torch.cat(theirs), far, apart
 
 # %% ../../nbs/76_deploy.parity.ipynb #8c6a7029
 @torch.no_grad()
@@ -250,14 +275,15 @@ def check_parity(
 )->Parity:
     "Compare a network and its file; a `ParityError` (a `ValueError`) names the layer where they part."
     file = path if isinstance(path, OnnxNet) else OnnxNet(path)
-    bits, net, x = _same(net, file, bits), unwrap(net), _checked(x, y, patched)
+    bits, net, (x, y) = _same(net, file, bits), unwrap(net), _checked(x, y, patched)
     if not 0 < hair < .5: raise ValueError(f"hair must lie between 0 and ½ of a step, got {hair}")
     slacks = [min(l['slack'], most_slack) for l in file.about['layers']]
     with eval_mode(net), plain_floats(device_of(net)):
         rows = [LayerParity(l['name'], hair + s) for l, s in zip(file.about['layers'], slacks)]
-        reference = round_bias(single_bit(net, bits)) if file.form == 'qdq' and bits != 32 else net
-        ours, theirs, far = _both(net, file, bits, x, rows, reference)
-        out = Parity(bits, file.form, rows, ours, theirs, far, _level(net, bits), max(slacks, default=0.))
+        one = single_bit(net, bits) if file.form == 'qdq' and rows else None
+        reference = net if one is None else round_bias(single_bit(net, bits))
+        ours, theirs, far, apart = _both(net, file, bits, x, rows, reference, one)
+        out = Parity(bits, file.form, rows, ours, theirs, far, _level(net, bits, rows), max(slacks, default=0.), apart)
         if y is not None: out.rest |= _accuracies(ours, theirs, y)
         if patched is not None: out.rest |= exported_success(net, file, bits, x, y, patched, (ours, theirs))
     if strict and not out.ok:
@@ -278,13 +304,14 @@ def plain_floats(
     finally: cudnn.allow_tf32, matmul.allow_tf32 = before
 
 def _checked(x, y, patched):
-    "The images, with as many classes and as many patched ones of the same shape."
+    "Images and classes, of which there are as many, and as many patched images of the same shape."
     if x is None: raise ValueError("check_parity needs images: give x")
-    x = check_images(x)
-    if y is not None and len(y) != len(x): raise ValueError(f"x has {len(x)} images, y {len(y)} classes")
+    x, y = check_images(x), None if y is None else torch.as_tensor(y)
+    if y is not None and y.shape != (len(x),):
+        raise ValueError(f"x has {len(x)} images, so y must have shape {(len(x),)}, got {tuple(y.shape)}")
     if patched is not None and patched.shape != x.shape:
         raise ValueError(f"patched must have the shape of x, {tuple(x.shape)}, got {tuple(patched.shape)}")
-    return x
+    return x, y
 
 def _same(net, file, bits):
     "The bit-width; a `ValueError` for a file of another bit-width or another network."

@@ -338,7 +338,7 @@ def keep_bits(
     bits:int,         # one of its bit-widths
 )->nn.Module:
     "A copy of `net` that has this one bit-width only."
-    state = bit_state_of(net)
+    net, state = unwrap(net), bit_state_of(net)
     if state is None: raise ValueError("keep_bits needs a multi-bit network: see to_multibit")
     one = BitState((check_bit(bits, state.allowed),), state.config)
     with at_bits(net, bits): out = copy.deepcopy(net)
