@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 # Two busy workers with two threads each were seen 3 to 15 times slower than with one.
 ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NB_WORKERS ?= 2
+PY_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nbs test-py export store readme docs-check wheel bench hooks clean
@@ -35,9 +36,9 @@ test: setup  ## every notebook, then pytest (which also checks that the export i
 test-nbs: setup  ## the notebooks alone, with the time of each
 	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/nbdev-test --n-workers $(NB_WORKERS) --timing
 
-test-py: setup  ## pytest alone
+test-py: setup  ## pytest alone, a file at a time on each core
 	@rm -f .junit.xml
-	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest --junitxml=.junit.xml
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest -n $(PY_WORKERS) --dist loadfile --junitxml=.junit.xml
 
 export: setup  ## triqdef/ from nbs/, notebooks cleaned
 	$(BIN)/nbdev-export
