@@ -38,7 +38,7 @@ from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bit_state_of, bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
-from .train.run import TrainSettings, check_writable, load_run, make_data, train
+from .train.run import TrainSettings, check_writable, load_run, make_data, recorded_settings, train
 
 # %% ../nbs/80_cli.ipynb #820a297e
 def _add_settings(
@@ -272,8 +272,8 @@ def _add_evaluate(commands):
 # %% ../nbs/80_cli.ipynb #8f0ab3db
 def _recorded(net, name, data):
     "The settings that a checkpoint remembers of its training; without them the data have to be named."
-    known, names = (net.description.get('meta') or {}).get('settings'), {f.name for f in fields(TrainSettings)}
-    if known: return TrainSettings(**{k: v for k, v in known.items() if k in names})
+    known = (net.description.get('meta') or {}).get('settings')
+    if known: return recorded_settings(known)
     if not data: raise ValueError(f"{name} does not say what its images are: give --data")
     return TrainSettings()
 

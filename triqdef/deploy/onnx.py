@@ -130,7 +130,7 @@ def network_key(
     bits:int,         # one of its bit-widths
 )->str:
     "What identifies the network at this bit-width: a fingerprint of its weights, steps and norms, by their names."
-    state = keep_bits(unwrap(net), bits).cpu().state_dict()
+    state = keep_bits(net, bits).cpu().state_dict()
     return fingerprint({k: v for k, v in state.items() if not k.endswith('num_batches_tracked')})
 
 def _told(net, bits, how, classes, layers, example):

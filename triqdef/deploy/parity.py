@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/deploy.parity.html.md"""
 __all__ = ['OnnxLevels', 'LayerParity', 'ParityError', 'led_by', 'Parity', 'check_parity', 'plain_floats', 'exported_success']
 
 # %% ../../nbs/76_deploy.parity.ipynb #50de0d75
-import math
+import copy, math
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -281,7 +281,7 @@ def check_parity(
     with eval_mode(net), plain_floats(device_of(net)):
         rows = [LayerParity(l['name'], hair + s) for l, s in zip(file.about['layers'], slacks)]
         one = single_bit(net, bits) if file.form == 'qdq' and rows else None
-        reference = net if one is None else round_bias(single_bit(net, bits))
+        reference = net if one is None else round_bias(copy.deepcopy(one))
         ours, theirs, far, apart = _both(net, file, bits, x, rows, reference, one)
         out = Parity(bits, file.form, rows, ours, theirs, far, _level(net, bits, rows), max(slacks, default=0.), apart)
         if y is not None: out.rest |= _accuracies(ours, theirs, y)
@@ -339,6 +339,7 @@ def exported_success(
 )->dict:
     "Attack success of the same patched images on the network and on the file."
     if y is None: raise ValueError("attack success needs the classes y")
+    x, y = _checked(x, y, patched)
     def run(f, v): return torch.cat([f(b.to(device_of(net))).cpu() for b in v.split(images_at_once(v[:1]))]).argmax(1)
     with eval_mode(net), at_bits(net, bits), plain_floats(device_of(net)):
         ours, theirs = clean or (run(net, x), run(file, x))

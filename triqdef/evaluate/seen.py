@@ -9,7 +9,7 @@ __all__ = ['TrainingConfiguration', 'training_configuration', 'seen_table', 'by_
 
 # %% ../../nbs/64_evaluate.seen.ipynb #58e66f2f
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from ..core import asset
 from .transfer import Transfer
 from ..files import fingerprint, plain
 from ..quant.checkpoint import load_checkpoint, pretrained_names, read_description
-from ..train.run import load_run, make_callback, TrainSettings
+from ..train.run import load_run, make_callback, recorded_settings
 
 # %% ../../nbs/64_evaluate.seen.ipynb #ca5b88f5
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class TrainingConfiguration:
 
 def _stage(settings):
     "What one run used, according to the callback that its settings make."
-    names = {f.name for f in fields(TrainSettings)}
-    s = TrainSettings(**{k: v for k, v in settings.items() if k in names})
-    s.bits = tuple(s.bits)
+    s = recorded_settings(settings)
     cb, out = make_callback(s), dict(method=s.method, bits=s.bits)
     if not cb.patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
     a = cb.attack

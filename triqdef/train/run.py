@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/train.run.html.md"""
 
 # %% auto #0
 __all__ = ['methods', 'StartSettings', 'TrainSettings', 'preset_for', 'make_data', 'make_network', 'make_callback', 'RunState',
-           'check_writable', 'train', 'load_run']
+           'check_writable', 'train', 'recorded_settings', 'load_run']
 
 # %% ../../nbs/58_train.run.ipynb #07cef3b2
 import json, time
@@ -304,6 +304,16 @@ def _end(folder, s):
     _begin(folder, s)
     (folder/'state.pt').unlink(missing_ok=True)
 
+# %% ../../nbs/58_train.run.ipynb #acad4a66
+def recorded_settings(
+    known:dict,    # name → value, as `run.json` and checkpoints hold them
+)->TrainSettings:  # not checked; names of other versions are passed over, what is missing has its default
+    "The settings of a training that is over."
+    names = {f.name for f in fields(TrainSettings)}
+    s = TrainSettings(**{k: v for k, v in known.items() if k in names})
+    s.bits = tuple(s.bits)
+    return s
+
 # %% ../../nbs/58_train.run.ipynb #25166e54
 def load_run(
     folder,    # a folder that `train` has finished
@@ -314,8 +324,7 @@ def load_run(
     if not (folder/'network.safetensors').is_file():
         raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
     d = json.loads((folder/'run.json').read_text())
-    names = {f.name for f in fields(TrainSettings)}
-    s = TrainSettings(**{k: v for k, v in d['settings'].items() if k in names}).check(begun=True)
+    s = recorded_settings(d['settings']).check(begun=True)
     history, terms = (pd.read_csv(folder/f'{n}.csv') for n in ('history', 'terms'))
     return AttrDict(folder=folder, settings=s, versions=d['versions'], history=history, terms=terms,
                     net=load_checkpoint(folder/'network.safetensors'))
