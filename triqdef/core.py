@@ -6,8 +6,8 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'images_at_once', 'Normalize',
-           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'device_of', 'this_process', 'atomic_path',
-           'asset', 'versions']
+           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits', 'unwrap', 'device_of',
+           'this_process', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -162,6 +162,41 @@ def eval_mode(
     try: yield net
     finally:
         for m, training in flags: m.training = training
+
+# %% ../nbs/00_core.ipynb #9d9066c3
+def check_logits(
+    out,                  # what a network gave
+    n:int=None,           # how many images it was given, or None for any number
+    classes:int=None,     # how many classes are needed at least, or None for any number
+    name='the network',   # what to call it in the message
+)->Tensor:                # (B,classes) float
+    "`out` if it is logits of `n` images; `TypeError` for another kind of object, `ValueError` for another shape."
+    want = f"{name} must give logits (B,classes)"
+    if not isinstance(out, Tensor):
+        hint = ', with logits in it: wrap it so that its forward returns them' if _holds_tensor(out) else ''
+        raise TypeError(f"{want}, got {type(out).__name__}{hint}")
+    if out.ndim != 2 or not out.is_floating_point(): raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
+    if n is not None and len(out) != n: raise ValueError(f"{want}, got {tuple(out.shape)} for {n} images")
+    if classes is not None and out.shape[1] < classes:
+        raise ValueError(f"{name} has {out.shape[1]} classes, {classes} are needed")
+    return out
+
+def _holds_tensor(out):
+    held = out if isinstance(out, (tuple, list)) else vars(out).values() if hasattr(out, '__dict__') else ()
+    return any(isinstance(v, Tensor) for v in held)
+
+# %% ../nbs/00_core.ipynb #b8e8bc81
+_wrappers = {'DistributedDataParallel', 'DataParallel', 'FullyShardedDataParallel', 'DeepSpeedEngine',
+             'AveragedModel', 'ModelEmaV2', 'ModelEmaV3'}
+
+def unwrap(
+    net:nn.Module,    # a network, wrapped for several devices, compiled, averaged, or as it is
+)->nn.Module:
+    "The network inside `DistributedDataParallel`, `DataParallel`, `torch.compile`, `AveragedModel`, timm's `ModelEma`."
+    if not isinstance(net, nn.Module): return net
+    wrapped = any(t.__name__ in _wrappers for t in type(net).__mro__)
+    inner = net.module if wrapped else getattr(net, '_orig_mod', None)
+    return net if inner is None else unwrap(inner)
 
 # %% ../nbs/00_core.ipynb #df0220d2
 def device_of(

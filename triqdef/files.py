@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import atomic_path
+from .core import atomic_path, unwrap
 
 # %% ../nbs/04_files.ipynb #9c706281
 def plain(
@@ -62,7 +62,7 @@ def read_json(
 # %% ../nbs/04_files.ipynb #52b6d22e
 def _parts(v):
     "The bytes that stand for `v`, piece by piece."
-    if isinstance(v, nn.Module): v = {'module': type(v).__name__, **v.state_dict()}
+    if isinstance(v, nn.Module): v = unwrap(v); v = {'module': type(v).__name__, **v.state_dict()}
     if isinstance(v, Tensor):
         t = v.detach().cpu().contiguous()
         yield f'{t.dtype}{tuple(t.shape)}'.encode()

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import fx, nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..core import check_bit
-from ..quant.convert import _is_plain, _swap, _unquantized, at_bits, bit_state_of, keep_bits, unwrap
+from ..core import check_bit, unwrap
+from ..quant.convert import _is_plain, _swap, _unquantized, at_bits, bit_state_of, keep_bits
 from ..quant.layers import QConv2d, QLinear
 from ..quant.norm import MultiBitNorm
 from ..unfuse import same_pads, SameConv2d

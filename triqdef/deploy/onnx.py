@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from ..core import atomic_path, check_choice, check_images, versions
+from ..core import atomic_path, check_choice, check_images, unwrap, versions
 from .extract import IntConv2d, IntLayer, single_bit
 from .graph import OnnxGraph, need_modules, translations
 from ..files import fingerprint
-from ..quant.convert import keep_bits, unwrap
+from ..quant.convert import keep_bits
 
 # %% ../../nbs/75_deploy.onnx.ipynb #e2cfb454
 class _Pixels(nn.Module):

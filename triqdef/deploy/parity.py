@@ -20,12 +20,12 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bit, check_images, device_of, eval_mode, images_at_once
+from ..core import check_bit, check_images, device_of, eval_mode, images_at_once, unwrap
 from .extract import IntLayer, single_bit
 from .graph import most_slack, need_modules
 from .onnx import network_key, OnnxNet, ort_session, round_bias
 from ..evaluate.success import asr
-from ..quant.convert import at_bits, bit_state_of, bits_of, unwrap
+from ..quant.convert import at_bits, bit_state_of, bits_of
 from ..quant.layers import QConv2d, QLinear
 
 # %% ../../nbs/76_deploy.parity.ipynb #3773fbba

@@ -21,8 +21,8 @@ from torch import nn, Tensor
 from torch.autograd import Function
 
 from ..attack.pgd import PatchPGD
-from ..core import check_bits, check_choice, check_images, fixed_seed, this_process
-from ..quant.convert import at_bits, bit_state_of, unwrap
+from ..core import check_bits, check_choice, check_images, fixed_seed, this_process, unwrap
+from ..quant.convert import at_bits, bit_state_of
 from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer
 from .curriculum import BACT

@@ -26,13 +26,13 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, versions
+from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, unwrap, versions
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset
 from ..classifiers import build_any, check_arch, classifier
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
-from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit, unwrap
+from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
 from ..toys import toy_images
 from .callback import JointQAT, PatchAT, TriQDef, accuracy_at
 from .controls import GradientNoise, GradientSmooth
