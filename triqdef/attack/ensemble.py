@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .criteria import goal_loss, goal_met
 from .pgd import BitMean, as_view, gradient_to, look_at, unit_gradient
-from ..core import check_bit, check_choice, generator
+from ..core import check_bit, check_choice, fast_layout, generator
 from ..percept.features import tap_stages
 from ..quant.convert import at_bits, backward_as
 
@@ -292,7 +292,7 @@ def _features(self:FeaturePull, net, render, p, y, target):
     losses, met, features = [], [], []
     with tap_stages(net, self.stages) as stages:
         for b in self.bits:
-            with at_bits(net, b): logits = net(render(p))
+            with at_bits(net, b): logits = net(fast_layout(render(p)))
             losses.append(goal_loss(logits, y, target)); features.append(list(stages))
             met.append(goal_met(logits.detach(), y, target).float())
     return torch.stack(losses), torch.stack(met).mean(0), alike(features)
