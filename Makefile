@@ -1,18 +1,21 @@
 # `make demo` and `make test` are the two commands; `make help` lists the rest.
+SHELL  := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Two busy workers with two threads each were seen 3 to 15 times slower than with one.
-ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+TEST_THREADS ?= 1
+ONE    := OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS)
 NB_WORKERS ?= 2
 PY_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nbs test-py export store readme docs-check wheel bench hooks clean
+.PHONY: help setup demo test test-portable test-nbs test-py export store readme docs-check wheel bench hooks clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## the virtual environment .venv, with the versions of constraints.txt; instant when it is there
 
@@ -33,12 +36,16 @@ test: setup  ## every notebook, then pytest (which also checks that the export i
 	$(MAKE) --no-print-directory test-py || rc=1; \
 	exit $$rc
 
-test-nbs: setup  ## the notebooks alone, with the time of each
-	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/nbdev-test --n-workers $(NB_WORKERS) --timing
+# PyTorch's plainest kernels: what an x86 CPU without AVX computes. ONNX Runtime's cannot be chosen so.
+test-portable: setup  ## `make test` as a CPU without AVX computes it; TEST_THREADS=2 for two threads a worker
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(MAKE) --no-print-directory test
+
+test-nbs: setup  ## the notebooks alone, and which of them are slow
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/nbdev-test --n-workers $(NB_WORKERS) --timing --cell-timing-min 2 | $(BIN)/python scripts/slowest.py
 
 test-py: setup  ## pytest alone, a file at a time on each core
 	@rm -f .junit.xml
-	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest -n $(PY_WORKERS) --dist loadfile --junitxml=.junit.xml
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest -n $(PY_WORKERS) --dist loadfile --durations=10 --junitxml=.junit.xml
 
 export: setup  ## triqdef/ from nbs/, notebooks cleaned
 	$(BIN)/nbdev-export

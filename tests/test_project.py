@@ -104,6 +104,14 @@ def test_count(root, tmp_path, capsys, xml, rc, line, status):
     assert load(root/'scripts/count_tests.py').main(tmp_path/'r.xml', rc) == status
     assert capsys.readouterr().out == line + '\n'
 
+def test_slowest(root):
+    "The ten slowest notebooks and cells come last, longest first; every other line passes."
+    slowest, out = load(root/'scripts/slowest.py').slowest, []
+    lines = ['Success.\n', *(f'{i:02}_x.ipynb: {i} secs\n' for i in range(12)), '03_x.ipynb:ab12: 2.500s\n', 'Error in cell']
+    slowest(lines, show=out.append)
+    assert out[:3] == ['Success.', 'Error in cell', 'slowest notebooks:'] and out[3].split() == ['11.0', 's', '11_x.ipynb']
+    assert len(out) == 15 and out[-1].endswith('03_x.ipynb, cell ab12')
+
 
 # every rule can fail
 

@@ -175,7 +175,8 @@ def check_logits(
     if not isinstance(out, Tensor):
         hint = ', with logits in it: wrap it so that its forward returns them' if _holds_tensor(out) else ''
         raise TypeError(f"{want}, got {type(out).__name__}{hint}")
-    if out.ndim != 2 or not out.is_floating_point(): raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
+    if out.ndim != 2 or not out.is_floating_point():
+        raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
     if n is not None and len(out) != n: raise ValueError(f"{want}, got {tuple(out.shape)} for {n} images")
     if classes is not None and out.shape[1] < classes:
         raise ValueError(f"{name} has {out.shape[1]} classes, {classes} are needed")

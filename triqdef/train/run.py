@@ -26,7 +26,8 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, unwrap, versions
+from ..core import (atomic_path, check_bits, check_choice, fixed_seed, seed_everything,
+                          this_process, unwrap, versions)
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset
