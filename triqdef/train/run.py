@@ -17,8 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
+import torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler  # gives Learner its fit_one_cycle
