@@ -65,7 +65,7 @@ def check_arch(
 def read_state(
     path,    # a .safetensors file or a state dict that torch saved
 )->dict:
-    "The tensors of a weights file, without a wrapping `state_dict` and without the prefix `module.`."
+    "The tensors of a weights file, without a wrapping `state_dict` and the prefixes `module.` and `_orig_mod.`."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no weights at {path}")
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
@@ -75,7 +75,8 @@ def read_state(
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} is no state dict: names and tensors are needed")
     old = r'(denselayer\d+\.(?:norm|relu|conv))\.([12])\.'      # names of torchvision's first DenseNets
-    return {re.sub(old, r'\1\2.', k.removeprefix('module.')): v for k, v in state.items()}
+    wrapped = r'^(?:module\.|_orig_mod\.)+'                          # DataParallel, torch.compile
+    return {re.sub(old, r'\1\2.', re.sub(wrapped, '', k)): v for k, v in state.items()}
 
 # %% ../nbs/06_classifiers.ipynb #24de7f3b
 def fill(

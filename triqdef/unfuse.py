@@ -124,7 +124,8 @@ def _check_call(query, key, value, key_padding_mask, attn_mask, is_causal):
 # %% ../nbs/07_unfuse.ipynb #5c40b30f
 def _plain_attention(m):
     "An `Attention` for an `nn.MultiheadAttention` that it can stand in for, else None."
-    same = type(m) is nn.MultiheadAttention and m.batch_first and m._qkv_same_embed_dim
+    same = (type(m) is nn.MultiheadAttention and m.batch_first and m._qkv_same_embed_dim
+            and m._parameters.get('in_proj_weight') is not None)
     return Attention(m) if same and m.bias_k is None and not m.add_zero_attn else None
 
 # %% ../nbs/07_unfuse.ipynb #95b03ce0

@@ -9,18 +9,23 @@ __all__ = ['description_of', 'save_checkpoint', 'read_tensors', 'read_descriptio
            'pretrained_names', 'pretrained']
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #bd2fbfda
-import json
+import json, re, warnings
 from dataclasses import asdict
+from functools import lru_cache
+from operator import index
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import asset, atomic_path, check_choice
+from ..core import asset, atomic_path, check_choice, fixed_seed, unwrap
 from ..classifiers import build_any, check_arch
 from ..imagenet import Preset
-from .convert import bit_state_of, to_multibit
+from .convert import bit_state_of, keep_bits, to_multibit
+from .norm import keeps_statistics, MultiBitNorm
+from .quantizers import Quantizer
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #b4911905
 def description_of(
@@ -31,8 +36,61 @@ def description_of(
 )->dict:
     "What a checkpoint says about its network."
     state = bit_state_of(net)
+    if isinstance(n_classes, bool) or not hasattr(n_classes, '__index__'):
+        raise TypeError(f"n_classes must be an int, got {n_classes!r} of type {type(n_classes).__name__}")
     quant = None if state is None else dict(bits=list(state.allowed), **state.config)
-    return dict(format='triqdef-1', arch=arch, n_classes=int(n_classes), quant=quant, meta=meta or {})
+    return dict(format='triqdef-1', arch=arch, n_classes=index(n_classes), quant=quant, meta=meta or {})
+
+def _plain_number(o):
+    "A number of NumPy as Python's."
+    if isinstance(o, np.generic): return o.item()
+    raise TypeError(f"meta must hold what JSON can (numbers, text, lists, dicts), got a {type(o).__name__}")
+
+# %% ../../nbs/15_quant.checkpoint.ipynb #762da01b
+def _built(d):
+    "The network that a description describes, with fresh weights."
+    net = build_any(check_arch(d['arch']), d['n_classes'])
+    if d['quant']: net = to_multibit(net, **d['quant'])
+    return keep_bits(net, d['quant']['bits'][0]) if d.get('alone') else net
+
+def _kind(m):
+    "What has to agree of a module besides its tensors."
+    if isinstance(m, MultiBitNorm): return 'a norm per bit-width'
+    if keeps_statistics(m): return 'a norm'
+    name = type(m).__name__
+    told = isinstance(m, nn.modules.conv._ConvNd) or 'Pool' in name
+    return f"{name}({m.extra_repr()})" if told else name
+
+def _form(net):
+    "Shapes of the tensors by name, and kinds of the modules by name."
+    inner = {id(c) for m in net.modules() if isinstance(m, (Quantizer, MultiBitNorm)) for c in m.modules() if c is not m}
+    free = 'Dropout', 'DropPath', 'StochasticDepth', 'Identity'
+    kinds = {n: _kind(m) for n, m in net.named_modules() if id(m) not in inner and not type(m).__name__.startswith(free)}
+    return {k: tuple(v.shape) for k, v in net.state_dict().items()}, kinds
+
+@lru_cache(32)
+def _form_of(described):
+    "The form of what a description, given as JSON, builds."
+    with fixed_seed(0), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return _form(_built(json.loads(described)))
+
+# %% ../../nbs/15_quant.checkpoint.ipynb #4d66ce0d
+def _differences(own, want):
+    "What differs between the names and shapes of two state dicts, in words, or ''."
+    def listed(names): return ', '.join(sorted(names)[:3]) + (' …' if len(names) > 3 else '')
+    missing, extra = want.keys() - own.keys(), own.keys() - want.keys()
+    shaped = [k for k in own.keys() & want.keys() if own[k] != want[k]]
+    return '; '.join(f"{t} {len(k)} ({listed(k)})" for t, k in
+                     (('missing', missing), ('unknown', extra), ('of another shape', shaped)) if k)
+
+def _check_form(net, d):
+    "Refuse a network that its description does not build."
+    (own, kinds), (want, built) = _form(net), _form_of(json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')}))
+    told = f"this network would not load: arch {d['arch']!r} with n_classes={d['n_classes']} builds another one"
+    if (said := _differences(own, want)): raise ValueError(f"{told} ({said})")
+    odd = [n for n in {**built, **kinds} if n in built and n in kinds and built[n] != kinds[n]]
+    if odd: raise ValueError(f"{told} ({odd[0]!r} is {kinds[odd[0]]}, not {built[odd[0]]})")
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #cbf700c0
 def save_checkpoint(
@@ -44,24 +102,37 @@ def save_checkpoint(
 )->Path:
     "Write tensors and description to `path`, whole or not at all."
     check_arch(arch)
+    path, net = _file(path), unwrap(net)
+    if path.is_dir(): raise ValueError(f"path must name a file, {path} is a folder")
     preset = getattr(net, 'preset', None)
     told = {} if preset is None else dict(preset=asdict(preset))
-    header = json.dumps(description_of(net, arch, n_classes, {**(meta or {}), **told}))
+    d = description_of(net, arch, n_classes, {**(meta or {}), **told})
+    if _is_alone(net, d): d['alone'] = True
+    header = json.dumps(d, default=_plain_number)
+    _check_form(net, d)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={'triqdef': header})
-    return Path(path)
+    return path
+
+def _file(path): return Path(path).expanduser()
+
+def _is_alone(net, d):
+    "Whether this is what `keep_bits` leaves: one bit-width, and plain norms."
+    norms = any(isinstance(m, MultiBitNorm) for m in net.modules())
+    return bool(d['quant']) and len(d['quant']['bits']) == 1 and not norms
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #bdf7b95e
 def read_tensors(
     path,      # a safetensors file
 )->tuple:      # tensors by name, metadata
     "The file's tensors and metadata; `ValueError` unless it is a whole safetensors file."
-    path = Path(path)
+    path = _file(path)
     if not path.is_file(): raise FileNotFoundError(f"no checkpoint at {path}")
     with open(path, 'rb') as f: head = f.read(4)
     if head[:2] in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
         raise ValueError(f"{path} is a pickle, which could run code when loaded: refused. "
-                         "triqdef loads safetensors files written by save_checkpoint.")
+                         "triqdef loads safetensors files written by save_checkpoint. For a state dict of torch: "
+                         "net.load_state_dict(torch.load(path, weights_only=True)), then save_checkpoint")
     try:
         with safe_open(path, 'pt') as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
@@ -87,26 +158,38 @@ def load_weights(
     path,             # a checkpoint
 )->nn.Module:
     "Fill `net` from a checkpoint; `ValueError` with the differing names if it belongs to another network."
-    tensors, _ = read_tensors(path)
-    own = net.state_dict()
-    def listed(names): return ', '.join(sorted(names)[:3]) + (' …' if len(names) > 3 else '')
-    missing, extra = own.keys() - tensors.keys(), tensors.keys() - own.keys()
-    shaped = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
-    said = [f"{t} {len(k)} ({listed(k)})" for t, k in
-            (('missing', missing), ('unknown', extra), ('of another shape', shaped)) if k]
-    if said: raise ValueError(f"{path} is a checkpoint of another network: {'; '.join(said)}")
-    net.load_state_dict(tensors)
+    tensors, header = read_tensors(path)
+    inner = unwrap(net)
+    prefix = re.compile(r'(?:module\.|_orig_mod\.)+')
+    if all(prefix.match(k) for k in tensors): tensors = {prefix.sub('', k, 1): v for k, v in tensors.items()}
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (tensors, inner.state_dict())]
+    if (said := _differences(*shapes)): raise ValueError(f"{path} is a checkpoint of another network: {said}")
+    if 'triqdef' in header: _check_config(inner, json.loads(header['triqdef'])['quant'], path)
+    inner.load_state_dict(tensors)
     return net
 
+def _check_config(net, quant, path):
+    "Refuse weights of a network that was converted in another way."
+    state = bit_state_of(net)
+    own = None if state is None else dict(bits=list(state.allowed), **state.config)
+    odd = [k for k in own or () if quant and k in quant and quant[k] != own[k]]
+    if odd: raise ValueError(f"{path} is a checkpoint of another network: it was converted with {odd[0]}={quant[odd[0]]!r}, "
+                             f"this one with {own[odd[0]]!r}")
+
 # %% ../../nbs/15_quant.checkpoint.ipynb #0f7799e7
+def _as_stored(net, tensors):
+    "`net` in the number formats of the file."
+    for k, t in (*net.named_parameters(), *net.named_buffers()):
+        if k in tensors and t.dtype != tensors[k].dtype and tensors[k].is_floating_point(): t.data = t.data.to(tensors[k].dtype)
+    return net
+
 def load_checkpoint(
     path,                # a checkpoint
     device='cpu',        # where the network is put
 )->nn.Module:            # in eval mode, at its highest bit-width; `.description` holds the header
     "Build the network that a checkpoint describes and fill it."
     d = read_description(path)
-    net = build_any(check_arch(d['arch']), d['n_classes'])
-    if d['quant']: net = to_multibit(net, **d['quant'])
+    net = _as_stored(_built(d), read_tensors(path)[0])
     load_weights(net, path).eval().to(device)
     if 'preset' in d['meta']: net.preset = Preset(**d['meta']['preset'])
     net.description = d

@@ -9,26 +9,30 @@ __all__ = ['to_multibit', 'bit_state_of', 'bits_of', 'at_bits', 'backward_as', '
            'keep_bits']
 
 # %% ../../nbs/14_quant.convert.ipynb #774f3a82
-import copy
+import copy, warnings
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import noop
 from torch import nn, Tensor
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import check_bit, check_bits, check_images, device_of, eval_mode, fast_layout, unwrap
+from ..core import (check_bit, check_bits, check_choice, check_images, device_of, eval_mode,
+                          fast_layout, unwrap)
 from ..data import peek
 from .layers import BitState, QConv2d, QLinear
-from .norm import MultiBitNorm
+from .norm import keeps_statistics, MultiBitNorm
 from ..unfuse import SameConv2d, unfuse
 
 # %% ../../nbs/14_quant.convert.ipynb #8b723dfe
 def _is_plain(m, cls):
     "Whether `m` computes just what `cls` computes."
-    return (isinstance(m, cls) and type(m).forward is cls.forward
+    return (isinstance(m, cls) and type(m).forward is cls.forward and 'forward' not in vars(m)
             and getattr(type(m), '_conv_forward', None) is getattr(cls, '_conv_forward', None))
 
 def _is_layer(m):
@@ -46,7 +50,9 @@ def _replaceable(model, skip):
     "Names of the layers to quantize and of the norms to multiply, in order of definition."
     inside = _inside_fused(model)
     named = [(n, m) for n, m in model.named_modules() if id(m) not in inside and not _skipped(n, skip)]
-    return [n for n, m in named if _is_layer(m)], [n for n, m in named if isinstance(m, nn.BatchNorm2d)]
+    norms = {n: m for n, m in named if keeps_statistics(m)}
+    inner = {id(c) for m in norms.values() for c in m.modules() if c is not m}
+    return [n for n, m in named if _is_layer(m)], [n for n, m in norms.items() if id(m) not in inner]
 
 # %% ../../nbs/14_quant.convert.ipynb #4c3f93bb
 def _swap(model, new):
@@ -57,24 +63,150 @@ def _swap(model, new):
             parent, _, child = name.rpartition('.')
             setattr(model.get_submodule(parent), child, by_id[id(m)])
 
+# %% ../../nbs/14_quant.convert.ipynb #897b9517
+_removers = dict(WeightNorm='torch.nn.utils.remove_weight_norm', SpectralNorm='torch.nn.utils.remove_spectral_norm')
+
+def _check_computed(m, told):
+    "Refuse tensors that are computed from others before each pass."
+    if is_parametrized(m):
+        k = next(iter(m.parametrizations))
+        raise ValueError(f"{told} has a parametrization of its {k}: make it permanent with torch.nn.utils.parametrize."
+                         f"remove_parametrizations(layer, {k!r}), or name the layer in `skip`")
+    for k in ('weight', 'bias', 'in_proj_weight', 'in_proj_bias'):
+        if k in m._parameters or getattr(m, k, None) is None or k in m._buffers: continue
+        kinds = [type(h).__name__ for h in m._forward_pre_hooks.values()]
+        way = next((_removers[t] for t in kinds if t in _removers), 'torch.nn.utils.prune.remove')
+        raise ValueError(f"{told} has a {k} that is computed before each pass (a pruning mask, a norm of the weight): "
+                         f"make it permanent with {way}, or name the layer in `skip`")
+
+def _check_values(m, told):
+    "Refuse parameters that hold no real numbers."
+    for k, p in m._parameters.items():
+        if p is None: continue
+        if p.is_meta: raise ValueError(f"{told} is on the meta device: load its weights first, or name it in `skip`")
+        if nn.Parameter not in type(p).__mro__ or p.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise ValueError(f"the {k} of {told} is a {type(p).__name__} of {p.dtype}: convert a float network that no "
+                             "other library has quantized or sharded, or name the layer in `skip`")
+        if not p.detach().isfinite().all(): raise ValueError(f"the {k} of {told} holds NaN or infinite values")
+
+# %% ../../nbs/14_quant.convert.ipynb #f5017951
+_quantizing = ('torch.ao.', 'torchao.', 'brevitas.', 'modelopt.', 'pytorch_quantization.', 'bitsandbytes.', 'optimum.quanto.')
+_stubs = {'QuantStub', 'DeQuantStub', 'QuantWrapper', 'FloatFunctional', 'FXFloatFunctional'}
+
+def _check_modules(model, skip):
+    "Refuse modules that cannot be replaced, by name."
+    for name, m in model.named_modules():
+        told = f"layer {name!r} ({type(m).__name__})"
+        if any(is_lazy(t) for t in (*m._parameters.values(), *m._buffers.values()) if t is not None):
+            raise ValueError(f"{told} is lazy and has no weights yet: run one batch through the network first")
+        if _skipped(name, skip): continue
+        if f'{type(m).__module__}.'.startswith(_quantizing) and type(m).__name__ not in _stubs:
+            raise ValueError(f"{told} was quantized by {'.'.join(type(m).__module__.split('.')[:2])}: convert the float network, "
+                             "or name the layer in `skip`")
+        if not (isinstance(m, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)) or keeps_statistics(m)): continue
+        if 'forward' in vars(m):
+            raise ValueError(f"{told} has a forward of its own on the instance, which a copy cannot have: remove what "
+                             "put it there (such as accelerate's hooks), or name the layer in `skip`")
+        _check_computed(m, told); _check_values(m, told)
+
+# %% ../../nbs/14_quant.convert.ipynb #a77c37fa
+def _copied(model):
+    "A copy of a network, without the compilation of its parts."
+    memo = {id(t): t.detach().clone() for m in model.modules() for t in vars(m).values()
+            if isinstance(t, Tensor) and not t.is_leaf}
+    for m in model.modules():
+        if (inner := getattr(m, '_orig_mod', None)) is not None: memo[id(m)] = copy.deepcopy(inner, memo)
+    return copy.deepcopy(model, memo)
+
+_hooks = [k for k in vars(nn.Module()) if k.startswith(('_forward_', '_backward_', '_is_full_backward'))]
+
+def _take_hooks(m):
+    "The hooks of `m`, which has none afterwards."
+    own = {k: vars(m)[k] for k in _hooks}
+    vars(m).update({k: vars(nn.Module())[k] for k in _hooks})
+    return own
+
+def _carry(old, new):
+    "Give a quantized layer what else the original has: attributes, buffers, parameters."
+    for k, b in old._buffers.items():
+        if k not in new._buffers: new.register_buffer(k, b, k not in old._non_persistent_buffers_set)
+    for k, p in old._parameters.items():
+        if k not in new._parameters: new.register_parameter(k, p)
+    vars(new).update({k: v for k, v in vars(old).items() if k not in vars(new)})
+
+# %% ../../nbs/14_quant.convert.ipynb #011f1735
+_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, MultiBitNorm)
+
+def _rows(net):
+    "(name, kind, module, number of weights) of all that has own parameters, without what is inside our layers."
+    ours = QConv2d, QLinear, MultiBitNorm
+    inner = {id(c) for m in net.modules() if isinstance(m, ours) for c in m.modules() if c is not m}
+    whole = (nn.modules.conv._ConvNd, nn.Linear, *_norms)
+    for n, m in net.named_modules():
+        if id(m) in inner: continue
+        holder = m.active if isinstance(m, MultiBitNorm) else m
+        own, kind = dict(holder.named_parameters(recurse=False)), type(holder).__name__
+        if own and (isinstance(m, whole) or not list(m.children())):
+            yield n, kind, m, sum(p.numel() for p in own.values())
+        else: yield from ((f'{n}.{k}'.strip('.'), f'{kind}.{k}', m, p.numel()) for k, p in own.items())
+
+def _why_float(name, kind, m, inside, skip):
+    "Why a row of the table is not quantized."
+    if isinstance(m, MultiBitNorm): return 'norm, one per bit-width'
+    if _skipped(name, skip): return 'skipped'
+    if id(m) in inside: return 'in a fused module, which reads it itself'
+    if isinstance(m, _norms) or 'Norm' in kind: return 'norm, one for all bit-widths'
+    if isinstance(m, (nn.Conv2d, nn.Linear)): return 'its forward pass is its own'
+    return 'no Conv2d or Linear layer'
+
+# %% ../../nbs/14_quant.convert.ipynb #a34fe998
+def _warn_float(net, skip):
+    "Warn if a large share of the weights is not quantized, apart from norms and from `skip`."
+    inside, left, low = _inside_fused(net), {}, 0
+    for name, kind, m, n in _rows(net):
+        if isinstance(m, (QConv2d, QLinear)): low += n
+        elif not _why_float(name, kind, m, inside, skip).startswith(('norm', 'skipped')):
+            left[kind] = left.get(kind, 0) + n
+    share = sum(left.values())/max(1, low + sum(left.values()))
+    if share <= .25: return
+    largest = sorted(left, key=left.get, reverse=True)[:3]
+    told = ', '.join(f'{k} {left[k]/(low + sum(left.values())):.0%}' for k in largest)
+    warnings.warn(f"{share:.0%} of the weights are not quantized and stay in float at every bit-width ({told}): what "
+                  "differs between the bit-widths is the rest. quant_table says why; name in `skip` what is meant to "
+                  "stay in float", stacklevel=3)
+
 # %% ../../nbs/14_quant.convert.ipynb #42d758f8
 def _check_convertible(model, skip):
     if not isinstance(model, nn.Module): raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if any(getattr(m, 'bit_state', None) is not None for m in model.modules()):
         raise ValueError("the model is a multi-bit network already, or holds one: convert the original")
-    unknown = set(skip) - {n for n, _ in model.named_modules()}
+    if isinstance(model, torch.jit.ScriptModule): raise ValueError("a TorchScript module cannot be converted: give the original")
+    unknown = set(skip) - {n for n, _ in model.named_modules() if n}
     if unknown: raise ValueError(f"skip names modules that the model does not have: {sorted(unknown)}")
+    _check_modules(model, skip)
 
 # %% ../../nbs/14_quant.convert.ipynb #c61459db
 def _quantize_layer(net, name, ends, config):
     "Replace the layer `name` of `net` by its quantized form."
     m, fl = net.get_submodule(name), config['first_last']
+    hooks = _take_hooks(m)
     clips = config['act'] in ('dorefa', 'pact')
     act = 'cover' if name == ends[0] else 'lsq' if name == ends[1] and clips else config['act']
     widths = {b: (fl if name in ends else b) for b in net.bit_state.allowed if b != 32}
     cls = QConv2d if isinstance(m, nn.Conv2d) else QLinear
-    return cls(m, net.bit_state, {b: w for b, w in widths.items() if w != 32},
-               config['weight'], act, config['per_channel'])
+    new = cls(m, net.bit_state, {b: w for b, w in widths.items() if w != 32},
+              config['weight'], act, config['per_channel'])
+    _carry(m, new)
+    vars(new).update(hooks)
+    return new
+
+def _multiply_norm(net, name):
+    "One norm per bit-width for the norm `name` of `net`, with its hooks around them."
+    m = net.get_submodule(name)
+    hooks = _take_hooks(m)
+    new = MultiBitNorm(m, net.bit_state)
+    vars(new).update(hooks)
+    return new
 
 # %% ../../nbs/14_quant.convert.ipynb #880b49c2
 def to_multibit(
@@ -87,21 +219,23 @@ def to_multibit(
     skip=(),                 # modules to leave in float, with all inside them, named as in `named_modules`
 )->nn.Module:
     "A copy of `model` that runs at each of `bits`, at the highest to begin with."
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    skip, model = (skip,) if isinstance(skip, str) else tuple(skip), unwrap(model)
     _check_convertible(model, skip)
+    skip = [n.replace('._orig_mod', '') for n in skip]
     config = dict(weight=weight, act=act, first_last=check_bit(first_last, name='first_last'),
-                  per_channel=weight == 'minmax' if per_channel is None else bool(per_channel), skip=list(skip))
-    state, net = BitState(bits, config), unfuse(model, skip)
+                  per_channel=weight == 'minmax' if per_channel is None else bool(per_channel), skip=skip)
+    state, net = BitState(bits, config), unfuse(_copied(model), skip, inplace=True)
     layers, norms = _replaceable(net, skip)
     if not layers:
         raise ValueError("nothing to quantize: the model has no Conv2d and no Linear layer that is not skipped")
     net.bit_state = state
     new = {n: _quantize_layer(net, n, (layers[0], layers[-1]), config) for n in layers}
-    new.update({n: MultiBitNorm(net.get_submodule(n), state) for n in norms})
+    new.update({n: _multiply_norm(net, n) for n in norms})
     if '' in new:
         new[''].bit_state = state
         return new['']
     _swap(net, new)
+    _warn_float(net, skip)
     return net
 
 # %% ../../nbs/14_quant.convert.ipynb #13d1f1b9
@@ -111,11 +245,15 @@ def bit_state_of(
     "The `BitState` that the layers of `net` share, or None for a plain network; `ValueError` where there are several."
     net = unwrap(net)
     state = getattr(net, 'bit_state', None)
-    if state is not None: return state
+    return _only_state(net) if state is None else state
+
+def _only_state(net, needs=None):
+    "The one `BitState` in `net`, or None; `ValueError` for several, and for None where `needs` names who needs one."
     states = {id(s): s for m in net.modules() if (s := getattr(m, 'bit_state', None)) is not None}
     if len(states) > 1:
         raise ValueError(f"{type(net).__name__} holds {len(states)} multi-bit networks, and one bit-width cannot be "
                          "switched for several: use each of them alone, or convert the whole with to_multibit")
+    if needs and not states: raise ValueError(f"{needs} needs a multi-bit network: see to_multibit")
     return next(iter(states.values()), None)
 
 def bits_of(
@@ -157,30 +295,46 @@ def backward_as(
     finally: state.backward, state.temperature = before
 
 # %% ../../nbs/14_quant.convert.ipynb #0b52f91f
-def _first_batches(dl, n, device):
-    "Up to `n` batches of images of a loader of `(x, ...)` or `x`, on `device`."
+def _first_batches(dl, n, net):
+    "Up to `n` batches of images of a loader of `(x, ...)` or `x`, where `net` is and in the type of its weights."
+    to = dict(device=device_of(net), dtype=next(m.weight.dtype for m in net.modules() if isinstance(m, (QConv2d, QLinear))))
     out = []
     with peek(dl):
         for batch in dl:
             x = check_images(batch[0] if isinstance(batch, (tuple, list)) else batch)
-            out.append(x.as_subclass(Tensor).to(device))
+            out.append(fast_layout(x.as_subclass(Tensor).to(**to)))
             if len(out) == n: break
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
     return out
 
 # %% ../../nbs/14_quant.convert.ipynb #a5ec21d7
 def _active_norms(net):
-    "The active norms that keep statistics."
-    return [m.active for m in net.modules() if isinstance(m, MultiBitNorm) and m.active.track_running_stats]
+    "The active norms that keep a mean and a variance."
+    norms = [m.active for m in net.modules() if isinstance(m, MultiBitNorm)]
+    def kept(m): return [k for k, b in m._buffers.items() if k.startswith('running_') and b is not None]
+    odd = {type(m).__name__ for m in norms if kept(m) and not {'running_mean', 'running_var'} <= set(kept(m))}
+    if odd: warnings.warn(f"statistics of {sorted(odd)} are left as they are: calibrate moves a mean and a variance")
+    return [m for m in norms if {'running_mean', 'running_var'} <= set(kept(m))]
+
+def _moments(norm, x):
+    "Mean and variance per channel of the input of a norm, as that norm would track them."
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.ndim < 2 or x.shape[1:2] != norm.running_mean.shape:
+        raise ValueError(f"{type(norm).__name__} got {tuple(x.shape)} and keeps {len(norm.running_mean)} means: channels "
+                         "are expected second; norms=False leaves statistics alone")
+    each = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
+    dims = [i for i in range(x.ndim) if i != 1 and not (each and i == 0)]
+    n = x[0, 0].numel()*(1 if each else len(x))
+    var, mean = torch.var_mean(x, dims, correction=min(1, n - 1))
+    return (mean.mean(0), var.mean(0)) if each else (mean, var)
 
 @contextmanager
 def _watch(net, act_of=lambda i: noop):
     "For each active norm a list of mean and variance of its inputs up to each batch; `act_of(i)(norm, list)` at each."
     def note(seen, act):
         def hook(norm, inp):
-            var, mean = torch.var_mean(inp[0].float(), (0, 2, 3))
-            n = len(seen)
-            seen.append(tuple((old*n + v)/(n + 1) for old, v in zip(seen[-1] if seen else (0, 0), (mean, var))))
+            n, new = len(seen), _moments(norm, inp[0])
+            seen.append(tuple((old*n + v)/(n + 1) for old, v in zip(seen[-1] if seen else (0, 0), new)))
             act(norm, seen)
         return hook
     norms = _active_norms(net)
@@ -205,6 +359,8 @@ def _mover(own):
         if own is not None:
             mean32, var32 = own[2][len(seen) - 1]
             mean, var = own[0] + mean - mean32, own[1]*(var + 1e-12)/(var32 + 1e-12)
+        elif not var.any():
+            raise ValueError("one value per channel has no variance: calibrate with batches of more than one image")
         norm.running_mean.copy_(mean); norm.running_var.copy_(var)
     return move
 
@@ -219,46 +375,22 @@ def calibrate(
     norms:bool=True,     # move BatchNorm statistics too
 )->nn.Module:
     "Fit steps and BatchNorm statistics of every low bit-width to data; `ValueError` on an empty loader."
-    state = bit_state_of(net)
-    if state is None: raise ValueError("calibrate needs a multi-bit network: see to_multibit")
-    if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
-    batches = _first_batches(dl, n_batches, device_of(net))
-    batches = [fast_layout(x) for x in batches]
+    given, net = net, unwrap(net)
+    state, method = _only_state(net, 'calibrate'), check_choice(method, ('mse', 'lsq'), 'method')
+    if not isinstance(n_batches, (int, np.integer)) or n_batches < 1:
+        raise ValueError(f"n_batches must be a whole number of at least 1, got {n_batches!r}")
+    widths = check_bits(state.allowed if bits is None else bits, state.allowed)
+    batches = _first_batches(dl, n_batches, net)
     with eval_mode(net):
         full = _full(net, batches) if norms else None
         def moving(): return _watch(net, lambda i: _mover(full and full[i])) if norms else nullcontext()
-        for b in check_bits(bits or state.allowed, state.allowed):
+        for b in widths:
             if b == 32: continue
             with at_bits(net, b), moving():
                 try:
                     for i, x in enumerate(batches): state.observing = (method, i + 1); net(x)
                 finally: state.observing = None
-    return net
-
-# %% ../../nbs/14_quant.convert.ipynb #011f1735
-_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, MultiBitNorm)
-
-def _rows(net):
-    "(name, kind, module, number of weights) of all that has own parameters, without what is inside our layers."
-    ours = QConv2d, QLinear, MultiBitNorm
-    inner = {id(c) for m in net.modules() if isinstance(m, ours) for c in m.modules() if c is not m}
-    whole = (nn.modules.conv._ConvNd, nn.Linear, *_norms)
-    for n, m in net.named_modules():
-        if id(m) in inner: continue
-        holder = m.active if isinstance(m, MultiBitNorm) else m
-        own, kind = dict(holder.named_parameters(recurse=False)), type(holder).__name__
-        if own and (isinstance(m, whole) or not list(m.children())):
-            yield n, kind, m, sum(p.numel() for p in own.values())
-        else: yield from ((f'{n}.{k}'.strip('.'), f'{kind}.{k}', m, p.numel()) for k, p in own.items())
-
-def _why_float(name, kind, m, inside, skip):
-    "Why a row of the table is not quantized."
-    if isinstance(m, MultiBitNorm): return 'norm, one per bit-width'
-    if _skipped(name, skip): return 'skipped'
-    if id(m) in inside: return 'in a fused module, which reads it itself'
-    if isinstance(m, _norms) or 'Norm' in kind: return 'norm, one for all bit-widths'
-    if isinstance(m, (nn.Conv2d, nn.Linear)): return 'its forward pass is its own'
-    return 'no Conv2d or Linear layer'
+    return given
 
 # %% ../../nbs/14_quant.convert.ipynb #97a2a970
 def _widths(m, bits):
@@ -271,8 +403,8 @@ def quant_table(
     net:nn.Module,    # a multi-bit network
 )->pd.DataFrame:      # a row each: kind, number of weights, width at each bit-width, and a note
     "What is quantized and what is not, and why."
-    state = bit_state_of(net)
-    if state is None: raise ValueError("quant_table needs a multi-bit network: see to_multibit")
+    net = unwrap(net)
+    state = _only_state(net, 'quant_table')
     rows, inside = {}, _inside_fused(net)
     for n, kind, m, weights in _rows(net):
         widths, note = _widths(m, state.allowed)
@@ -300,7 +432,7 @@ def quant_summary(
     x:Tensor=None,     # example images (B,C,H,W), to count multiply-adds; None: they are not counted
 )->pd.DataFrame:       # a row per kind: modules, weights, shares, width at each bit-width, and a note
     "`quant_table` added up by kind."
-    table = quant_table(net)
+    table, net = quant_table(net), unwrap(net)
     bits, table['modules'] = [c for c in table if c.endswith(' bits')], 1
     summed = ['modules', 'weights']
     if x is not None:
@@ -328,22 +460,30 @@ def _unquantized(m):
     plain.__dict__.pop('bit_state')
     return plain
 
+def _alone(m):
+    "The active norm of a `MultiBitNorm`, with the hooks that sit on the whole."
+    for k in _hooks:
+        if isinstance(vars(m)[k], dict): vars(m.active)[k].update(vars(m)[k])
+        elif vars(m)[k] is not None: vars(m.active)[k] = vars(m)[k]
+    return m.active
+
 def keep_bits(
     net:nn.Module,    # a multi-bit network; it is copied, not changed
     bits:int,         # one of its bit-widths
 )->nn.Module:
     "A copy of `net` that has this one bit-width only."
-    net, state = unwrap(net), bit_state_of(net)
-    if state is None: raise ValueError("keep_bits needs a multi-bit network: see to_multibit")
+    net = unwrap(net)
+    state = _only_state(net, 'keep_bits')
     one = BitState((check_bit(bits, state.allowed),), state.config)
     with at_bits(net, bits): out = copy.deepcopy(net)
     new = {}
     for name, m in out.named_modules():
-        if isinstance(m, MultiBitNorm): new[name] = m.active
+        if isinstance(m, MultiBitNorm): new[name] = _alone(m)
         elif isinstance(m, (QConv2d, QLinear)) and bits == 32: new[name] = _unquantized(m)
         elif isinstance(m, (QConv2d, QLinear)):
             m.bit_state = one
             for q in (m.weight_quant, m.act_quant): q.keep(bits)
+        elif getattr(m, 'bit_state', None) is not None: m.bit_state = one if bits != 32 else None
     if '' in new: return new['']
     _swap(out, new)
     out.bit_state = one if bits != 32 else None

@@ -24,11 +24,11 @@ from .quantizers import Quantizer
 
 # %% ../../nbs/16_quant.memory.ipynb #a384c3a6
 def _copies(block, quantizers):
-    "(module, name, copy) of each buffer that a run may read: of quantizers, or of all other modules."
+    "(module, name, copy) of each buffer that a run may read: of quantizers but for their flags, or of all other modules."
     idle = {id(n) for m in block.modules() if isinstance(m, MultiBitNorm)
             for n in m.norms.values() if n is not m.active}
     return [(m, k, b.clone()) for m in block.modules() if isinstance(m, Quantizer) == quantizers and id(m) not in idle
-            for k, b in m.named_buffers(recurse=False)]
+            for k, b in m.named_buffers(recurse=False) if not (quantizers and k == 'state')]
 
 @contextmanager
 def _buffers(copies):

@@ -35,16 +35,51 @@ class Quantizer(nn.Module):
         self.register_buffer('state', torch.tensor([signed] + [0]*len(self.widths), dtype=torch.int8))
         self._sync()
 
-    def _sync(self):
-        "Mirror the state buffer in plain Python, so that a forward pass never waits for a device."
-        signed, *ready = self.state.tolist()
-        self.signed, self.ready = (None if signed < 0 else bool(signed)), dict(zip(self.widths, map(bool, ready)))
+    _mark = None     # for quantizers pickled before this existed
 
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)
         self._sync()
 
     def extra_repr(self): return f"{self.kind}, widths={self.widths}, signed={self.signed}"
+
+# %% ../../nbs/11_quant.quantizers.ipynb #73bbec0c
+@patch
+def _sync(self:Quantizer):
+    "Mirror the state buffer in plain Python."
+    state = self._buffers['state']
+    if state.is_meta: values = [1 if self.kind == 'weight' else -1] + [0]*len(self.widths)
+    else: values = state.tolist()
+    signed, *ready = values
+    self._signed = None if signed < 0 else bool(signed)
+    self._ready = dict(zip(self.widths, map(bool, ready)))
+    self._mark = self._mark_of(state, values)
+
+@patch
+def _mark_of(self:Quantizer, state, values=None):
+    "What tells whether the state buffer has changed: its values, or off the CPU the tensor and its version."
+    if state.device.type == 'cpu': return None, state.tolist() if values is None else values
+    return state, None if state.is_inference() else state._version
+
+@patch
+def _follow(self:Quantizer):
+    "Renew the mirror if the state buffer has changed."
+    if torch.compiler.is_compiling(): return
+    (tensor, mark), old = self._mark_of(self._buffers['state']), self._mark
+    if old is None or tensor is not old[0] or mark != old[1]: self._sync()
+
+# %% ../../nbs/11_quant.quantizers.ipynb #a5e5089d
+@patch(as_prop=True)
+def signed(self:Quantizer)->bool:
+    "Whether the levels are signed; None where no data have told."
+    self._follow()
+    return self._signed
+
+@patch(as_prop=True)
+def ready(self:Quantizer)->dict:
+    "Active bit-width → whether it has been initialised."
+    self._follow()
+    return self._ready
 
 # %% ../../nbs/11_quant.quantizers.ipynb #078cc709
 def levels(
@@ -78,8 +113,19 @@ def start(self:Quantizer,
     v:Tensor,    # the first data seen at `bits`
     bits:int,    # an active bit-width
 ):
-    "Initialise `bits` from the first data; a compiler breaks its graph here, once."
+    "Initialise `bits` from the first data, if the state says so too; a compiler breaks its graph here, once."
+    self._sync()
+    if self._ready[bits]: return
+    if self._set(bits):
+        raise ValueError(f"this quantizer has numbers for {bits} bits, but its state says that it has seen no data: "
+                         "the state was averaged or not copied. Average parameters alone and copy buffers "
+                         "(timm's ModelEmaV3; AveragedModel without use_buffers), or load a whole state dict")
     self.observe(v, bits)
+
+@patch
+def _set(self:Quantizer, bits):
+    "Whether there are numbers for `bits` that are not those of a new quantizer."
+    return self.kind == 'act' and self._signed is not None and not any(self._ready.values())
 
 # %% ../../nbs/11_quant.quantizers.ipynb #ae3e4313
 @patch
@@ -89,6 +135,7 @@ def keep(self:Quantizer,
     "Forget every bit-width but one."
     rows = [i for i, b in enumerate(self.widths) if b == bits]
     self.state = self.state[[0] + [1 + i for i in rows]]
+    if self.kind == 'act' and not self.state[1:].any(): self.state[0] = -1
     if hasattr(self, 'ranges'): self.ranges = self.ranges[rows]
     self.widths = {b: w for b, w in self.widths.items() if b == bits}
     for params in self.children():
@@ -148,6 +195,9 @@ class LSQ(Quantizer):
         return quantize(v, self.step(bits), lo, hi, scale=1/math.sqrt(n*hi))
 
 # %% ../../nbs/11_quant.quantizers.ipynb #bc878cc2
+@patch
+def _set(self:LSQ, bits): return bool((self.log_steps[str(bits)] != 0).any())
+
 @patch
 def step(self:LSQ,
     bits:int,    # an active bit-width
@@ -248,6 +298,9 @@ class PACT(Quantizer):
 
 # %% ../../nbs/11_quant.quantizers.ipynb #c26bcdc4
 @patch
+def _set(self:PACT, bits): return bool(self.alphas[str(bits)] != 1)
+
+@patch
 def observe(self:PACT,
     a:Tensor,        # data to learn the range from
     bits:int,        # an active bit-width
@@ -277,7 +330,8 @@ class MinMax(Quantizer):
 
     def forward(self, v, bits):
         if bits not in self.widths: return v
-        if self.kind == 'act' and (self.training or not self.ready[bits]): self.start(v, bits)
+        if self.kind == 'act' and not self.ready[bits]: self.start(v, bits)
+        elif self.kind == 'act' and self.training: self.observe(v, bits)
         s, z, n = self._affine(v, bits)
         return quantize(v, s, -z, n - z, edge=.5)
 
@@ -292,6 +346,9 @@ class MinMax(Quantizer):
         return s, (-lo/s).round(), n
 
 # %% ../../nbs/11_quant.quantizers.ipynb #680b0262
+@patch
+def _set(self:MinMax, bits): return bool(self.ranges[list(self.widths).index(bits)].any())
+
 @patch
 def observe(self:MinMax,
     v:Tensor,        # data to learn the range from
