@@ -138,6 +138,7 @@ class IntConv2d(IntLayer):
         super().__init__(**kwargs)
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
         self.kernel, self.mode, self.pads = conv.kernel_size, conv.padding_mode, getattr(conv, 'pads', None)
+        for k in ('in_channels', 'out_channels', 'kernel_size', 'padding'): setattr(self, k, getattr(conv, k))
         if self.pads is None: self.pads = _own_pads(conv)
 
     def forward(self, x):

@@ -68,7 +68,7 @@ def _traced(one, example, form):
     how = dict(custom_translation_table=translations(form), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **_silent)
     with _quiet():
         try: out = one(example)
-        except RuntimeError as e:
+        except (RuntimeError, AttributeError, TypeError, IndexError, KeyError, ValueError) as e:
             raise ValueError(f"the network does not run on images of shape {tuple(example.shape)}: {e}") from e
         if not isinstance(out, Tensor) or out.ndim != 2:
             got = type(out).__name__ if not isinstance(out, Tensor) else tuple(out.shape)
