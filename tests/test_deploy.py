@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as tv
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -107,8 +107,15 @@ def random_net(specs, head, seed, size=14, colours=3):
         if head == 2: net.extend([nn.ReLU(), nn.Linear(6, 5, bias=False)])
     return net.eval()
 
+# one channel into a group and several out of it: the runtime has no depthwise kernel for that, with one group or with many
+PLAIN = dict(kernel=(1, 1), groups='one', width=2, join='plain', dilation=1, stride=0, ring=0, pad='zeros', bias=False, norm=False, act='silu', pool='none')
+MANY = dict(PLAIN, kernel=(3, 3), groups='depthwise', width=3, ring=1, act='relu')
+ONE_INTO_MANY = dict(quant=dict(weight='lsq', per_channel=True, act='lsq'), bits=8, same_ends=True, head=1, cpu='any', wrapped=False)
+
 @given(**CASE)
-@settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
+@example(specs=[PLAIN], form='fused', colours=1, seed=50, **ONE_INTO_MANY)
+@example(specs=[MANY, PLAIN], form='qdq', colours=3, seed=3, **ONE_INTO_MANY)
+@settings(deadline=None, derandomize=True, max_examples=22, suppress_health_check=list(HealthCheck))
 def test_any_network(tmp_path_factory, **case): check_any(tmp_path_factory.mktemp('any')/'net.onnx', **case)
 
 def check_any(path, specs, quant, bits, same_ends, head, seed, form, cpu, colours, wrapped):
@@ -658,10 +665,10 @@ def test_places_that_cannot_be_written(net, tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, '_traced', lambda *a: pytest.fail('it went to work'))
     x = toy_images(2)[0]
     (tmp_path/'file').write_text('mine')
-    for path in (tmp_path, tmp_path/'absent'/'net.onnx', tmp_path/'file'/'net.onnx'):
+    for path in (tmp_path, tmp_path/'absent'/'net.onnx', tmp_path/'file'/'net.onnx', tmp_path/'net.pt', tmp_path/'net'):
         with pytest.raises(ValueError, match=str(path)): export_onnx(net, path, 4, x)
     def refused(**kwargs): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(deploy.tempfile, 'TemporaryFile', refused)
+    monkeypatch.setattr(deploy.tempfile, 'NamedTemporaryFile', refused)
     with pytest.raises(ValueError, match='Permission denied'): export_onnx(net, tmp_path/'net.onnx', 4, x)
     assert [p.name for p in tmp_path.iterdir()] == ['file'] and (tmp_path/'file').read_text() == 'mine'
 

@@ -138,6 +138,7 @@ class IntConv2d(IntLayer):
         super().__init__(**kwargs)
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
         self.kernel, self.mode, self.pads = conv.kernel_size, conv.padding_mode, getattr(conv, 'pads', None)
+        for k in ('in_channels', 'out_channels', 'kernel_size', 'padding'): setattr(self, k, getattr(conv, k))
         if self.pads is None: self.pads = _own_pads(conv)
 
     def forward(self, x):
@@ -211,6 +212,7 @@ def norm_pairs(
     net:nn.Module,    # a network, plain or of integer layers
 )->list:              # (name of a layer, name of the norm that alone reads it)
     "The layers that a BatchNorm follows directly; `ValueError` for a network that fx cannot follow."
+    net = unwrap(net)
     try: nodes = _Tracer().trace(net).nodes
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
         raise ValueError(f"torch.fx cannot follow this network: {e}") from e
@@ -253,6 +255,7 @@ def fold_norms(
     net:nn.Module,    # a network in eval mode; changed in place
 )->list:              # names of the norms that are gone
     "Fold every BatchNorm that alone reads a convolution into it; `ValueError` for a network that fx cannot follow."
+    net = unwrap(net)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     pairs = norm_pairs(net) if norms else []
     for l, n in pairs: _fold(net.get_submodule(l), net.get_submodule(n))
@@ -270,6 +273,7 @@ def _folded(net):
 def _extractable(net):
     "The network, if it is multi-bit, in float32, and its quantized layers and norms do what their kinds do."
     name = type(net).__name__
+    if not isinstance(net, nn.Module): raise TypeError(f"single_bit needs a network, a torch.nn.Module, got {name}")
     if bit_state_of(net) is None or any(hasattr(m, 'extracted') for m in net.modules()):
         raise ValueError(f"single_bit needs a multi-bit network: see to_multibit, got {name}")
     odd = {str(t.dtype) for t in net.state_dict().values() if t.is_floating_point()} - {'torch.float32'}
@@ -313,7 +317,8 @@ def integer_table(
     net:nn.Module,    # what `single_bit` gives
 )->pd.DataFrame:      # a row per layer: kind, width, weights, bytes as packed, kernel
     "The integer layers and what they weigh: weights packed at their width, steps, scales and biases in float32."
-    rows = {}
+    net, rows = unwrap(net), {}
+    if not isinstance(net, nn.Module): raise TypeError(f"integer_table needs a network, got {type(net).__name__}")
     for name, m in net.named_modules():
         if not isinstance(m, IntLayer): continue
         rest = sum(4*t.numel() for t in (m.step, m.scale, m.bias, m.offset) if t is not None)

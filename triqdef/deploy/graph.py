@@ -269,6 +269,15 @@ def chain(self:OnnxGraph,
 most_slack = .01      # steps: a layer whose bias could be off by more is not fused
 
 @patch
+def depthwise(self:OnnxGraph,
+    n,             # node of a layer
+    weight:str,    # name of its weight
+)->bool:
+    "Whether it has a group for each channel, in and out: the kernel for that widens before it multiplies."
+    shape, groups = self.value(weight).shape, next((a.i for a in n.attribute if a.name == 'group'), 1)
+    return n.op_type == 'Conv' and groups > 1 and shape[:2] == (groups, 1)
+
+@patch
 def _slack(self:OnnxGraph, c, q):
     "By how many steps of the quantizer `q` the rounded bias of a layer is off, at the most."
     return float(np.abs(c.units[3]*c.units[2] - c.bias).max()/float(self.value(q.input[1])))
@@ -281,7 +290,7 @@ def units(self:OnnxGraph,
 ):
     "(powers of two that weight and levels have room for, unit of the sum, whole biases); None if they do not fit."
     _, _, lo, hi = self.bounds(c.levels)
-    w, tight = _width(self.value(c.weight)), safe and c.node.op_type != 'Conv'       # depthwise never overflows
+    w, tight = _width(self.value(c.weight)), safe and not self.depthwise(c.node, c.weight)
     up_w = (7 if tight and w < 8 and hi - lo > 127 else 8) - w
     up_x = int(math.log2((127 if tight and hi - lo < 128 else 255)//(hi - lo)))
     unit = c.scale.astype(np.float64)/2**(up_w + up_x)
@@ -419,7 +428,7 @@ def saturates(self:OnnxGraph,
     levels:str,    # name of its levels
 )->bool:
     "Whether two products of an unsigned and a signed byte can exceed 16 bits in this layer."
-    if n.op_type == 'Conv' and (self._kernel(n) == 'float' or self.value(weight).shape[1] == 1): return False
+    if n.op_type == 'Conv' and (self._kernel(n) == 'float' or self.depthwise(n, weight)): return False
     _, zero, lo, hi = self.bounds(levels)
     w, x = 2**_width(self.value(weight)), max(abs(lo + zero), abs(hi + zero))
     if n.op_type == 'ConvInteger' and self.value(n.input[2]).dtype == np.int8: return 2*(w - 1)*x > 32767

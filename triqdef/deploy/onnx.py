@@ -68,7 +68,7 @@ def _traced(one, example, form):
     how = dict(custom_translation_table=translations(form), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **_silent)
     with _quiet():
         try: out = one(example)
-        except RuntimeError as e:
+        except (RuntimeError, AttributeError, TypeError, IndexError, KeyError, ValueError) as e:
             raise ValueError(f"the network does not run on images of shape {tuple(example.shape)}: {e}") from e
         if not isinstance(out, Tensor) or out.ndim != 2:
             got = type(out).__name__ if not isinstance(out, Tensor) else tuple(out.shape)
@@ -120,7 +120,10 @@ def class_names(
 
 def _checked(classes, model):
     "Class names as strings, as many as there are logits, or None."
-    if classes is None or not len(classes): return None
+    if isinstance(classes, (str, bytes, dict)):
+        raise TypeError(f"classes must be a sequence of names, got {type(classes).__name__}")
+    classes = [] if classes is None else list(classes)
+    if not classes: return None
     n = [0, *(d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim)][-1]
     if n and len(classes) != n: raise ValueError(f"classes must be the names of {n} classes, got {len(classes)}")
     return list(map(str, classes))
@@ -145,10 +148,10 @@ def _told(net, bits, how, classes, layers, example):
 # %% ../../nbs/75_deploy.onnx.ipynb #17dd42eb
 def export_onnx(
     net:nn.Module,            # a multi-bit network, calibrated or trained
-    path,                     # where to write, `.onnx`
+    path,                     # where to write, a name that ends in `.onnx`; `~` is the home folder
     bits:int,                 # one of its bit-widths, 2 to 8, or 32 for float
     example:Tensor,           # images (B,C,H,W) in [0,1]; the file takes images of this size, any number of them
-    form:str='integer',       # 'integer', 'fused' or 'qdq'
+    form:str='integer',       # 'integer' or 'fused' for ONNX Runtime, 'qdq' also for what reads uint8 QDQ; no TensorRT
     pixels:str='float',       # what the file takes: 'float' pixels in [0,1], or 'uint8' from 0 to 255
     cpu:str='any',            # 'any', or 'vnni' for faster kernels that are wrong on x86 CPUs without VNNI
     small:bool=True,          # levels that fit in 4 bits in 4-bit containers; False: 8 bits for all
@@ -177,11 +180,13 @@ def check_writable_file(
     path,     # where a file will be
 )->Path:
     "The path, if a file can be written there; else a `ValueError`, before any long work."
-    path = Path(path)
-    if path.is_dir(): raise ValueError(f"{path} is a folder: an ONNX network is a file")
-    if not path.parent.is_dir(): raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    path = Path(path).expanduser()
     try:
-        with tempfile.TemporaryFile(dir=path.parent): pass
+        if path.is_dir(): raise ValueError(f"{path} is a folder: an ONNX network is a file")
+        if path.exists() and not path.is_file(): raise ValueError(f"{path} is a device, not a file")
+        if path.suffix.lower() != '.onnx': raise ValueError(f"an ONNX network is a file NAME.onnx, got {path}")
+        if not path.parent.is_dir(): raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix): pass
     except OSError as e: raise ValueError(f"cannot write {path}: {e}") from e
     return path
 
@@ -190,7 +195,8 @@ def read_onnx(
     path,       # a file that `export_onnx` wrote
 )->dict:        # its metadata; `ValueError` for a damaged file or one of something else
     "What an exported file says about itself."
-    path, onnx, DecodeError = Path(path), need_modules('onnx'), need_modules('google.protobuf.message').DecodeError
+    path, onnx = Path(path).expanduser(), need_modules('onnx')
+    DecodeError = need_modules('google.protobuf.message').DecodeError
     if not path.is_file(): raise FileNotFoundError(f"no exported network at {path}")
     whole = path.read_bytes()
     try: model = onnx.load_model_from_string(whole)
@@ -201,8 +207,11 @@ def read_onnx(
     if not _sealed(whole, props.get('triqdef.sha256') or '-'):
         raise ValueError(f"{path} is damaged or was changed after it was written: its checksum is another")
     about = json.loads(props['triqdef'])
-    if about.get('format') != 'triqdef-onnx-1': raise ValueError(f"{path} has a description that is not triqdef-onnx-1")
+    if not isinstance(about, dict) or about.get('format') != 'triqdef-onnx-1' or not _told_keys <= set(about):
+        raise ValueError(f"{path} has a description that is not triqdef-onnx-1")
     return about
+
+_told_keys = {'bits', 'form', 'pixels', 'cpu', 'classes', 'layers', 'network_sha256', 'shape'}
 
 # %% ../../nbs/75_deploy.onnx.ipynb #270a9e98
 def ort_session(
@@ -211,11 +220,22 @@ def ort_session(
     **options,           # of `onnxruntime.SessionOptions`, such as `enable_profiling=True`
 ):
     "A session of ONNX Runtime on the CPU that only speaks of errors."
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 0:
+        raise ValueError(f"threads must be 0 or a whole number above, got {threads!r}")
     ort = need_modules('onnxruntime')
     so = ort.SessionOptions()
     so.intra_op_num_threads, so.log_severity_level = threads, 3
     for k, v in options.items(): setattr(so, k, v)
-    return ort.InferenceSession(model if isinstance(model, bytes) else str(model), so, ['CPUExecutionProvider'])
+    source = model if isinstance(model, bytes) else str(model)
+    try: return ort.InferenceSession(source, so, ['CPUExecutionProvider'])
+    except _runtime_errors() as e:
+        named = 'this model' if isinstance(model, bytes) else model
+        raise ValueError(f"ONNX Runtime {ort.__version__} cannot load {named}: {str(e).splitlines()[0][:600]}") from e
+
+def _runtime_errors():
+    "The exceptions of ONNX Runtime: no class is above all of them."
+    state = need_modules('onnxruntime.capi.onnxruntime_pybind11_state')
+    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
 
 # %% ../../nbs/75_deploy.onnx.ipynb #9a44ca68
 @cache
@@ -238,19 +258,23 @@ class OnnxNet:
         path,             # a file that `export_onnx` wrote
         threads:int=0,    # of one operator; 0: as many as the runtime likes
     ):
-        self.path, self.about = Path(path), read_onnx(path)
+        self.path, self.about = Path(path).expanduser(), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
         fast = self.about['cpu'] == 'vnni'
         if fast and any(l.get('saturates', True) for l in self.about['layers']) and saturates_here():
             raise ValueError(f"{path} was exported with cpu='vnni', and this CPU has none: export it with cpu='any'")
         self.session = ort_session(self.path, threads)
 
-    def inputs(self, x):
-        "Images (B,C,H,W) in [0,1] as the file takes them."
-        x, want = check_images(x), self.about['shape']
+    def fitting(self, x, name='images'):
+        "Images (B,C,H,W) in [0,1], if they have the shape that the file takes."
+        x, want = check_images(x, name), self.about['shape']
         if list(x.shape[1:]) != want:
             raise ValueError(f"{self.path} takes images of shape {want}, got {list(x.shape[1:])}")
-        x = x.detach().cpu()
+        return x
+
+    def inputs(self, x):
+        "Images (B,C,H,W) in [0,1] as the file takes them."
+        x = self.fitting(x).detach().cpu()
         return ((x*255).round().clamp(0, 255).to(torch.uint8) if self.about['pixels'] == 'uint8' else x.float()).numpy()
 
     def __call__(self, x): return torch.from_numpy(self.session.run(['logits'], {'pixels': self.inputs(x)})[0])

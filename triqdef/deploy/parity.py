@@ -20,7 +20,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bit, check_images, device_of, eval_mode, images_at_once, unwrap
+from ..core import check_bit, device_of, eval_mode, images_at_once, unwrap
 from .extract import IntLayer, single_bit
 from .graph import most_slack, need_modules
 from .onnx import network_key, OnnxNet, ort_session, round_bias
@@ -275,7 +275,7 @@ def check_parity(
 )->Parity:
     "Compare a network and its file; a `ParityError` (a `ValueError`) names the layer where they part."
     file = path if isinstance(path, OnnxNet) else OnnxNet(path)
-    bits, net, (x, y) = _same(net, file, bits), unwrap(net), _checked(x, y, patched)
+    bits, net, (x, y, patched) = _same(net, file, bits), unwrap(net), _checked(file, x, y, patched)
     if not 0 < hair < .5: raise ValueError(f"hair must lie between 0 and ½ of a step, got {hair}")
     slacks = [min(l['slack'], most_slack) for l in file.about['layers']]
     with eval_mode(net), plain_floats(device_of(net)):
@@ -285,7 +285,7 @@ def check_parity(
         ours, theirs, far, apart = _both(net, file, bits, x, rows, reference, one)
         out = Parity(bits, file.form, rows, ours, theirs, far, _level(net, bits, rows), max(slacks, default=0.), apart)
         if y is not None: out.rest |= _accuracies(ours, theirs, y)
-        if patched is not None: out.rest |= exported_success(net, file, bits, x, y, patched, (ours, theirs))
+        if patched is not None: out.rest |= _success(net, file, bits, x, y, patched, (ours, theirs))
     if strict and not out.ok:
         raise ParityError(f"{file.path} is not this network at {bits} bits: {'; '.join(out.faults[:3])}")
     return out
@@ -303,15 +303,24 @@ def plain_floats(
         with torch.autocast(torch.device(device).type, enabled=False): yield
     finally: cudnn.allow_tf32, matmul.allow_tf32 = before
 
-def _checked(x, y, patched):
-    "Images and classes, of which there are as many, and as many patched images of the same shape."
+def _checked(file, x, y, patched):
+    "Images that the file takes, as many classes, and as many patched images; images in float32."
     if x is None: raise ValueError("check_parity needs images: give x")
-    x, y = check_images(x), None if y is None else torch.as_tensor(y)
-    if y is not None and y.shape != (len(x),):
-        raise ValueError(f"x has {len(x)} images, so y must have shape {(len(x),)}, got {tuple(y.shape)}")
-    if patched is not None and patched.shape != x.shape:
+    x = file.fitting(x).float()
+    y = None if y is None else _classes(torch.as_tensor(y), len(x), file.session.get_outputs()[0].shape[-1])
+    if patched is None: return x, y, None
+    if y is None: raise ValueError("attack success needs the classes y")
+    if file.fitting(patched, 'patched').shape != x.shape:
         raise ValueError(f"patched must have the shape of x, {tuple(x.shape)}, got {tuple(patched.shape)}")
-    return x, y
+    return x, y, patched.float()
+
+def _classes(y, n, k):
+    "Classes as whole numbers from 0 to `k` - 1, one for each of `n` images."
+    if y.shape != (n,): raise ValueError(f"x has {n} images, so y must have shape {(n,)}, got {tuple(y.shape)}")
+    if y.is_floating_point() or y.dtype == torch.bool: raise TypeError(f"y must hold whole numbers, got {y.dtype}")
+    if y.min() < 0 or isinstance(k, int) and y.max() >= k:
+        raise ValueError(f"y must hold classes from 0 to {k} - 1, got {y.min().item()} to {y.max().item()}")
+    return y
 
 def _same(net, file, bits):
     "The bit-width; a `ValueError` for a file of another bit-width or another network."
@@ -327,10 +336,9 @@ def _accuracies(ours, theirs, y):
     def right(z): return (z.argmax(1) == y.cpu()).float().mean().item()
     return {'accuracy, torch': right(ours), 'accuracy, file': right(theirs)}
 
-@torch.no_grad()
 def exported_success(
     net:nn.Module,      # the multi-bit network
-    file:OnnxNet,       # the exported one
+    file,               # the file that was made of it, or an `OnnxNet`
     bits:int,           # its bit-width
     x:Tensor,           # images (B,C,H,W) in [0,1]
     y:Tensor,           # their classes (B,)
@@ -338,8 +346,13 @@ def exported_success(
     clean=None,         # logits of both on `x`, if they are known
 )->dict:
     "Attack success of the same patched images on the network and on the file."
-    if y is None: raise ValueError("attack success needs the classes y")
-    x, y = _checked(x, y, patched)
+    if y is None or patched is None: raise ValueError("attack success needs the classes y, and patched images")
+    file = file if isinstance(file, OnnxNet) else OnnxNet(file)
+    return _success(unwrap(net), file, _same(net, file, bits), *_checked(file, x, y, patched), clean)
+
+@torch.no_grad()
+def _success(net, file, bits, x, y, patched, clean):
+    "`exported_success` of checked arguments."
     def run(f, v): return torch.cat([f(b.to(device_of(net))).cpu() for b in v.split(images_at_once(v[:1]))]).argmax(1)
     with eval_mode(net), at_bits(net, bits), plain_floats(device_of(net)):
         ours, theirs = clean or (run(net, x), run(file, x))

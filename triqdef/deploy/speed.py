@@ -41,6 +41,12 @@ def _events(path, threads, x, runs):
     events = [e for e in events if e.get('cat') == 'Node' and e['name'].endswith('kernel_time')]
     return events[2*len(events)//(2 + runs):]
 
+def _whole(**counts):
+    "A `ValueError` for a count, given with the least one allowed, that is not a whole number or too small."
+    for name, (n, least) in counts.items():
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {n!r}")
+
 def kernels(
     path,             # a file that `export_onnx` wrote, or an `OnnxNet`
     x:Tensor,         # images (B,C,H,W) in [0,1]
@@ -48,6 +54,7 @@ def kernels(
     runs:int=5,       # to average over
 )->pd.DataFrame:      # a row per operator: kind, nodes, milliseconds of one run, share
     "What ONNX Runtime ran, by operator, the slowest first."
+    _whole(runs=(runs, 1))
     file = path if isinstance(path, OnnxNet) else OnnxNet(path, threads)
     events = _events(file.path, threads, file.inputs(x), runs)
     t = pd.DataFrame([dict(op=e['args']['op_name'], ms=e['dur']/1000/runs, nodes=1/runs) for e in events])
@@ -66,6 +73,8 @@ def latencies(
     warm:int=3,          # runs before those
 )->pd.Series:            # name → median milliseconds of one run
     "How long each file takes for `x`, measured in turn."
+    _whole(rounds=(rounds, 1), warm=(warm, 0))
+    if not isinstance(files, dict) or not files: raise TypeError(f"files must be a dict, name → file, got {files!r}")
     def runner(f):
         if callable(f) and not isinstance(f, OnnxNet): return f
         net = OnnxNet(f.path if isinstance(f, OnnxNet) else f, threads)
