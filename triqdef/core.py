@@ -6,8 +6,8 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'images_at_once', 'Normalize',
-           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits', 'unwrap', 'device_of',
-           'this_process', 'atomic_path', 'asset', 'versions']
+           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits', 'as_labels', 'first_logits',
+           'check_finite', 'unwrap', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -78,8 +78,12 @@ def check_images(
     strict=False,    # pixels outside [0,1] are an error, not a warning
 )->Tensor:
     "Images as they are, after checking type, shape, NaN and range."
-    if not isinstance(x, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point(): raise TypeError(f"{name} must be floating point in [0,1], got {x.dtype}")
+    if not isinstance(x, Tensor):
+        hint = ': torch.from_numpy(…) makes one' if isinstance(x, np.ndarray) else ''
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}{hint}")
+    if not x.is_floating_point():
+        hint = ': x.float()/255' if x.dtype == torch.uint8 else ''
+        raise TypeError(f"{name} must be floating point in [0,1], got {x.dtype}{hint}")
     if x.ndim != 4: raise ValueError(f"{name} must have shape (B,C,H,W), got {tuple(x.shape)}")
     if not x.numel(): raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
     lo, hi = (v.item() for v in torch.aminmax(x.detach()))
@@ -184,6 +188,55 @@ def check_logits(
 def _holds_tensor(out):
     held = out if isinstance(out, (tuple, list)) else vars(out).values() if hasattr(out, '__dict__') else ()
     return any(isinstance(v, Tensor) for v in held)
+
+# %% ../nbs/00_core.ipynb #781b9838
+def as_labels(
+    y,               # classes: a tensor, an array or a list of integers, (n,)
+    n:int=None,      # how many there must be, or None for any number
+    device=None,     # where they are put, None: where they are
+    name='labels',   # the argument's name, for the message
+)->Tensor:           # (n,) int64
+    "Labels as int64; `TypeError` for what is no integer, `ValueError` for another shape."
+    want = f"{name} must be ({'n' if n is None else n},) integers"
+    try: t = torch.as_tensor(y).detach().as_subclass(Tensor)
+    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"{want}, got {type(y).__name__}") from e
+    if t.ndim != 1 or n is not None and len(t) != n or not (t.numel() or n == 0):
+        raise ValueError(f"{want}, got {t.dtype} {tuple(t.shape)}")
+    if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
+        raise ValueError(f"{want}, got {t.dtype} {tuple(t.shape)}")
+    return t.to(device, torch.int64)
+
+# %% ../nbs/00_core.ipynb #1fff1ad7
+def first_logits(
+    net,                  # any network; in the mode it is in
+    x:Tensor,             # images, (B,C,H,W); the first one is used
+    name='the network',   # what to call it in a message
+)->Tensor:                # (1,classes)
+    "The logits of the first image; an error that says why where there are none."
+    one = x[:1].detach().as_subclass(Tensor).clone()
+    with torch.no_grad():
+        try: out = net(one)
+        except (RuntimeError, NotImplementedError) as e:
+            if why := _misfit(net, one): raise ValueError(f"{name} {why}") from e
+            raise
+    if not isinstance(out, Tensor) or not out.is_meta: return check_finite(check_logits(out, 1, name=name), name)
+    raise ValueError(f"{name} has no weights: it is on the meta device")
+
+def _misfit(net, x):
+    "What device or type of `x` is not that of the network; '' for neither."
+    p = next((p for p in net.parameters() if p.is_floating_point()), x) if isinstance(net, nn.Module) else x
+    if p.device != x.device: return f"is on {p.device}, the images are on {x.device}: move one of them with .to(…)"
+    if p.dtype != x.dtype: return f"is {p.dtype}, the images are {x.dtype}: convert one of them with .to(…)"
+    return ''
+
+def check_finite(
+    z:Tensor,             # logits, (B,classes)
+    name='the network',   # what to call it in the message
+)->Tensor:
+    "Logits as they are; `ValueError` where one is NaN, which has no class."
+    bad = z.isnan().any(1)
+    if bad.any(): raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: they have no class")
+    return z
 
 # %% ../nbs/00_core.ipynb #b8e8bc81
 _wrappers = {'DistributedDataParallel', 'DataParallel', 'FullyShardedDataParallel', 'DeepSpeedEngine',

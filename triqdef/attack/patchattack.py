@@ -30,7 +30,7 @@ class Evade(Criterion):
 
     def loss(self,
         logits:Tensor,    # (B,classes)
-        y:Tensor,         # labels, (B,) int64
+        y,                # labels, (B,) integers
     )->Tensor:            # (B,) float32 or wider, at most 0
         "The logarithm of the probability of all other classes together."
         z = logits if logits.dtype == torch.float64 else logits.float()
@@ -373,7 +373,7 @@ def _take(self:_Search):
 def run(self:PatchAgent,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view such as `BitMean`, or None: as it stands
     history=False,    # whether the mean reward of each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -382,8 +382,8 @@ def run(self:PatchAgent,
     check_images(x, strict=True)
     view, goal = as_view(bits), agent_criterion(self.target)
     with under_attack(net), torch.no_grad():
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, goal); self._check(x, y)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, goal); self._check(x, y)
         search = _Search(self, net, x, y, view, goal)
         file = state_file(self, resume, net, x, y, bits)
         self._loop(search, file)
@@ -400,7 +400,7 @@ def run(self:PatchAgent,
 def attack(self:PatchAgent,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y:Tensor,       # labels, (B,) int64
+    y,              # labels, (B,) integers
     bits=None,      # a bit-width, several, a view such as `BitMean`, or None: as it stands
     resume=None,    # file for the state; the same call goes on where an interrupted one stopped
 )->Tensor:          # (B,C,H,W), patches on the grid k/255
@@ -483,8 +483,6 @@ def _check(self:TPA, x, y):
     if not self._allowed(x, y)[:, 0, 2].any(1).all():
         raise ValueError(f"no texture of another class for some images: the textures used are of "
                          f"the classes {self.classes}")
-
-
 
 # %% ../../nbs/48_attack.patchattack.ipynb #e9037ebc
 @patch

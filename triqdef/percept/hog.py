@@ -86,7 +86,7 @@ def normalize_blocks(
 def _check_layout(shape, orientations, cell, block):
     "Refuse HOG settings that are not positive ints or leave no whole block."
     for name, v in (('orientations', orientations), ('cell', cell), ('block', block)):
-        if isinstance(v, bool) or not isinstance(v, int) or v < 1:
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {v!r}")
     if min(shape[2:]) < cell*block:
         raise ValueError(f"maps of {shape[2]}×{shape[3]} pixels are too small for cell={cell}, "
