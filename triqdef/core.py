@@ -6,8 +6,8 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'warn_once', 'check_images', 'fast_layout', 'images_at_once', 'Normalize',
-           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits', 'as_labels', 'first_logits',
-           'check_finite', 'unwrap', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
+           'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits', 'as_labels', 'logits_of',
+           'first_logits', 'check_finite', 'unwrap', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -132,6 +132,7 @@ def seed_everything(
     seed:int,    # any non-negative int
 ):
     "Seed Python, NumPy and torch (every device)."
+    seed = int(seed)
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #c6d38fb1
@@ -153,7 +154,7 @@ def generator(
 )->torch.Generator:   # on the CPU, so that results do not depend on the device
     "A random generator of its own."
     if seed is None: seed = int(torch.randint(2**31, ()))
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #0b46fa00
 @contextmanager
@@ -207,20 +208,27 @@ def as_labels(
     return t.to(device, torch.int64)
 
 # %% ../nbs/00_core.ipynb #1fff1ad7
+def logits_of(
+    net,                  # any network; in the mode it is in
+    x:Tensor,             # images, (B,C,H,W); a network may change them in place
+    name='the network',   # what to call it in a message
+)->Tensor:                # (B,classes) float
+    "What the network says to images, checked; an error that says why where it cannot."
+    try: out = net(x)
+    except (RuntimeError, NotImplementedError) as e:
+        if why := _misfit(net, x): raise ValueError(f"{name} {why}") from e
+        raise
+    return check_logits(out, len(x), name=name)
+
 def first_logits(
     net,                  # any network; in the mode it is in
     x:Tensor,             # images, (B,C,H,W); the first one is used
     name='the network',   # what to call it in a message
 )->Tensor:                # (1,classes)
     "The logits of the first image; an error that says why where there are none."
-    one = x[:1].detach().as_subclass(Tensor).clone()
-    with torch.no_grad():
-        try: out = net(one)
-        except (RuntimeError, NotImplementedError) as e:
-            if why := _misfit(net, one): raise ValueError(f"{name} {why}") from e
-            raise
-    if not isinstance(out, Tensor) or not out.is_meta: return check_finite(check_logits(out, 1, name=name), name)
-    raise ValueError(f"{name} has no weights: it is on the meta device")
+    with torch.no_grad(): z = logits_of(net, x[:1].detach().as_subclass(Tensor).clone(), name)
+    if z.is_meta: raise ValueError(f"{name} has no weights: it is on the meta device")
+    return check_finite(z, name)
 
 def _misfit(net, x):
     "What device or type of `x` is not that of the network; '' for neither."
@@ -269,10 +277,10 @@ def this_process()->tuple:    # rank, number of processes
 # %% ../nbs/00_core.ipynb #b0bd211e
 @contextmanager
 def atomic_path(
-    path,    # where the finished file will be; its folder is made
+    path,    # where the finished file will be; its folder is made, `~` is the home folder
 ):
     "A temporary path to write to, renamed to `path` when the block ends well and removed when it does not."
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
     os.close(fd); tmp = Path(tmp)

@@ -164,7 +164,7 @@ def check_classes(
     target=None,    # a class to reach, a `Criterion`, or None
 )->Tensor:        # (B,) int64
     "Labels (B,) int64 beside the images; an error where the network, labels and target do not fit each other."
-    n, y = first_logits(net, x).shape[1], as_labels(y, len(x), x.device)
+    n, y = first_logits(net, x).shape[1], as_labels(y, len(x), x.device).clone()
     lo, hi = y.min().item(), y.max().item()
     if lo < 0 or hi >= n:
         raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")

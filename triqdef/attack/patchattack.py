@@ -10,6 +10,7 @@ __all__ = ['Evade', 'agent_criterion', 'Policy', 'box_mask', 'PatchAttackRun', '
 # %% ../../nbs/48_attack.patchattack.ipynb #7932ac90
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -141,7 +142,7 @@ def _check_agent(a):
     "The settings that both attacks have, checked."
     for n in ('n_patches', 'queries', 'samples', 'bs'):
         v = getattr(a, n)
-        if isinstance(v, bool) or not isinstance(v, int):
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
             raise TypeError(f"{n} must be an int, got {v!r}")
         if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
     if a.bins < 2: raise ValueError(f"bins must be at least 2, got {a.bins}")
@@ -445,7 +446,7 @@ def _textures_of(self:TPA, target, classes):
     "The classes whose textures are used, checked against the dictionary."
     have = self.dictionary.classes
     if target is not None: classes = (target,)
-    elif isinstance(classes, int): classes = (classes,)
+    elif isinstance(classes, (int, np.integer)): classes = (classes,)
     classes = have if classes is None else list(classes)
     if not classes: raise ValueError("classes is empty: give at least one class of textures")
     return [check_choice(c, have, 'the class of a texture') for c in classes]

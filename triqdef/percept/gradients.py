@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-from ..core import as_labels, check_images, check_logits, first_logits
+from ..core import as_labels, check_images, check_logits, logits_of
 from .edges import full
 
 # %% ../../nbs/23_percept.gradients.ipynb #b5e6a18f
@@ -41,9 +41,10 @@ def input_gradient(
     y = as_labels(y, len(x), x.device)
     with torch.inference_mode(False), torch.enable_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        _check_range(y, first_logits(net, x).shape[1])
         x.requires_grad_()
-        loss = F.cross_entropy(full(check_logits(net(x.clone()), len(x))), y, reduction='sum')
+        logits = logits_of(net, x.clone())
+        _check_range(y, logits.shape[1])
+        loss = F.cross_entropy(full(logits), y, reduction='sum')
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 
 def _check_range(y, n):
