@@ -9,7 +9,7 @@ __all__ = ['feature_map', 'fold_tokens', 'stage_names', 'tap_stages']
 
 # %% ../../nbs/22_percept.features.ipynb #c95f113c
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn, Tensor
@@ -167,7 +167,7 @@ def _hook_stages(net, found, stages):
     def end(m, inp, out):
         missing = [name for (name, *_), f in zip(found, stages) if f is None]
         if missing: raise ValueError(f"the forward pass did not run the stages {missing}" +
-                                     ': tap unwrap(net), which is not compiled'*(unwrap(net) is not net))
+                                     ': tap unwrap(net)'*(unwrap(net) is not net))
     handles = [net.register_forward_pre_hook(begin)]
     for i, (name, m, is_input) in enumerate(found):
         keep = _keep(stages, i, name)
@@ -177,6 +177,11 @@ def _hook_stages(net, found, stages):
     return handles + [net.register_forward_hook(end)]
 
 # %% ../../nbs/22_percept.features.ipynb #0b24f0e0
+def _eager(net):
+    "A block in which a compiled network runs uncompiled."
+    compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in net.modules())
+    return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
+
 @contextmanager
 def tap_stages(
     net:nn.Module,     # any classifier
@@ -187,6 +192,7 @@ def tap_stages(
         raise ValueError("DataParallel over several devices cannot be tapped: give unwrap(net)")
     stages = []
     handles = _hook_stages(net, _find(net, stage_names(net) if names is None else names), stages)
-    try: yield stages
+    try:
+        with _eager(net): yield stages
     finally:
         for h in handles: h.remove()
