@@ -51,7 +51,7 @@ def read_json(
     format:str,       # what the file must say it is
 )->dict:
     "Read a JSON file of this library; `ValueError` when it is missing, damaged or something else."
-    try: d = json.loads(Path(path).read_text(encoding='utf-8'))
+    try: d = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise ValueError(f"nothing to load: {path} is missing") from e
     except ValueError as e: raise ValueError(f"{path} is not readable as JSON: {e}") from e
@@ -103,7 +103,7 @@ class Resume:
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
-        self.path, self.key, self.every = None if path is None else Path(path), key, every
+        self.path, self.key, self.every = None if path is None else Path(path).expanduser(), key, every
         self.last = time.monotonic()
         if self.path is not None and self.path.is_dir():
             raise ValueError(f"{path} is a folder: the state of an attack is a file")

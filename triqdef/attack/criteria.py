@@ -9,12 +9,13 @@ __all__ = ['losses', 'top_other', 'at_class', 'Criterion', 'Untargeted', 'Target
            'goal_met', 'check_classes']
 
 # %% ../../nbs/41_attack.criteria.ipynb #9725f656
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_choice
+from ..core import as_labels, check_choice, first_logits
 
 # %% ../../nbs/41_attack.criteria.ipynb #bad7a335
 losses = ('ce', 'margin', 'logit')
@@ -42,13 +43,14 @@ class Criterion:
         confidence:float=None,    # least probability of the class reached, in (0,1]; None for any
         temperature:float=1.,     # T, divides the logits in 'ce', > 0
     ):
-        if target is not None and (isinstance(target, bool) or not isinstance(target, int)):
+        if target is not None and (isinstance(target, bool) or not isinstance(target, (int, np.integer))):
             raise TypeError(f"target must be a class (an int) or None, got {target!r}")
         if target is not None and target < 0: raise ValueError(f"target must be 0 or more, got {target}")
         if confidence is not None and not 0 < confidence <= 1:
             raise ValueError(f"confidence must lie in (0, 1], got {confidence}")
         if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
-        self.target, self.confidence, self.temperature = target, confidence, float(temperature)
+        self.target = None if target is None else int(target)
+        self.confidence, self.temperature = confidence, float(temperature)
         self.kind = check_choice(loss, losses, 'loss')
 
     def __repr__(self):
@@ -93,7 +95,7 @@ def met(self:Criterion,
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
     t, top = self._goal(logits, y), logits.argmax(1)
-    met = top != y if t is None else top == t
+    met = (top != y if t is None else top == t) & ~logits.isnan().any(1)
     if self.confidence is None: return met
     return met & (logits.float().softmax(1).amax(1) >= self.confidence)
 
@@ -149,7 +151,8 @@ def goal_met(
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
-    if isinstance(target, Tensor) and target.ndim: return logits.argmax(1) == target.to(y.device)
+    if isinstance(target, Tensor) and target.ndim:
+        return (logits.argmax(1) == target.to(y.device)) & ~logits.isnan().any(1)
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)
 
@@ -157,17 +160,16 @@ def goal_met(
 def check_classes(
     net:nn.Module,  # any network
     x:Tensor,       # images, (B,C,H,W)
-    y:Tensor,       # labels, (B,)
+    y,              # labels, (B,) integers: a tensor, an array or a list
     target=None,    # a class to reach, a `Criterion`, or None
-):
-    "A `ValueError` when labels or target lie outside the network's classes."
-    with torch.no_grad(): n = net(x[:1]).shape[1]
-    if y.is_floating_point() or y.shape != x.shape[:1]:
-        raise ValueError(f"labels must be ({len(x)},) integers, got {y.dtype} {tuple(y.shape)}")
+)->Tensor:        # (B,) int64
+    "Labels (B,) int64 beside the images; an error where the network, labels and target do not fit each other."
+    n, y = first_logits(net, x).shape[1], as_labels(y, len(x), x.device).clone()
     lo, hi = y.min().item(), y.max().item()
     if lo < 0 or hi >= n:
         raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
     _check_target(target, n, len(x))
+    return y
 
 def _check_target(target, n, images):
     "A `ValueError` or `TypeError` for a target that none of `n` classes is."

@@ -20,16 +20,18 @@ from .criteria import as_criterion, check_classes
 from .patch import Patch, check_fits, patch_hw, patch_mask, place, random_places
 from .pgd import (RoundRobin, as_view, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, device_of, fixed_seed, generator
+from ..core import as_labels, check_choice, check_images, device_of, fixed_seed, generator
 from ..data import ImageLoader, peek
 from ..files import fingerprint, plain
 
 # %% ../../nbs/43_attack.gap.ipynb #baee12ff
 def _xy(batch, device):
-    "Images and labels of one batch as plain tensors on `device`."
+    "Images and labels of one batch as plain tensors on `device`, the labels int64."
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"a loader must give (images, labels), got {type(batch).__name__}")
-    return [b.as_subclass(Tensor).to(device) for b in batch[:2]]
+    x, y = batch[:2]
+    if not isinstance(x, Tensor) or x.ndim != 4: check_images(x)
+    return x.detach().as_subclass(Tensor).to(device), as_labels(y, len(x), device)
 
 # %% ../../nbs/43_attack.gap.ipynb #1597b11c
 def attack_batches(

@@ -156,7 +156,7 @@ def _step(self:LaVAN, s, view, net, x, y, mask):
 def run(self:LaVAN,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several (all at once), a view, or None: as it stands
     history=False,    # whether the loss at each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -165,8 +165,8 @@ def run(self:LaVAN,
     check_images(x, strict=True)
     view = as_view(bits)
     with under_attack(net):
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, self.goal)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits)
         s, mask = load_state(file, self._begin(x), x.device, view), self._mask(x)
         if self._searches() and not s['done']: self._search(s, view, net, x, y, mask)
@@ -191,7 +191,7 @@ def _found(self:LaVAN, s, x, mask, history):
 def attack(self:LaVAN,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,     # images, (B,C,H,W) float in [0,1]
-    y:Tensor,     # labels, (B,) int64
+    y,            # labels, (B,) integers
     bits=None,    # a bit-width, several (all at once), a view, or None: as it stands
     resume=None,  # file for the state; the same call goes on where an interrupted one stopped
 )->Tensor:        # (B,C,H,W), patches on the grid k/255
@@ -208,7 +208,7 @@ class Pulling(Criterion):
 
     def loss(self,
         logits:Tensor,    # (B,classes)
-        y:Tensor,         # labels, (B,) int64
+        y,                # labels, (B,) integers
     )->Tensor:            # (B,)
         "The loss of the goal, held fixed where the goal is met."
         loss = self.goal.loss(logits, y)

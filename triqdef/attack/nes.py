@@ -149,7 +149,7 @@ def _over(self:NES, s):
 def run(self:NES,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the best loss after each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -158,8 +158,8 @@ def run(self:NES,
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
     with under_attack(net), torch.no_grad():
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, self.goal)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits, history)
         s = load_state(file, self._begin(x), x.device)
         mask = patch_mask(*self.size, self.shape, device=x.device)
@@ -191,7 +191,7 @@ def _walk(self:NES, net, view, x, y, cut, s, file, history):
 def attack(self:NES,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y:Tensor,       # labels, (B,) int64
+    y,              # labels, (B,) integers
     bits=None,      # a bit-width, several, a view, or None: as it stands
     resume=None,    # file for the state; the same call goes on where an interrupted one stopped
 )->Tensor:          # (B,C,H,W), patches on the grid k/255

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/attack.patch.html.md"""
 
 # %% auto #0
 __all__ = ['patch_hw', 'check_fits', 'patch_mask', 'to_uint8_grid', 'place', 'allowed_places', 'is_free', 'random_places',
-           'noise_patch', 'grey_patch', 'crop_patch', 'null_patch', 'Patch']
+           'noise_patch', 'grey_patch', 'crop_patch', 'null_patch', 'Patch', 'picture_of']
 
 # %% ../../nbs/40_attack.patch.ipynb #158d2a13
 import hashlib, io, json, math
@@ -262,14 +262,14 @@ def null_patch(
 class Patch:
     "A universal patch: `image` (C,h,w) on the grid k/255, `shape_name`, `target` and `meta`."
     def __init__(self,
-        image:Tensor,           # pixels, (C,h,w) float in [0,1] with C 1 or 3, or uint8
+        image:Tensor,           # pixels, (C,h,w) float in [0,1], or uint8
         shape_name='square',    # 'square' or 'circle'
         target=None,            # the class it was made for, an int, or None for untargeted
         meta=None,              # a dict of notes that JSON can hold
     ):
         if image.dtype == torch.uint8: image = image.float()/255
-        if image.ndim != 3 or image.shape[0] not in (1, 3):
-            raise ValueError(f"a patch is (3,h,w) or (1,h,w), got {tuple(image.shape)}")
+        if image.ndim != 3 or not image.numel():
+            raise ValueError(f"a patch is (C,h,w), such as (3,h,w), got {tuple(image.shape)}")
         if not torch.isfinite(image).all():
             raise ValueError("a patch must not hold NaN or infinite pixels")
         self.image = to_uint8_grid(image.detach().float())
@@ -323,8 +323,8 @@ def apply(self:Patch,
 
 # %% ../../nbs/40_attack.patch.ipynb #8b4cf3b5
 def _files(path):
-    "The PNG and the JSON file of a patch: `path` with or without either suffix."
-    path = Path(path)
+    "The PNG and the JSON file of a patch: `path` with or without either suffix; `~` is the home folder."
+    path = Path(path).expanduser()
     if path.suffix in ('.png', '.json'): path = path.with_suffix('')
     return path.with_name(path.name + '.png'), path.with_name(path.name + '.json')
 
@@ -336,8 +336,9 @@ def _pixels(self:Patch):
 
 # %% ../../nbs/40_attack.patch.ipynb #28f3cc05
 def _to_png(a, file):
-    "Write a (h,w,C) uint8 array to `file` as a PNG."
-    Image.fromarray(a[..., 0] if a.shape[2] == 1 else a).save(file, format='PNG')
+    "Write a (h,w,C) uint8 array to `file` as a PNG: colour for 3 channels, else the channels below each other in grey."
+    if a.shape[2] != 3: a = a.transpose(2, 0, 1).reshape(-1, a.shape[1])
+    Image.fromarray(a).save(file, format='PNG')
 
 # %% ../../nbs/40_attack.patch.ipynb #1064259a
 @patch
@@ -368,6 +369,12 @@ def _read_notes(file):
         raise ValueError(f"{file} is damaged: target must be a class or null, meta an object")
     return d
 
+# %% ../../nbs/40_attack.patch.ipynb #16f147ae
+def _channels_last(a, shape):
+    "The pixels of a PNG as (h,w,C), for a patch of `shape` (C,h,w)."
+    stacked = isinstance(shape, list) and len(shape) == 3 and a.ndim == 2 and shape[0] > 1 and a.size == np.prod(shape)
+    return a.reshape(shape).transpose(1, 2, 0) if stacked else a.reshape(*a.shape[:2], -1)
+
 # %% ../../nbs/40_attack.patch.ipynb #07498cf8
 @patch(cls_method=True)
 def load(cls:Patch,
@@ -383,17 +390,25 @@ def load(cls:Patch,
         raise ValueError(f"{png} is not a readable PNG: {e}") from e
     if a.dtype != np.uint8 or a.ndim not in (2, 3):
         raise ValueError(f"{png} is not an 8-bit grey or RGB picture")
-    a = a.reshape(*a.shape[:2], -1)
+    a = _channels_last(a, d['shape'])
     same = hashlib.sha256(a.tobytes()).hexdigest() == d['sha256']
     if [a.shape[2], *a.shape[:2]] != d['shape'] or not same:
         raise ValueError(f"{png} does not hold the pixels that {notes.name} describes")
     return cls(torch.from_numpy(a).permute(2, 0, 1), d['shape_name'], d['target'], d['meta'])
 
+# %% ../../nbs/40_attack.patch.ipynb #2a9c8d15
+def picture_of(
+    image:Tensor,    # (C,h,w) float
+)->np.ndarray:       # (h,w,3) float
+    "An image as one can look at it: its colours, or the mean of its channels in grey."
+    if len(image) != 3: image = image.float().mean(0, keepdim=True).expand(3, -1, -1)
+    return image.detach().float().permute(1, 2, 0).cpu().numpy()
+
 # %% ../../nbs/40_attack.patch.ipynb #04c7c1b4
 @patch
 def _repr_png_(self:Patch)->bytes:
     "The patch as PNG bytes, enlarged to about 128 pixels, transparent outside its shape."
-    a = np.repeat(self._pixels(), 3 if self.image.shape[0] == 1 else 1, axis=2)
+    a = picture_of(self.image*255).round().astype(np.uint8)
     alpha = self.mask.cpu().numpy()[..., None].astype(np.uint8)*255
     im, k = Image.fromarray(np.concatenate([a, alpha], 2)), max(1, 128//max(a.shape[:2]))
     out = io.BytesIO()

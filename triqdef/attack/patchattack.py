@@ -10,6 +10,7 @@ __all__ = ['Evade', 'agent_criterion', 'Policy', 'box_mask', 'PatchAttackRun', '
 # %% ../../nbs/48_attack.patchattack.ipynb #7932ac90
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -30,7 +31,7 @@ class Evade(Criterion):
 
     def loss(self,
         logits:Tensor,    # (B,classes)
-        y:Tensor,         # labels, (B,) int64
+        y,                # labels, (B,) integers
     )->Tensor:            # (B,) float32 or wider, at most 0
         "The logarithm of the probability of all other classes together."
         z = logits if logits.dtype == torch.float64 else logits.float()
@@ -141,7 +142,7 @@ def _check_agent(a):
     "The settings that both attacks have, checked."
     for n in ('n_patches', 'queries', 'samples', 'bs'):
         v = getattr(a, n)
-        if isinstance(v, bool) or not isinstance(v, int):
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
             raise TypeError(f"{n} must be an int, got {v!r}")
         if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
     if a.bins < 2: raise ValueError(f"bins must be at least 2, got {a.bins}")
@@ -373,7 +374,7 @@ def _take(self:_Search):
 def run(self:PatchAgent,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view such as `BitMean`, or None: as it stands
     history=False,    # whether the mean reward of each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -382,8 +383,8 @@ def run(self:PatchAgent,
     check_images(x, strict=True)
     view, goal = as_view(bits), agent_criterion(self.target)
     with under_attack(net), torch.no_grad():
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, goal); self._check(x, y)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, goal); self._check(x, y)
         search = _Search(self, net, x, y, view, goal)
         file = state_file(self, resume, net, x, y, bits)
         self._loop(search, file)
@@ -400,7 +401,7 @@ def run(self:PatchAgent,
 def attack(self:PatchAgent,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y:Tensor,       # labels, (B,) int64
+    y,              # labels, (B,) integers
     bits=None,      # a bit-width, several, a view such as `BitMean`, or None: as it stands
     resume=None,    # file for the state; the same call goes on where an interrupted one stopped
 )->Tensor:          # (B,C,H,W), patches on the grid k/255
@@ -445,7 +446,7 @@ def _textures_of(self:TPA, target, classes):
     "The classes whose textures are used, checked against the dictionary."
     have = self.dictionary.classes
     if target is not None: classes = (target,)
-    elif isinstance(classes, int): classes = (classes,)
+    elif isinstance(classes, (int, np.integer)): classes = (classes,)
     classes = have if classes is None else list(classes)
     if not classes: raise ValueError("classes is empty: give at least one class of textures")
     return [check_choice(c, have, 'the class of a texture') for c in classes]
@@ -483,8 +484,6 @@ def _check(self:TPA, x, y):
     if not self._allowed(x, y)[:, 0, 2].any(1).all():
         raise ValueError(f"no texture of another class for some images: the textures used are of "
                          f"the classes {self.classes}")
-
-
 
 # %% ../../nbs/48_attack.patchattack.ipynb #e9037ebc
 @patch

@@ -20,10 +20,10 @@ from torch import nn, Tensor
 from .criteria import check_classes, goal_loss, goal_met
 from .patch import (allowed_places, check_fits, is_free, noise_patch, patch_hw, patch_mask,
                                   place, random_places, to_uint8_grid)
-from ..core import (check_bit, check_bits, check_choice, check_images, eval_mode, fast_layout,
+from ..core import (check_bit, check_bits, check_choice, check_images, check_logits, eval_mode, fast_layout,
                           generator)
 from ..files import Resume, fingerprint
-from ..quant.convert import at_bits
+from ..quant.convert import at_bits, bit_state_of
 
 # %% ../../nbs/42_attack.pgd.ipynb #97510eb3
 @contextmanager
@@ -98,7 +98,7 @@ def look_at(
     "Look at one bit-width; where no gradient reaches the patch it is zero."
     with at_bits(net, bits), torch.set_grad_enabled(grad):
         p = p.detach().requires_grad_(grad)
-        logits = net(fast_layout(render(p)))
+        logits = check_logits(net(fast_layout(render(p))), len(y))
         loss = goal_loss(logits, y, target)
         g = gradient_to(loss, p) if grad else None
     return loss.detach(), goal_met(logits.detach(), y, target).float(), g
@@ -177,7 +177,7 @@ def state_key(
     *things,    # what else the result depends on: images, labels, bit-widths
 )->str:         # 64 hexadecimal digits
     "What the state of an attack belongs to."
-    active = getattr(getattr(net, 'bit_state', None), 'bits', None)
+    active = getattr(bit_state_of(net), 'bits', None)
     return fingerprint(type(attack).__name__, own_settings(attack), net, active, *things)
 
 # %% ../../nbs/42_attack.pgd.ipynb #77e02a78
@@ -289,7 +289,7 @@ def _step(self:PatchPGD, s, view, net, x, y, mask, ok):
 def run(self:PatchPGD,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
     history=False,    # whether the loss at each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -298,8 +298,8 @@ def run(self:PatchPGD,
     check_images(x); check_fits(self.size, x.shape[-2:])
     view, s = as_view(bits), dict(losses=[], looks=0, done=0, random=generator(self.seed))
     with under_attack(net):
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, self.target)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, self.target)
         file = state_file(self, resume, net, x, y, bits)
         s, (mask, ok) = load_state(file, s, x.device, view), self._rules(x)
         steps = range(s['done'], self.restarts*(self.steps + 1))
@@ -316,7 +316,7 @@ def run(self:PatchPGD,
 def attack(self:PatchPGD,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,     # images, (B,C,H,W) float in [0,1]
-    y:Tensor,     # labels, (B,) int64
+    y,            # labels, (B,) integers
     bits=None,    # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
     resume=None,  # file for the state; the same call goes on where an interrupted one stopped
 )->Tensor:        # (B,C,H,W), patches on the grid k/255

@@ -207,7 +207,7 @@ def _search(self:SparseRS, net, x, y, view, s, file, history):
 def run(self:SparseRS,
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,         # images, (B,C,H,W) float in [0,1]
-    y:Tensor,         # labels, (B,) int64
+    y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the loss after each query is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
@@ -216,8 +216,8 @@ def run(self:SparseRS,
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
     with under_attack(net), torch.no_grad():
-        x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
-        check_classes(net, x, y, self.goal)
+        x = x.detach().as_subclass(Tensor).clone()
+        y = check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits, history)
         s = load_state(file, self._begin(x), x.device)
         self._search(net, x, y, view, s, file, history)
@@ -233,7 +233,7 @@ def run(self:SparseRS,
 def attack(self:SparseRS,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y:Tensor,       # labels, (B,) int64
+    y,              # labels, (B,) integers
     bits=None,      # a bit-width, several, a view, or None: as it stands
     resume=None,    # file for the state of a long call
 )->Tensor:          # (B,C,H,W), patches on the grid k/255

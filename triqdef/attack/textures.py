@@ -102,7 +102,7 @@ def _digest(images, labels):
     return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 def _dictionary_file(path):
-    path = Path(path)
+    path = Path(path).expanduser()
     return path if path.suffix == '.safetensors' else path.with_name(path.name + '.safetensors')
 
 @patch

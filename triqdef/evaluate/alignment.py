@@ -27,10 +27,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
-from ..attack.patch import Patch, random_places
+from ..attack.criteria import check_classes
+from ..attack.patch import Patch, picture_of, random_places
 from ..attack.pgd import under_attack
-from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, eval_mode,
-                          fixed_seed, images_at_once, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, device_of, eval_mode,
+                          fixed_seed, generator, images_at_once, logits_of, unwrap, versions)
 from .transfer import (attack_settings, evaluation_images, for_images, heat_cells, image_hash, records,
                                        run_jobs, save_png)
 from ..files import plain, read_json, write_json
@@ -49,9 +50,10 @@ def look(
     stages,       # names of stages, may be empty
 )->dict:          # 'gradient' and each stage → (B,C,H,W)
     "Input gradient and stage features at one bit-width."
+    net = unwrap(net)     # hooks are sure to run where nothing is compiled
     with at_bits(net, bits), tap_stages(net, stages) if stages else nullcontext(()) as taps:
         x = x.detach().clone().requires_grad_()
-        g = gradient_from_logits(net(x), x, y)
+        g = gradient_from_logits(check_finite(logits_of(net, x.clone())), x, y)
         return {'gradient': full(g).detach(), **{s: full(f).detach() for s, f in zip(stages, taps)}}
 
 def as_map(
@@ -115,7 +117,7 @@ def noise_null(
     seed:int=0,       # of the noise
 )->dict:              # measure → (n,)
     "The measures of two independent fields of normal numbers."
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     u, v = (torch.randn(n, *shape, generator=g) for _ in range(2))
     out, maps = {'cosine': raw_cosine(u, v, sigma)}, [describe(as_map(what, o), sigma) for o in (u, v)]
     if maps[0] is not None: out |= dict(zip(measures[1:], agree(*maps)))
@@ -295,7 +297,7 @@ def _patched(net, x, y, how, bits, seed):
         if how.shape != x.shape: raise ValueError(f"patched images must be {tuple(x.shape)}, got {tuple(how.shape)}")
         return check_images(how).to(x.device), 'given'
     if isinstance(how, Patch):
-        at = random_places(len(x), x.shape[-2:], how.image.shape[-2:], torch.Generator().manual_seed(seed))
+        at = random_places(len(x), x.shape[-2:], how.image.shape[-2:], generator(seed))
         return how.apply(x, at), f'universal patch at random places: {how}'
     if not hasattr(how, 'attack'):
         raise TypeError(f"patched must be images, a Patch or an attack with .attack, got {type(how).__name__}")
@@ -312,7 +314,7 @@ def alignment_report(
     net,                # a multi-bit network; evaluated in eval mode and restored
     dl,                 # images: a loader of (x, y), or a list of batches
     bits=None,          # bit-widths to compare, at least two; None for all of the network
-    n:int=200,          # images, None for all of `dl`
+    n:int=200,          # images, None for all of `dl`; fewer, with a warning, where `dl` has not the 200 of the default
     stages=None,        # names of stages, None for `stage_names(net)`
     smooth=(0, 1, 2, 4),  # σ of the sweep in pixels
     patched=None,       # None for clean images; images (n,C,H,W), a `Patch`, or an attack
@@ -328,7 +330,7 @@ def alignment_report(
     if len(bits) < 2: raise ValueError(f"alignment compares bit-widths: at least two are needed, got {bits}")
     smooth = tuple(smooth) if hasattr(smooth, '__iter__') else (smooth,)
     for s in smooth: gaussian_smooth(torch.zeros(1, 1, 3, 3), s)
-    x, y = evaluation_images(net, dl, n, seed=seed)
+    x, y = evaluation_images(net, dl, None if n == 200 else n, seed=seed, most=200 if n == 200 else None)
     bs = bs or min(64, images_at_once(x))
     z, which = _patched(net, x, y, patched, bits, seed)
     stages = tuple(stage_names(net, x[:1].to(device_of(net))) if stages is None else stages)
@@ -353,7 +355,7 @@ def _independent(net, x, given, seed, bs):
 
 def _measure(out, net, x, y, stages, other, seed, bs, progress, label):
     "Run all jobs."
-    cuts = shuffled(len(x), max(2, bs), torch.Generator().manual_seed(seed))
+    cuts = shuffled(len(x), max(2, bs), generator(seed))
     w = _Work(out, net, x, y, stages, torch.cat([p + c.start for c, p in cuts]), other)
     jobs = [(f'gradients and features, images {c.start + 1}–{c.stop}', partial(_raw_job, w, c, p)) for c, p in cuts]
     for what, s in ((k, s) for k in out.whats for s in out.smooth):
@@ -447,7 +449,7 @@ def gradient_maps(
     check_images(x)
     bits, dev, out = check_bits(bits_of(net) if bits is None else bits, bits_of(net)), device_of(net), {}
     for b in bits:
-        with at_bits(net, b), under_attack(net): out[b] = gradient_map(input_gradient(net, x.to(dev), y.to(dev))).cpu()
+        with at_bits(net, b), under_attack(net): out[b] = gradient_map(input_gradient(net, x.to(dev), y)).cpu()
     return out
 
 # %% ../../nbs/62_evaluate.alignment.ipynb #e5e6fe68
@@ -461,7 +463,7 @@ def draw_gradient_maps(
     fig, axs = plt.subplots(n, 1 + len(maps), figsize=(max(1.1*(1 + len(maps)), .065*len(caption)), 1.1*n + .5),
                             dpi=100, squeeze=False, layout='constrained')
     for i, line in enumerate(axs):
-        line[0].imshow(x[i].permute(1, 2, 0).cpu().clamp(0, 1).float().numpy().squeeze(), cmap='gray')
+        line[0].imshow(picture_of(x[i].clamp(0, 1)))
         for ax, (b, m) in zip(line[1:], maps.items()):
             ax.imshow(minmax_scale(m[i:i+1])[0, 0], cmap='magma', vmin=0, vmax=1)
             if not m[i].any(): ax.text(.5, .5, 'zero', color='w', ha='center', transform=ax.transAxes, fontsize=7)
@@ -492,7 +494,8 @@ def stage_maps(
     check_images(x, strict=True)
     bits, dev = check_bits(bits_of(net) if bits is None else bits, bits_of(net)), device_of(net)
     stages = tuple(stage_names(net, x[:1].to(dev)) if stages is None else stages)
-    seen = _looks(net, x.to(dev), y.to(dev), bits, stages)
+    with eval_mode(net): y = check_classes(net, x.to(dev), y)
+    seen = _looks(net, x.to(dev), y, bits, stages)
     return {w: {b: as_map(w, v[w]).cpu() for b, v in seen.items()} for w in ('gradient', *stages)}
 
 # %% ../../nbs/62_evaluate.alignment.ipynb #691d8d3b
@@ -521,7 +524,7 @@ def draw_stage_maps(
         for ax, b in zip(line[1:], bits):
             first = maps[what][bits[0]][i:i+1]
             _map_cell(ax, first if b == bits[0] else maps[what][b][i:i+1], first, '' if row else f'{b} bits')
-    axs[0][0].imshow(image.permute(1, 2, 0).cpu().clamp(0, 1).float().numpy().squeeze(), cmap='gray')
+    axs[0][0].imshow(picture_of(image.clamp(0, 1)))
     fig.suptitle(caption, fontsize=9)
     return fig
 
@@ -544,7 +547,7 @@ def save(self:Alignment,
     dir,    # a folder; it is made
 ):
     "Write alignment.json, .csv, .png and .safetensors."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     d.mkdir(parents=True, exist_ok=True)
     parts = dict(values=self.values, null=self.null, independent=self.independent, noise=self.noise,
                  empty=self.empty, zero=self.zero)
@@ -563,7 +566,7 @@ def load(cls:Alignment,
     dir,    # a folder that `save` wrote
 )->Alignment:
     "A saved report; `ValueError` when files are missing or damaged."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     j = read_json(d/'alignment.json', 'triqdef-alignment-1')
     try: flat = load_tensors((d/'alignment.safetensors').read_bytes())
     except (FileNotFoundError, SafetensorError) as e:

@@ -28,8 +28,8 @@ from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, 
 from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
-from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed,
-                          images_at_once, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, check_logits, device_of, fixed_seed,
+                          images_at_once, logits_of, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
@@ -243,7 +243,7 @@ def _made(self:_Bench, name, attack, view, n=None, keep=False, counts=True):
 # %% ../../nbs/65_evaluate.audit.ipynb #4671987b
 def _part(folder, key, make, without=None):
     "The tensors that `make()` gives, from the part of this key where it exists; a damaged one is made again."
-    file = Resume(None if folder is None else Path(folder)/f'{key[:32]}.part', key)
+    file = Resume(None if folder is None else Path(folder).expanduser()/f'{key[:32]}.part', key)
     try: found = file.load()
     except ValueError: found = None
     if found is not None: return found[0]
@@ -326,7 +326,7 @@ def _joined(net, x, bits):
     with under_attack(net):
         for b in bits:
             with at_bits(net, b):
-                if not net(x).requires_grad: return _Joined(net)
+                if not logits_of(net, x.clone()).requires_grad: return _Joined(net)
     return net
 
 # %% ../../nbs/65_evaluate.audit.ipynb #e5e64191
@@ -425,7 +425,7 @@ def _gradients(self:_Bench, b, n=None):
     with under_attack(self.net), at_bits(self.net, b):
         for x, y in zip(self.x[:n].split(self.budget.bs), self.y[:n].split(self.budget.bs)):
             x, y = (t.to(device_of(self.net)) for t in (x.clone(), y))
-            z = self.net(x.requires_grad_())
+            z = self.net(x.requires_grad_().clone())
             gs.append(torch.autograd.grad(F.cross_entropy(z.float(), y, reduction='sum'), x)[0].cpu())
             zs.append(z.detach().float().cpu())
     return torch.cat(zs), torch.cat(gs)
@@ -666,11 +666,12 @@ def _line12(self:_Bench):
 
 def _logits(net, x):
     net.eval()
-    with torch.no_grad(): return net(x.to(device_of(net)))
+    with torch.no_grad(): return net(x.to(device_of(net)).clone())
 
 def _classes(f, x, bs):
     "Classes of images by any function to logits, a tensor or an array."
-    return torch.cat([torch.as_tensor(f(b)).cpu().argmax(1) for b in x.split(bs)])
+    seen = (check_logits(torch.as_tensor(f(b)), len(b), name='the exported network') for b in x.split(bs))
+    return torch.cat([check_finite(z).cpu().argmax(1) for z in seen])
 
 # %% ../../nbs/65_evaluate.audit.ipynb #05467aa5
 @dataclass(eq=False)
@@ -791,7 +792,7 @@ def save(self:Audit,
     dir,    # a folder; it is made
 ):
     "Write audit.json, audit.csv, audit.png and audit.safetensors."
-    d, names = Path(dir), list(dict.fromkeys(n for n, _ in self.runs))
+    d, names = Path(dir).expanduser(), list(dict.fromkeys(n for n, _ in self.runs))
     d.mkdir(parents=True, exist_ok=True)
     t = {'y': self.y, **{f'clean/{b}': p for b, p in self.clean_pred.items()}}
     t |= {f'run/{names.index(n)}/{b}': p for (n, b), p in self.runs.items()}
@@ -810,7 +811,7 @@ def load(cls:Audit,
     dir,    # a folder that `save` wrote
 )->Audit:
     "A saved audit; `ValueError` when files are missing or damaged."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     j = read_json(d/'audit.json', 'triqdef-audit-1')
     try: t = {k: v.long() for k, v in load_tensors((d/'audit.safetensors').read_bytes()).items()}
     except (FileNotFoundError, SafetensorError) as e:
@@ -825,7 +826,7 @@ def audit(
     net,                # a multi-bit or plain network; evaluated in eval mode and restored
     dl,                 # held-out images: a loader of (x, y), or a list of batches
     bits=None,          # bit-widths to audit, None for all of the network
-    n:int=None,         # images, None for the budget's
+    n:int=None,         # images, None for the budget's; of the default budget fewer, with a warning, where `dl` has fewer
     attack=None,        # the attack under audit, per image with a `size`; None: Patch PGD by the budget
     budget=None,        # an `AuditBudget`; None for the full one, or the quick one
     quick:bool=False,   # the quick budget; see the table for what it leaves out
@@ -844,7 +845,9 @@ def audit(
     o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)
-    x, y = (t.cpu() for t in evaluation_images(net, dl, o.n, seed=seed))
+    own = n is not None or budget is not None     # what the user asked for is not lowered
+    x, y = (t.cpu() for t in evaluation_images(net, dl, o.n if own else None, seed=seed, most=o.n))
+    if len(x) < o.n: o = replace(o, n=len(x))
     given = dict(transfer=_check_transfer(transfer, net), gradient_free=gradient_free, undefended=undefended,
                  controls=controls, exported=exported)
     bench, out = _bench(net, x, y, bits, o, attack, seed, parts, **given), []

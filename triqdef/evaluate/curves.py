@@ -321,7 +321,7 @@ def save(self:Curve,
     dir,    # a folder; it is made
 ):
     "Write curve.json, curve.csv, curve.png and curve.safetensors."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     d.mkdir(parents=True, exist_ok=True)
     t = {'y': self.y, **{f'clean/{b}': p for b, p in self.clean_pred.items()}}
     t |= {f'adv/{i}/{s}/{b}': p for (i, s, b), p in self.adv_pred.items()}
@@ -341,7 +341,7 @@ def load(cls:Curve,
     dir,    # a folder that `save` wrote
 )->Curve:
     "A saved curve; `ValueError` when files are missing or damaged."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     j = read_json(d/'curve.json', 'triqdef-curve-1')
     try: t = {k: v.long() for k, v in load_tensors((d/'curve.safetensors').read_bytes()).items()}
     except (FileNotFoundError, SafetensorError) as e:

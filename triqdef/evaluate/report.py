@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
+from ..attack.gap import seeded_loader
 from ..attack.nes import NES
-from ..attack.patch import Patch
+from ..attack.patch import Patch, picture_of
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
 from ..core import check_bits, device_of, images_at_once, versions
@@ -34,7 +35,7 @@ from .compare import compare, Comparison
 from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
 from .success import clean_accuracy
 from .suite import at_area, attack_suite
-from .transfer import evaluation_images, records, save_png, slug, Transfer, transfer_matrix
+from .transfer import _as_far_as, evaluation_images, records, save_png, slug, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 
@@ -183,7 +184,7 @@ def report(
     fit_on=None,        # a loader of *training* images for universal attacks
     n:int=None,         # evaluation images, None for all (quick: at most 500)
     n_attack:int=None,  # images for per-image attacks, None for `n` (quick: at most 64)
-    n_align:int=200,    # images for alignment, 0 for none (quick: at most 64)
+    n_align:int=200,    # most images for alignment, 0 for none (quick: at most 64)
     stages=None,        # stages for alignment, None for `stage_names`
     smooth=(0, 1, 2, 4),# σ of the alignment sweep, pixels
     places=None,        # places of universal patches, None: as they were fitted
@@ -205,7 +206,9 @@ def report(
 # %% ../../nbs/68_evaluate.report.ipynb #04a5819e
 def _bounded(o):
     "The arguments of a quick report: smaller numbers where none were given."
-    o.n, o.n_attack, o.n_align = min(o.n or 500, 500), min(o.n_attack or 64, 64), min(o.n_align, 64)
+    o.most = 500
+    if o.n is not None: o.n = min(o.n, 500)
+    o.n_align = min(o.n_align, 64)
 
 @contextmanager
 def _cleared(folder):
@@ -216,13 +219,22 @@ def _cleared(folder):
         if folder is not None and not before: shutil.rmtree(folder, ignore_errors=True)
         raise
 
+def _images(net, dl, o):
+    "The evaluation images; a quick report without `n` takes 500 of them, or all where there are fewer."
+    with seeded_loader(dl, o.seed): dl = list(_as_far_as(o.get('most') if o.n is None else o.n, dl))
+    x, y = evaluation_images(net, dl, o.n, seed=o.seed)
+    if o.quick: o.n_attack = min(64, len(x)) if o.n_attack is None else min(64, o.n_attack)
+    if o.n_attack is not None and not 1 <= o.n_attack <= len(x):
+        raise ValueError(f"n_attack must lie between 1 and the {len(x)} evaluation images, got {o.n_attack}")
+    return x, y
+
 def _report(o):
     "The work of `report`; finished jobs lie beside the folder until it is whole."
     start, out = time.time(), None if o.out is None else check_report_folder(o.out)
     if o.quick: _bounded(o)
     (nets, o.bits), (dl, o.fit_on) = _networks(o.nets, o.bits), _loaders(o.dl, o.fit_on)
     _check_named(o, nets)
-    x, y = evaluation_images(next(iter(nets.values())), dl, o.n, seed=o.seed)
+    x, y = _images(next(iter(nets.values())), dl, o)
     o.n_align, o.parts = min(o.n_align, len(x)), None if out is None else out.parent/f'.{out.name}-unfinished'
     kept = ('title', 'bits', 'n_attack', 'n_align', 'smooth', 'stages', 'places', 'seed', 'seeds', 'quick')
     s = dict({k: o[k] for k in kept}, n=len(x), notes=o.notes or {},
@@ -433,8 +445,7 @@ def patches_figure(self:Report,
             _bare(ax)
             p = self.transfers[k].patches.get((a, s))
             if p is None: continue
-            seen = torch.where(p.mask, p.image, 1.).permute(1, 2, 0).squeeze()
-            ax.imshow(seen, cmap='gray', vmin=0, vmax=1)
+            ax.imshow(picture_of(torch.where(p.mask, p.image, 1.)))
         line[0].set_ylabel(textwrap.fill(f'{k}: {a}', 16), fontsize=7, rotation=0, ha='right', va='center')
     fig.suptitle(caption, fontsize=9)
     return fig
@@ -452,7 +463,7 @@ def patched_figure(self:Report,
     for (k, a), ax in zip(rows, axs[:, 0]):
         t = self.transfers[k]; s = t.sources(a)[0]
         strip = torch.cat(list(t.samples[a, s][:most]), 2)
-        ax.imshow(strip.permute(1, 2, 0).squeeze(), cmap='gray'); _bare(ax)
+        ax.imshow(picture_of(strip/255)); _bare(ax)
         ax.set_title(f'{k}: {a}, made at {s}', fontsize=7, loc='left')
     fig.suptitle(caption, fontsize=9)
     return fig
@@ -668,7 +679,7 @@ def load(cls:Report,
     dir,    # a folder that `save` wrote
 )->Report:
     "A saved report; `ValueError` when files are missing or damaged."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     j = read_json(d/'report.json', 'triqdef-report-1')
     try: t = load_tensors((d/'gradients.safetensors').read_bytes())
     except (FileNotFoundError, SafetensorError) as e:

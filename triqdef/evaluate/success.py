@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import check_images, device_of, eval_mode, fast_layout, images_at_once
+from ..core import (as_labels, check_finite, check_images, device_of, eval_mode, fast_layout, generator,
+                          images_at_once, logits_of)
 from ..data import peek
 from ..quant.convert import at_bits
 
@@ -85,12 +86,20 @@ class Success:
     __repr__ = __str__
 
 # %% ../../nbs/60_evaluate.success.ipynb #a43fc93a
+def _aligned(**classes):
+    "Predictions and labels as int64 on the CPU, all of one length."
+    out = [as_labels(v, device='cpu', name=k) for k, v in classes.items()]
+    if len({len(v) for v in out}) > 1:
+        raise ValueError(f"one class for each image is needed, got {', '.join(f'{len(v)} of {k}' for k, v in zip(classes, out))}")
+    return out
+
 def asr(
     clean:Tensor,    # (N,) classes predicted for the clean images, at the target bit-width
     adv:Tensor,      # (N,) classes predicted for the patched images, at the same bit-width
     y:Tensor,        # (N,) labels
 )->Success:
     "Of the images classified correctly when clean, the share that is wrong when patched."
+    clean, adv, y = _aligned(clean=clean, adv=adv, y=y)
     return Success('asr', adv != y, clean == y)
 
 # %% ../../nbs/60_evaluate.success.ipynb #67c6489a
@@ -99,6 +108,7 @@ def asr_all(
     y:Tensor,        # (N,) labels
 )->Success:
     "The share of all images that is wrong when patched."
+    adv, y = _aligned(adv=adv, y=y)
     return Success('asr_all', adv != y, torch.ones_like(y, dtype=torch.bool))
 
 # %% ../../nbs/60_evaluate.success.ipynb #38897e02
@@ -108,6 +118,7 @@ def asr_targeted(
     target:int,      # the class that the attack wants
 )->Success:
     "Of the images whose label is not `target`, the share classified as `target`."
+    adv, y = _aligned(adv=adv, y=y)
     return Success('asr_targeted', adv == target, y != target)
 
 # %% ../../nbs/60_evaluate.success.ipynb #65f8c90d
@@ -116,6 +127,7 @@ def clean_accuracy(
     y:Tensor,        # (N,) labels
 )->Success:
     "The share of images classified correctly, in the same form."
+    pred, y = _aligned(pred=pred, y=y)
     return Success('accuracy', pred == y, torch.ones_like(y, dtype=torch.bool))
 
 # %% ../../nbs/60_evaluate.success.ipynb #cefd87f9
@@ -161,6 +173,12 @@ def paired_difference(
     return dict(difference=a.value - b.value, low=float(low), high=float(high), images=n)
 
 # %% ../../nbs/60_evaluate.success.ipynb #283d8120
+def _classes_of(net, x):
+    "Classes (B,) of images, on the CPU; a network may change its own copy of them in place."
+    z = fast_layout(x)
+    z = logits_of(net, z.clone() if z.data_ptr() == x.data_ptr() else z)
+    return check_finite(z).argmax(1).cpu()
+
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
@@ -168,13 +186,13 @@ def predict(
     bs:int=None,      # images a forward pass, for a tensor; None: `images_at_once`
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
     "Predicted classes, and the labels if there are any."
-    tensor, device, preds, ys = isinstance(data, Tensor), device_of(net), [], []
+    tensor, device, preds, ys = hasattr(data, 'shape'), device_of(net), [], []
     if tensor: check_images(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
         for b in data.split(bs or images_at_once(data)) if tensor else data:
             x = b if tensor else check_images(b[0])
-            preds.append(net(fast_layout(x.as_subclass(Tensor).to(device))).argmax(1).cpu())
-            if not tensor: ys.append(b[1].as_subclass(Tensor).cpu())
+            preds.append(_classes_of(net, x.as_subclass(Tensor).to(device)))
+            if not tensor: ys.append(as_labels(b[1], len(x), 'cpu'))
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")
     return torch.cat(preds), None if tensor else torch.cat(ys)
 
@@ -190,13 +208,14 @@ def success(
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
     "`asr`, `asr_all` and, with a target, `asr_targeted` of one attack at one bit-width."
+    check_images(x); check_images(x_adv, 'x_adv')
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
     one = x[:1].to(device_of(net)).expand(len(x), -1, -1, -1)   # a forward pass sees the first only
-    with eval_mode(net): check_classes(net, one, y, target)
+    with eval_mode(net): y = check_classes(net, one, y, target).cpu()
     if clean is None: clean = predict(net, x, bits, bs)[0]
-    adv, y = predict(net, x_adv, bits, bs)[0], y.as_subclass(Tensor).cpu()
-    out = [asr(clean.cpu(), adv, y), asr_all(adv, y)]
+    adv = predict(net, x_adv, bits, bs)[0]
+    out = [asr(clean, adv, y), asr_all(adv, y)]
     if target is not None: out.append(asr_targeted(adv, y, target))
     return {s.name: s for s in out}
 
@@ -214,7 +233,8 @@ def null_success(
     clean=None,         # (N,) predictions for `x` at these bits if they are known
 )->dict:                # 'noise', 'grey', 'crop' → name of the definition → Success
     "The success of the three null patches."
-    g, hw = torch.Generator().manual_seed(seed), patch_hw(size)
+    check_images(x)
+    g, hw = generator(seed), patch_hw(size)
     at = random_places(len(x), x.shape[-2:], hw, g, fixed=places)
     m = patch_mask(*hw, shape)
     if clean is None: clean = predict(net, x, bits)[0]

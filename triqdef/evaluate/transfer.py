@@ -10,7 +10,7 @@ __all__ = ['attack_settings', 'attack_name', 'source_label', 'Transfer', 'seeded
            'records']
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #e3095a54
-import copy, hashlib, inspect, re, time
+import copy, hashlib, inspect, re, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,11 +27,11 @@ from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
 from ..attack.criteria import check_classes, Criterion
-from ..attack.gap import seeded_loader
+from ..attack.gap import _xy, seeded_loader
 from ..attack.patch import Patch, null_patch, patch_hw, patch_mask, place, random_places
 from ..attack.pgd import own_settings
 from ..core import (atomic_path, check_bit, check_bits, check_choice, check_images, device_of,
-                          eval_mode, fixed_seed, images_at_once, versions)
+                          eval_mode, fixed_seed, generator, images_at_once, versions)
 from ..data import take
 from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
                                       worst_case)
@@ -50,8 +50,6 @@ def attack_settings(
     own, goal = {k: plain(v) for k, v in own_settings(attack).items()}, getattr(attack, 'target', None)
     if isinstance(goal, Criterion): own |= dict(target=goal.target, criterion=repr(goal))
     return {'attack': type(attack).__name__, **own}
-
-
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #16352112
 def attack_name(
@@ -242,7 +240,7 @@ def nulls_of(self:Transfer,
 class _Parts:
     "Outcomes of finished jobs in a folder, each under its key; None keeps nothing."
     def __init__(self, folder):
-        self.folder, self.ready = None if folder is None else Path(folder), {}
+        self.folder, self.ready = None if folder is None else Path(folder).expanduser(), {}
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"parts must be a folder, {folder} is a file")
 
@@ -358,7 +356,7 @@ def _universal(run, plan, source):
         with fixed_seed(run.seed): p = fit(run.net, run.fit_on, bits=_fresh(plan, source))
     hw, rule = tuple(p.image.shape[-2:]), run.places
     if rule is None: rule = p.meta.get('places') or 'random'
-    g = torch.Generator().manual_seed(run.seed)
+    g = generator(run.seed)
     at = random_places(len(run.x), run.x.shape[-2:], hw, g, getattr(plan.attack, 'forbidden', None), rule)
     run.out.patches[plan.name, source] = p
     run.covers[plan.name, source] = (at, hw, p.shape_name)
@@ -456,7 +454,7 @@ def _unpack(run, plan, source, tensors, notes):
 # %% ../../nbs/61_evaluate.transfer.ipynb #c4833f37
 def _null_render(kind, x, cover, seed):
     "A function from a slice to images with null patches where `cover` says."
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     if isinstance(cover, Tensor):
         c = null_patch(kind, x, tuple(x.shape[-2:]), g)
         return lambda i: torch.where(cover[i].to(x.device), c[i], x[i])
@@ -526,14 +524,28 @@ def evaluation_images(
     n:int=None,       # how many, or None for all
     targets=(None,),  # target classes of the attacks, to be checked
     seed:int=0,       # of the order in which a shuffled loader gives them
-)->tuple:             # x (n,C,H,W) in [0,1], y (n,)
+    most:int=None,    # how many where `n` is None; a loader with fewer gives what it has, with a warning
+)->tuple:             # x (n,C,H,W) in [0,1], y (n,) int64
     "The first images of a loader, checked against the network."
-    with seeded_loader(dl, seed): x, y = (o.as_subclass(Tensor) for o in take(dl, n))
+    with seeded_loader(dl, seed): x, y = take(_as_far_as(most if n is None else None, dl), n)
     check_images(x, strict=True)
+    if most is not None and n is None and len(x) < most:
+        warnings.warn(f"the loader has {len(x)} images, fewer than the {most} of the default: all of them are used")
     with eval_mode(net):
         one = x[:1].to(device_of(net)).expand(len(y), -1, -1, -1)   # a forward pass sees the first only
         for t in targets: check_classes(net, one, y, t)
+    for t in {t for t in targets if t is not None}:
+        if (y == t).all(): warnings.warn(f"all {len(y)} images have the label {t}, the target of an attack: nothing to attack")
     return x, y
+
+def _as_far_as(most, dl):
+    "Batches of plain images and int64 labels, up to `most` images; None for all."
+    left = most
+    for batch in dl:
+        x, y = _xy(batch, None)
+        yield (x, y) if left is None else (x[:left], y[:left])
+        left = None if left is None else left - len(x)
+        if left is not None and left <= 0: return
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #c61ef815
 def transfer_matrix(
@@ -560,8 +572,9 @@ def transfer_matrix(
     plans = _plans(attacks, sources, bits, have)
     notes = _notes(plans, fit_on)
     x, y = evaluation_images(net, dl, n, {s.get('target') for s in notes.values()}, seed)
-    n_attack = len(x) if n_attack is None else min(n_attack, len(x))
-    if n_attack < 1: raise ValueError(f"n_attack must be at least 1, got {n_attack}")
+    n_attack = len(x) if n_attack is None else n_attack
+    if not 1 <= n_attack <= len(x):
+        raise ValueError(f"n_attack must lie between 1 and the {len(x)} evaluation images, got {n_attack}")
     out = Transfer(bits, y.cpu(), attacks=notes, settings=_settings(net, x, y, n_attack, places, seed, nulls))
     run = _Run(net, x, y, fit_on, out, n_attack, places, seed, bs or images_at_once(x), keep, _Parts(parts))
     return _do(run, plans, nulls, progress, label)
@@ -918,7 +931,7 @@ def save(self:Transfer,
     dir,    # a folder; it is made
 ):
     "Write transfer.json, transfer.csv, transfer.png, predictions.safetensors and the patches."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     d.mkdir(parents=True, exist_ok=True)
     for (a, s), p in self.patches.items(): p.save(d/self._patch_file(a, s))
     with atomic_path(d/'predictions.safetensors') as tmp: tmp.write_bytes(tensor_bytes(self._tensors()))
@@ -944,7 +957,7 @@ def load(cls:Transfer,
     dir,    # a folder that `save` wrote
 )->Transfer:
     "A saved matrix; `ValueError` when files are missing or damaged."
-    d = Path(dir)
+    d = Path(dir).expanduser()
     j = read_json(d/'transfer.json', 'triqdef-transfer-1')
     try: tensors = load_tensors((d/'predictions.safetensors').read_bytes())
     except (FileNotFoundError, SafetensorError) as e:

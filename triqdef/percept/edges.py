@@ -95,8 +95,9 @@ def gaussian_smooth(
 def safe_sqrt(
     s:Tensor,    # squares, ≥ 0, any shape
 )->Tensor:
-    "√s less 2⁻⁴⁰, with value, slope and curvature 0 where `s` is nearly nothing (below 2⁻⁸⁰)."
-    return s.clamp(min=2**-80).sqrt() - 2**-40
+    "√s, with value, slope and curvature 0 where `s` is nearly nothing."
+    none = s < (2**-300 if s.dtype == torch.float64 else 2**-80)
+    return torch.where(none, 0., torch.where(none, 1., s).sqrt())
 
 # %% ../../nbs/20_percept.edges.ipynb #bed3a848
 def sobel_magnitude(
@@ -144,8 +145,7 @@ def soft_iou(
 )->Tensor:        # (B,) in [0,1]
     "Soft intersection over union of each pair of edge maps; 1 where neither has an edge."
     e1, e2 = full(e1), full(e2)
-    both = (e1*e2).sum((1, 2, 3))
-    union = e1.sum((1, 2, 3)) + e2.sum((1, 2, 3)) - both
+    both, union = (f(e1, e2).sum((1, 2, 3)) for f in (torch.minimum, torch.maximum))
     empty = union <= 1e-12
     return torch.where(empty, 1., both/torch.where(empty, 1., union))
 

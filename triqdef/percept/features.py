@@ -9,12 +9,12 @@ __all__ = ['feature_map', 'fold_tokens', 'stage_names', 'tap_stages']
 
 # %% ../../nbs/22_percept.features.ipynb #c95f113c
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn, Tensor
 
-from ..core import device_of, eval_mode, Normalize
+from ..core import device_of, eval_mode, Normalize, unwrap
 from .edges import full
 from ..quant.layers import QConv2d, QLinear
 from ..quant.norm import MultiBitNorm
@@ -119,7 +119,8 @@ def stage_names(
     net:nn.Module,         # any classifier
     x:Tensor=None,         # an example batch (B,C,H,W), None for one grey image, 64×64 unless the network has a size
 )->tuple:                  # at most 4 names by rules 2 and 3, shallow to deep
-    "The names of a network's stages."
+    "The names of a network's stages; of a wrapped or compiled one, those of the network inside."
+    net = unwrap(net)
     if (names := _resnet_stages(net)): return names
     x = _example(net) if x is None else x
     names = _by_resolution(_candidates(net, _outputs(net, x)), channels=x.shape[1])
@@ -139,6 +140,7 @@ def _find(net, names):
     "(name, module, whether its input is meant) for each name; a `ValueError` lists the modules."
     if isinstance(names, str):
         raise TypeError(f"names must be a sequence of names, got the string {names!r}")
+    net = unwrap(net)
     modules, found = dict(net.named_modules()), []
     for name in names:
         path, _, end = name.partition(':')
@@ -164,7 +166,8 @@ def _hook_stages(net, found, stages):
     def begin(m, inp): stages[:] = [None]*len(found)
     def end(m, inp, out):
         missing = [name for (name, *_), f in zip(found, stages) if f is None]
-        if missing: raise ValueError(f"the forward pass did not run the stages {missing}")
+        if missing: raise ValueError(f"the forward pass did not run the stages {missing}" +
+                                     ': tap unwrap(net)'*(unwrap(net) is not net))
     handles = [net.register_forward_pre_hook(begin)]
     for i, (name, m, is_input) in enumerate(found):
         keep = _keep(stages, i, name)
@@ -174,14 +177,22 @@ def _hook_stages(net, found, stages):
     return handles + [net.register_forward_hook(end)]
 
 # %% ../../nbs/22_percept.features.ipynb #0b24f0e0
+def _eager(net):
+    "A block in which a compiled network runs uncompiled."
+    compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in net.modules())
+    return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
+
 @contextmanager
 def tap_stages(
     net:nn.Module,     # any classifier
     names=None,        # names of stages, or None for `stage_names(net)`
 ):
     "A list that holds the stage features (B,C,H,W) of the latest forward pass of `net`."
+    if isinstance(net, nn.DataParallel) and len(net.device_ids) > 1:
+        raise ValueError("DataParallel over several devices cannot be tapped: give unwrap(net)")
     stages = []
     handles = _hook_stages(net, _find(net, stage_names(net) if names is None else names), stages)
-    try: yield stages
+    try:
+        with _eager(net): yield stages
     finally:
         for h in handles: h.remove()

@@ -12,38 +12,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-from ..core import check_images
+from ..core import as_labels, check_images, check_logits, logits_of
 from .edges import full
 
 # %% ../../nbs/23_percept.gradients.ipynb #b5e6a18f
 def gradient_from_logits(
     logits:Tensor,               # (B,classes), computed from `x`
     x:Tensor,                    # images (B,C,H,W) that require a gradient
-    y:Tensor,                    # classes, (B,) int64
+    y,                           # classes, (B,) integers
     create_graph:bool=False,     # keep a graph, so that the gradient can be differentiated again
 )->Tensor:                       # (B,C,H,W), type of `x`
     "The gradient of each image's cross entropy at that image, from a forward pass already done."
     if not x.requires_grad:
         raise ValueError("x must require a gradient before the forward pass: x.requires_grad_()")
-    loss = F.cross_entropy(full(logits), y, reduction='sum')
+    logits = check_logits(logits, len(x))
+    loss = F.cross_entropy(full(logits), as_labels(y, len(x), logits.device), reduction='sum')
     return torch.autograd.grad(loss, x, create_graph=create_graph, retain_graph=True)[0]
 
 # %% ../../nbs/23_percept.gradients.ipynb #56a1f9dd
 def input_gradient(
     net:nn.Module,               # any classifier of images in [0,1]
     x:Tensor,                    # images, (B,C,H,W) in [0,1]
-    y:Tensor,                    # classes, (B,) int64
+    y,                           # classes, (B,) integers: a tensor, an array or a list
     create_graph:bool=False,     # keep a graph to the parameters, for a penalty on the gradient
 )->Tensor:                       # (B,C,H,W), type of `x`
     "The gradient of each image's cross entropy with respect to its pixels."
     check_images(x)
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must have shape ({len(x)},), one class each, got {tuple(y.shape)}")
+    y = as_labels(y, len(x), x.device)
     with torch.inference_mode(False), torch.enable_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         x.requires_grad_()
-        loss = F.cross_entropy(full(net(x)), y, reduction='sum')
+        logits = logits_of(net, x.clone())
+        _check_range(y, logits.shape[1])
+        loss = F.cross_entropy(full(logits), y, reduction='sum')
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
+
+def _check_range(y, n):
+    "A `ValueError` for labels outside 0 … n − 1."
+    lo, hi = y.min().item(), y.max().item()
+    if lo < 0 or hi >= n: raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
 
 # %% ../../nbs/23_percept.gradients.ipynb #e7d2131c
 def gradient_map(

@@ -11,6 +11,7 @@ __all__ = ['central_differences', 'orientation_bins', 'cell_histograms', 'normal
 # %% ../../nbs/21_percept.hog.ipynb #caa63276
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,32 +28,48 @@ def central_differences(
     return F.pad(m[..., 2:] - m[..., :-2], (1, 1)), F.pad(m[:, 2:] - m[:, :-2], (0, 0, 1, 1))
 
 # %% ../../nbs/21_percept.hog.ipynb #4ed67745
+def _boundary_bins(
+    gx:Tensor,           # horizontal differences, (n,) on a CPU
+    gy:Tensor,           # vertical differences, (n,)
+    orientations:int,    # bins over 180°
+)->Tensor:               # (n,) int64, 0 … orientations; `orientations` for none
+    "Bins by NumPy's arithmetic, in degrees, as scikit-image finds them."
+    degrees = np.rad2deg(np.arctan2(gy.double().numpy(), gx.double().numpy())) % 180
+    ends = 180/orientations*np.arange(1, orientations + 1)
+    return torch.from_numpy(np.searchsorted(ends, degrees, side='right'))
+
 def orientation_bins(
     gx:Tensor,                # horizontal differences, any shape
     gy:Tensor,                # vertical differences, same shape
     orientations:int=9,       # bins over 180°
-)->Tensor:                    # int64, 0 … orientations − 1
+)->Tensor:                    # int64, 0 … orientations − 1; `orientations` for none
     "The unsigned orientation bin of each pixel."
     with torch.no_grad():
         if gx.device.type != 'mps': gx, gy = gx.double(), gy.double()
-        q = (torch.atan2(gy, gx)*(orientations/math.pi)).add_(1e-9).floor_()
+        q = torch.atan2(gy, gx)*(orientations/math.pi)
+        near = (q - q.round()).abs() < 1e-6
+        q = q.add_(1e-9).floor_()
         q = torch.where(q < 0, q + orientations, q)
-        return torch.where(q < orientations, q, 0.).long()
+        bins = torch.where(q < orientations, q, 0.).long()
+        if gx.device.type != 'cpu': return bins
+        near &= (gx != 0) | (gy != 0)
+        bins[near] = _boundary_bins(gx[near], gy[near], orientations)
+        return bins
 
 # %% ../../nbs/21_percept.hog.ipynb #2e988a55
 def cell_histograms(
     votes:Tensor,             # weight of each pixel, (B,h,w), h and w multiples of `cell`
-    bins:Tensor,              # bin of each pixel, (B,h,w) int64
+    bins:Tensor,              # bin of each pixel, (B,h,w) int64; `orientations` for none
     orientations:int,         # number of bins
     cell:int,                 # side of a cell in pixels
 )->Tensor:                    # (B,h/cell,w/cell,orientations)
     "The mean vote per cell and orientation."
-    B, h, w = votes.shape
-    rows, cols = (torch.arange(n, device=votes.device)//cell for n in (h, w))
-    index = bins + (rows[:, None]*(w//cell) + cols)*orientations
-    out = votes.new_zeros(B, (h//cell)*(w//cell)*orientations)
+    (B, h, w), n = votes.shape, orientations + 1
+    rows, cols = (torch.arange(k, device=votes.device)//cell for k in (h, w))
+    index = bins + (rows[:, None]*(w//cell) + cols)*n
+    out = votes.new_zeros(B, (h//cell)*(w//cell)*n)
     out = out.scatter_add(1, index.flatten(1), votes.flatten(1))
-    return out.reshape(B, h//cell, w//cell, orientations)/cell**2
+    return out.reshape(B, h//cell, w//cell, n)[..., :orientations]/cell**2
 
 # %% ../../nbs/21_percept.hog.ipynb #4f35e863
 def normalize_blocks(
@@ -69,7 +86,7 @@ def normalize_blocks(
 def _check_layout(shape, orientations, cell, block):
     "Refuse HOG settings that are not positive ints or leave no whole block."
     for name, v in (('orientations', orientations), ('cell', cell), ('block', block)):
-        if isinstance(v, bool) or not isinstance(v, int) or v < 1:
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {v!r}")
     if min(shape[2:]) < cell*block:
         raise ValueError(f"maps of {shape[2]}×{shape[3]} pixels are too small for cell={cell}, "

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..attack.gap import attack_batches, seeded_loader
-from ..core import atomic_path, check_choice, check_images, device_of, fixed_seed, generator
+from ..core import atomic_path, check_choice, check_images, device_of, fixed_seed, generator, logits_of
 from ..data import peek
 from ..quant.checkpoint import read_tensors
 from ..quant.convert import bit_state_of
@@ -39,7 +39,7 @@ class Purifier(nn.Module):
         self.backward = check_choice(backward, ('identity', 'through'), 'backward')
         self.net, self.bit_state, self.training = net, bit_state_of(net), net.training
 
-    def forward(self, x): return self.net(self.purify(x))
+    def forward(self, x): return logits_of(self.net, self.purify(x))
 
 # %% ../../nbs/77_purify.jedi.ipynb #8d0749dd
 @patch
@@ -306,7 +306,7 @@ def save_parts(
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     header = dict(format=f'triqdef-{kind}-1', config=json.dumps(config, allow_nan=False))
     with atomic_path(path) as tmp: save_file(flat, tmp, metadata=header)
-    return Path(path)
+    return Path(path).expanduser()
 
 # %% ../../nbs/77_purify.jedi.ipynb #0c6541d2
 def load_parts(
@@ -314,7 +314,7 @@ def load_parts(
     kind:str,    # what it must be
 )->tuple:        # config, tensors
     "Settings and tensors; `ValueError` for a file that is damaged or of another kind."
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(Path(path).expanduser())
     if header.get('format') != f'triqdef-{kind}-1':
         raise ValueError(f"{path} holds no {kind}: {header.get('format')}")
     try: return json.loads(header['config']), tensors
