@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException
-from fastai.callback.core import CancelStepException
 from fastai.callback.data import WeightedDL
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.hook import *
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
+from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
@@ -67,6 +67,12 @@ def fitted(cbs, epochs=1, **kwargs):
     learn = learner(cbs, **kwargs)
     learn.fit(epochs, 1e-3)
     return learn
+
+def in_order(n=32):
+    "Toys whose loader does not shuffle: two fits see the same batches."
+    dls = toy_dls(n, 16)
+    dls.train.shuffle = False
+    return dls
 
 def weights(net): return {k: v.clone() for k, v in net.state_dict().items()}
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -181,7 +187,8 @@ def test_an_exported_learner_predicts(name, checkpoint, folder):
     dls = ImageDataLoaders.from_folder(folder, valid_pct=.3, seed=0, item_tfms=Resize(16), bs=8, num_workers=0, device=torch.device('cpu'))
     net = to_multibit(toy_net(2), BITS)
     learn = fitted(OURS[name](checkpoint=checkpoint), net=net, dls=dls, loss_func=None, path=folder, metrics=accuracy_at(*BITS))
-    with learn.no_bar(): own = learn.predict(folder/'cat'/'0.png')
+    own = learn.predict(folder/'cat'/'0.png')
+    assert learn.tta(n=2)[0].shape[1] == 2
     learn.export('m.pkl')
     back = load_learner(folder/'m.pkl')
     back.remove_cbs(back.cbs.filter(lambda c: isinstance(c, ProgressCallback)))
@@ -296,24 +303,27 @@ def test_what_another_callback_changes_for_all(name):
 
 # the pass of fastai, and what an exception leaves
 
-@pytest.mark.parametrize('name', OURS)
-@pytest.mark.parametrize('event', ['before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step', 'after_step', 'after_batch'])
-@pytest.mark.parametrize('error', [RuntimeError('broken'), KeyboardInterrupt(), CancelBatchException(), CancelTrainException(), CancelEpochException(), CancelFitException()])
+EVENTS = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
+
+@pytest.mark.parametrize('name', ['pbat', 'patch_at'])
+@pytest.mark.parametrize('event', EVENTS)
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, CancelBatchException, CancelFitException])
 def test_stopped_anywhere_and_fitted_again(name, event, error):
-    "An error, an interrupt or a cancel in any event of another callback: nothing stays on the network, and the next fit is a fresh one (fastai2 #255, fastai PR #3374)."
-    if isinstance(error, CancelBatchException) and event == 'after_batch': return
-    cb, stop = OURS[name](checkpoint=['layer1']), Raises(event, error)
-    learn = learner([cb, stop])
+    "An error, an interrupt or a cancel in another callback: nothing stays on the network, the next fit is a fresh one (fastai2 #255, fastai #3374)."
+    if (event, error) == ('after_batch', CancelBatchException): return
+    cb, stop = OURS[name](checkpoint=['layer1']), Raises(event, error('stopped'))
+    learn = learner([cb, stop], dls=in_order())
     learn.model.bit_state.bits = 4
-    before, cbs = touched(learn.model), list(learn.cbs)
-    if isinstance(error, (RuntimeError, KeyboardInterrupt)):
-        with pytest.raises(type(error)): learn.fit(1, 1e-3)
+    before = touched(learn.model)
+    if error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error): learn.fit(1, 1e-3)
     else: learn.fit(1, 1e-3)
     assert touched(learn.model) == before and not stop.left
     start = weights(learn.model)
-    seed_everything(1); learn.opt = None; learn.fit(1, 1e-3)
-    assert touched(learn.model) == before and len(cb.history) == 4
-    other = learner([OURS[name](checkpoint=['layer1'])])
+    assert learn.validate()[0] > 0 and same(weights(learn.model), start)
+    learn.opt = None; seed_everything(1); learn.fit(1, 1e-3)
+    assert touched(learn.model) == before and len(cb.history) == 2
+    other = learner(OURS[name](checkpoint=['layer1']), dls=in_order())
     other.model.load_state_dict(start); other.model.bit_state.bits = 4
     seed_everything(1); other.fit(1, 1e-3)
     assert same(weights(learn.model), weights(other.model))
@@ -330,10 +340,193 @@ def test_a_callback_that_runs_the_network_itself():
     assert sees.inputs == [4]*4
 
 def test_validation_and_metrics_of_wrapped_models():
-    "DataParallel and torch.compile around the network: trained as the network itself, metrics too (pytorch #104984)."
+    "DataParallel and torch.compile around the network: trained as the network itself, metrics too."
     plain = fitted(TriQDef(curriculum=ALL, **SMALL), metrics=accuracy_at(*BITS))
     for wrap in (nn.DataParallel, partial(torch.compile, backend='eager')):
         net = network()
         learn = fitted(TriQDef(curriculum=ALL, **SMALL), net=wrap(net), metrics=accuracy_at(*BITS))
         assert same(weights(net), weights(plain.model)) and learn.final_record == plain.final_record
         assert touched(net)[1:] == touched(plain.model)[1:]
+
+
+# optimizers
+
+@pytest.mark.parametrize('opt, wd, warned', [(torch.optim.AdamW, None, True), (torch.optim.SGD, .1, True), (torch.optim.AdamW, 0., False)])
+def test_torch_optimizers_decay_steps(opt, wd, warned):
+    "A torch optimizer in OptimWrapper cannot leave the steps out of weight decay: a warning says so (fastai #3733)."
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        learn = learner(JointQAT(), opt_func=partial(OptimWrapper, opt=opt))
+        learn.fit(1, 1e-3, wd=wd)
+    assert any("decays the quantizers' steps" in str(w.message) for w in seen) == warned
+
+def test_the_network_was_replaced_after_the_optimizer():
+    "Fit a float network, then put its multi-bit form into the same Learner: the optimizer would train the old one (fastai #3185)."
+    learn = learner([], net=toy_net())
+    learn.fit(1, 1e-3)
+    learn.model = calibrate(to_multibit(learn.model, BITS), [toy_images(32, seed=3)])
+    learn.add_cb(JointQAT())
+    before = weights(learn.model)
+    with pytest.raises(ValueError, match='create_opt'): learn.fit(1, 1e-3)
+    assert same(weights(learn.model), before)
+    learn.create_opt(); learn.fit(1, 1e-3)
+    assert not same(weights(learn.model), before)
+
+def test_a_frozen_body():
+    "Only the head learns; the optimizer was made before the callback came: nothing else moves, decay or not."
+    net = network()
+    for n, p in net.named_parameters(): p.requires_grad_(n.startswith('fc.') and 'log_steps' not in n)
+    learn = learner([], net=net, wd=.5)
+    learn.create_opt(); learn.add_cb(TriQDef(**SMALL))
+    before, flags = weights(net), touched(net)
+    learn.fit(1, 1e-3)
+    moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {'fc.weight', 'fc.bias'} and touched(net) == flags
+
+def test_noise_comes_once_an_update():
+    "Gradient accumulation: gradient noise is added to the sum, not to every batch of it (pytorch-lightning #1549)."
+    class Counted(GradientNoise):
+        added = 0
+        def add_noise(self):
+            self.added += 1
+            super().add_noise()
+    cb = Counted(**SMALL)
+    fitted([cb, GradientAccumulation(32)])
+    assert cb.added == 2 and len(cb.history) == 4
+
+def test_batches_left_over_by_accumulation():
+    "The last batches of a fit did not fill an update: the next fit begins without their gradients (pytorch-lightning #4653)."
+    learn = fitted([JointQAT(curriculum=ALL), GradientAccumulation(48)], opt_func=SGD, dls=in_order(64))
+    start = weights(learn.model)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learn.model.parameters())
+    seed_everything(1); learn.fit(1, 1e-2)
+    other = learner([JointQAT(curriculum=ALL), GradientAccumulation(48)], opt_func=SGD, dls=in_order(64))
+    other.model.load_state_dict(start)
+    seed_everything(1); other.fit(1, 1e-2)
+    assert same(weights(learn.model), weights(other.model))
+
+
+# batches, networks, metrics
+
+def own_dls(make, n=32, bs=16, n_inp=None, **kwargs):
+    def load(seed, m): return DataLoader([make(x, y) for x, y in zip(*toy_images(m, seed=seed))], bs=bs, device='cpu', **kwargs)
+    dls = DataLoaders(load(0, n), load(1, 16), device='cpu')
+    if n_inp is not None: dls.n_inp = n_inp
+    return dls
+
+def test_batches_of_other_shapes():
+    "A second label goes to the loss of every pass; a second input, or no label, is refused (fastai #3183)."
+    seen = []
+    def loss(pred, y, weight):
+        seen.append(len(weight))
+        return (F.cross_entropy(pred, y, reduction='none')*weight).mean()
+    dls = own_dls(lambda x, y: (x, y, torch.tensor(2.)), n_inp=1)
+    cb = fitted(TriQDef(curriculum=ALL, **SMALL), dls=dls, loss_func=loss).tri_q_def
+    assert len(seen) == sum(2*len(h['bits']) for h in cb.history) + 1
+    class Two(ToyNet):
+        def forward(self, x, shift=None): return super().forward(x if shift is None else (x + shift[:, None, None, None]*0))
+    net = to_multibit(Two(), BITS)
+    with pytest.raises(ValueError, match='2 inputs'): fitted(JointQAT(), net=net, dls=own_dls(lambda x, y: (x, x.mean(), y)))
+    with pytest.raises(ValueError, match='0 labels'): fitted(JointQAT(), dls=own_dls(lambda x, y: (x,)))
+
+def test_images_that_are_no_pixels():
+    "Bytes, or images that the loader has normalised: patches assume [0,1]."
+    with pytest.raises(TypeError, match='uint8'): fitted(TriQDef(**SMALL), dls=own_dls(lambda x, y: ((255*x).byte(), y)))
+    normalised = own_dls(lambda x, y: ((x - .5)/.25, y))
+    for name in ('triqdef', 'pbat', 'pbcat'):
+        with pytest.raises(ValueError, match='Normalisation belongs inside'): fitted(OURS[name](), dls=normalised)
+    fitted(JointQAT(), dls=normalised)
+
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('name', OURS)
+def test_images_of_other_channels(name, channels):
+    "Grey images, or four channels (ART #673)."
+    net = toy_net()
+    net.conv1, net.norm = nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.Identity()
+    cb = OURS[name]()
+    fitted(cb, net=to_multibit(net, BITS), dls=own_dls(lambda x, y: (x[:1].expand(channels, -1, -1), y)))
+    assert len(cb.history) == 2
+
+@pytest.mark.parametrize('name', ['triqdef', 'pbat'])
+def test_loaders_of_other_kinds(name):
+    "A last batch of one image, loaders of torch, weighted draws, no validation images, no `c`."
+    one = own_dls(lambda x, y: (x, y), n=17)
+    torch_dls = DataLoaders(*(torch.utils.data.DataLoader(list(zip(*toy_images(16, seed=i))), batch_size=8) for i in (0, 1)), device='cpu')
+    pairs = list(zip(*toy_images(16)))
+    weighted = DataLoaders(WeightedDL(pairs, bs=8, wgts=np.arange(1, 17)), DataLoader(pairs, bs=8), device='cpu')
+    empty = DataLoaders(DataLoader(pairs, bs=8), DataLoader([], bs=8), device='cpu')
+    for dls, steps in ((one, 2), (torch_dls, 2), (weighted, 2), (empty, 2)):
+        cb = OURS[name]()
+        fitted(cb, dls=dls, metrics=accuracy_at(32, 4))
+        assert len(cb.history) == steps
+
+def test_too_few_images_for_a_batch():
+    "`drop_last` and fewer images than a batch: nothing would be trained (accelerate #961)."
+    with pytest.raises(ValueError, match='no batch to train on'): fitted(JointQAT(), dls=own_dls(lambda x, y: (x, y), n=8, drop_last=True))
+
+@pytest.mark.parametrize('name', OURS)
+def test_networks_that_give_no_logits(name):
+    "Outputs that are tuples, objects, or one number for each image: refused before the first step (transformers #11862)."
+    class Out:
+        def __init__(self, logits): self.logits = logits
+    for wrap, error in ((lambda z: (z, z), TypeError), (Out, TypeError), (lambda z: z[:, 0], ValueError)):
+        class Net(ToyNet):
+            def forward(self, x): return wrap(super().forward(x))
+        with pytest.raises(error, match='logits'): fitted(OURS[name](), net=to_multibit(Net(), BITS))
+
+@pytest.mark.parametrize('name', ['triqdef', 'qat'])
+def test_a_network_that_writes_into_its_input(name):
+    "The network normalises its input in place: the second bit-width would see it normalised twice."
+    class Net(ToyNet):
+        def forward(self, x): return super().forward(x.sub_(.1))
+    with pytest.raises(ValueError, match='xb was changed'): fitted(OURS[name](), net=to_multibit(Net(), BITS))
+
+def test_a_loss_for_each_image():
+    "`reduction='none'`: refused in words, before the first step."
+    with pytest.raises(ValueError, match='one number for a batch'): fitted(JointQAT(), loss_func=nn.CrossEntropyLoss(reduction='none'))
+
+def test_metrics_ask_for_what_is_there():
+    "A bit-width that the network lacks is refused before training; labels that are no classes never broadcast (fastai #3440)."
+    net = network(); before = weights(net)
+    with pytest.raises(ValueError, match='accuracy_at must be one of'): fitted(JointQAT(), net=net, metrics=accuracy_at(32, 8))
+    assert same(weights(net), before)
+    with pytest.raises(ValueError, match='acc_32 needs labels'): fitted([], dls=one_hot_dls(), metrics=accuracy_at(32))
+
+def test_training_metrics():
+    "`train_metrics=True`: accuracy at each bit-width of the training images, and the training is the same."
+    plain = fitted(JointQAT(), metrics=accuracy_at(*BITS))
+    learn = learner(JointQAT(), metrics=accuracy_at(*BITS))
+    learn.recorder.train_metrics = True
+    learn.fit(1, 1e-3)
+    assert same(weights(learn.model), weights(plain.model))
+    assert learn.final_record[-3:] == plain.final_record[-3:] and len(learn.final_record) == 8
+
+class Averages(Callback):
+    "An averaged copy, as people write it for fastai."
+    def __init__(self, make): self.make = make
+    def before_fit(self): self.copy = self.make(self.learn.model)
+    def after_step(self): (self.copy.update if hasattr(self.copy, 'update') else self.copy.update_parameters)(self.learn.model)
+
+@pytest.mark.parametrize('make', [lambda net: ModelEmaV3(net, decay=.5), AveragedModel])
+def test_averaged_copies(make):
+    "EMA of timm and SWA of torch beside the callback: the training is the same, the copy runs at each bit-width (timm #245)."
+    plain, averages = fitted(TriQDef(**SMALL)), Averages(make)
+    learn = fitted([TriQDef(**SMALL), averages])
+    assert same(weights(learn.model), weights(plain.model))
+    x, kept = toy_images(8)[0], weights(averages.copy)
+    outs = []
+    for b in BITS:
+        with at_bits(averages.copy, b), torch.no_grad(): outs.append(averages.copy.eval()(x))
+    assert same(weights(averages.copy), kept) and not torch.equal(outs[0], outs[2])
+
+@pytest.mark.parametrize('name', OURS)
+def test_the_callbacks_of_fastai_together(name, tmp_path):
+    "Clipping, accumulation, mixed precision, plateaus, early stopping, the best model and a log, all at once."
+    cb = OURS[name]()
+    more = [GradientClip(1.), GradientAccumulation(32), MixedPrecision(), ReduceLROnPlateau(monitor='valid_loss'), ChannelsLast(),
+            EarlyStoppingCallback(monitor='valid_loss', patience=5), SaveModelCallback(monitor='acc_2'), TerminateOnNaNCallback(),
+            CSVLogger(tmp_path/'log.csv')]
+    learn = learner([cb, *more], path=tmp_path, metrics=accuracy_at(*BITS))
+    learn.fit_one_cycle(2, 1e-3)
+    assert len(cb.history) == 8 and (tmp_path/'models'/'model.pth').is_file() and touched(learn.model)[1:3] == (0, 0)
+    assert [c for c in learn.cbs if type(c).__name__ == 'Partner'] == []

@@ -99,11 +99,8 @@ class TriQDef(Callback):
         self.patched = self.objective_of(**self.kwargs).patched
 
     def _init_state(self): self.off, self.idle, self.marks = noop, [], {}    # what is never pickled
-
-    @property
-    def net(self): return unwrap(self.learn.model)
-    @property
-    def joint(self): return _joint(self.learn.model)
+    net = property(lambda self: unwrap(self.learn.model))
+    joint = property(lambda self: _joint(self.learn.model))
 
 # %% ../../nbs/52_train.callback.ipynb #e3c4bfd4
 @patch
@@ -119,6 +116,7 @@ def before_train(self:TriQDef):
     if not self.begun: self.begin()
     if self.joint: share_quantizers(self.net)
 
+# %% ../../nbs/52_train.callback.ipynb #e9b81e5c
 @patch
 def begin(self:TriQDef):
     "Check the network and the data, and build what depends on them."
@@ -306,13 +304,14 @@ def got_loss(self:TriQDef):
     if loss.ndim: raise ValueError(f"loss_func must give one number for a batch, got shape {tuple(loss.shape)}")
     self.marks['loss_grad'] = _mark(loss)
 
+# %% ../../nbs/52_train.callback.ipynb #99ec0315
 @patch
 def check_between(self:TriQDef):
     "Refuse what was changed after fastai's pass; the other bit-widths would not have it."
     for name, marks in self.marks.items():
         if not _unchanged(getattr(self.learn, name), marks):
-            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the network "
-                             "itself: change images and labels in before_batch, loss_grad at an order above 0")
+            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the network:"
+                             " change images and labels in before_batch, loss_grad at an order above 0")
     self.marks = {}
 
 @patch
