@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.callback.data import WeightedDL
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import *
@@ -180,7 +180,7 @@ def folder(tmp_path):
         for i in range(12): Image.fromarray(np.full((16, 16, 3), 90*k + 5*i, np.uint8)).save(tmp_path/c/f'{i}.png')
     return tmp_path
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'pbat', 'noise'])
 @pytest.mark.parametrize('checkpoint', [False, ['layer1']])
 def test_an_exported_learner_predicts(name, checkpoint, folder):
     "export, load_learner, predict twice, with our callback inside (fastai #3628, wandb #961)."
@@ -238,7 +238,7 @@ def one_hot_dls(n=32, soft=0.):
     def load(xy, shuffle): return DataLoader(list(zip(*xy)), bs=16, shuffle=shuffle, device='cpu')
     return DataLoaders(load(pair(0), True), load(pair(1), False), device='cpu')
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'qat', 'pbat'])
 @pytest.mark.parametrize('loss', [BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss(), F.cross_entropy])
 def test_one_hot_labels(name, loss):
     "Labels as one-hot floats, with BCE or cross entropy: the attack takes the class, the loss takes the labels (fastai_dev #269)."
@@ -246,7 +246,7 @@ def test_one_hot_labels(name, loss):
     learn = fitted(cb, dls=one_hot_dls(), loss_func=loss)
     assert len(cb.history) == 2 and all(np.isfinite(h['total']) for h in cb.history)
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'qat', 'pbat'])
 def test_soft_labels_have_no_class_to_attack(name):
     "Labels that are shares of several classes: joint QAT can use them, a patch has no class to hide (fastai #3454)."
     cb = OURS[name]()
@@ -255,7 +255,7 @@ def test_soft_labels_have_no_class_to_attack(name):
     assert not cb.history
 
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'qat', 'pbat'])
 @pytest.mark.parametrize('last', [False, True])
 def test_mixup(name, mix, last):
     "MixUp or CutMix in the Learner: all bit-widths with mixed labels, or a refusal before anything is trained (fastai #3183, #3454)."
@@ -293,7 +293,7 @@ def test_what_another_callback_changes_in_between(event, what, name):
     "A callback changes pred, xb, yb or the loss after fastai's pass: the other bit-widths would not get the change (fastai #3183)."
     with pytest.raises(ValueError, match=next(iter(what))): fitted([Alters(event, set_(**what)), OURS[name]()])
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'qat', 'pbat'])
 def test_what_another_callback_changes_for_all(name):
     "Images changed before the pass, or a term added to the whole loss afterwards, are for every bit-width (fastai #3183)."
     cb = OURS[name]()
@@ -305,12 +305,10 @@ def test_what_another_callback_changes_for_all(name):
 
 EVENTS = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
 
-@pytest.mark.parametrize('name', ['pbat', 'patch_at'])
-@pytest.mark.parametrize('event', EVENTS)
-@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, CancelBatchException, CancelFitException])
+@pytest.mark.parametrize('name, event, error', [('pbat', e, RuntimeError) for e in EVENTS] + [('patch_at', e, CancelFitException) for e in EVENTS]
+                         + [('patch_at', e, KeyboardInterrupt) for e in EVENTS[:3]] + [('pbat', e, CancelBatchException) for e in EVENTS[:3]])
 def test_stopped_anywhere_and_fitted_again(name, event, error):
     "An error, an interrupt or a cancel in another callback: nothing stays on the network, the next fit is a fresh one (fastai2 #255, fastai #3374)."
-    if (event, error) == ('after_batch', CancelBatchException): return
     cb, stop = OURS[name](checkpoint=['layer1']), Raises(event, error('stopped'))
     learn = learner([cb, stop], dls=in_order())
     learn.model.bit_state.bits = 4
@@ -438,7 +436,7 @@ def test_images_that_are_no_pixels():
     fitted(JointQAT(), dls=normalised)
 
 @pytest.mark.parametrize('channels', [1, 4])
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'pbat', 'pbcat', 'smooth'])
 def test_images_of_other_channels(name, channels):
     "Grey images, or four channels (ART #673)."
     net = toy_net()
@@ -464,7 +462,7 @@ def test_too_few_images_for_a_batch():
     "`drop_last` and fewer images than a batch: nothing would be trained (accelerate #961)."
     with pytest.raises(ValueError, match='no batch to train on'): fitted(JointQAT(), dls=own_dls(lambda x, y: (x, y), n=8, drop_last=True))
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'qat', 'noise'])
 def test_networks_that_give_no_logits(name):
     "Outputs that are tuples, objects, or one number for each image: refused before the first step (transformers #11862)."
     class Out:
@@ -519,7 +517,7 @@ def test_averaged_copies(make):
         with at_bits(averages.copy, b), torch.no_grad(): outs.append(averages.copy.eval()(x))
     assert same(weights(averages.copy), kept) and not torch.equal(outs[0], outs[2])
 
-@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('name', ['triqdef', 'dwq', 'noise'])
 def test_the_callbacks_of_fastai_together(name, tmp_path):
     "Clipping, accumulation, mixed precision, plateaus, early stopping, the best model and a log, all at once."
     cb = OURS[name]()
