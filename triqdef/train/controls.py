@@ -9,12 +9,13 @@ __all__ = ['GradientNoise', 'roughness', 'SmoothObjective', 'GradientSmooth']
 
 # %% ../../nbs/56_train.controls.ipynb #92ac5aac
 import torch
+from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 from torch import Tensor
 
 from ..core import generator
 from ..percept.edges import full, gaussian_smooth
-from .callback import PatchAT, TriQDef
+from .callback import PatchAT, Partner, TriQDef
 from .objective import Objective
 
 # %% ../../nbs/56_train.controls.ipynb #5d0e0703
@@ -32,7 +33,13 @@ class GradientNoise(PatchAT):
 
 # %% ../../nbs/56_train.controls.ipynb #3114e1a5
 @patch
-def before_step(self:GradientNoise):
+def partners(self:GradientNoise)->list:
+    "Those of every training callback, and one for the noise."
+    noise = Partner(self, 'before_step', self.add_noise, GradientAccumulation.order + 1)
+    return [*super(GradientNoise, self).partners(), noise]
+
+@patch
+def add_noise(self:GradientNoise):
     "Add the noise, once an update."
     random = generator(hash((self.seed, self.now, 1)) % 2**31)
     for p in self.learn.model.parameters():

@@ -62,6 +62,12 @@ def wait_for_all():
     if this_process()[1] > 1: dist.barrier()
 
 # %% ../../nbs/57_train.distributed.ipynb #9de3c11f
+def _check_loaders(dls):
+    "Refuse loaders that have no shares, torch's own for instance."
+    for dl in dls:
+        if not isinstance(dl, DataLoader):
+            raise TypeError(f"several processes need loaders of fastai, got {type(dl).__module__}.{type(dl).__name__}")
+
 class RankLoader(DataLoader):
     "The share that one process has in every batch of another loader."
     def __init__(self,
@@ -70,6 +76,7 @@ class RankLoader(DataLoader):
         n_ranks=None,     # how many processes there are, or None for `this_process()`
     ):
         found = this_process()
+        _check_loaders([dl])
         self.dl, self.rank = dl, found[0] if rank is None else rank
         self.n_ranks = found[1] if n_ranks is None else n_ranks
         for name in ('bs', 'drop_last', 'dataset', 'n', 'num_workers', 'offs', 'pin_memory', 'timeout', 'device'):
@@ -142,14 +149,18 @@ class RankTrainer(Callback):
         "Wrap, after the other callbacks have looked at the plain network."
         self.before = self.learn.model, list(self.dls.loaders)
         shares = [RankLoader(dl) for dl in self.dls]
-        if not len(shares[0]):
-            raise ValueError(f"{self.dls.train.n} training images give no batch of {self.dls.train.bs} "
-                             f"in each of {shares[0].n_ranks} processes")
         self.learn.model, self.learn.dls.loaders = self.accelerator.prepare(self.learn.model), shares
         for q in self.learn.model.modules():
             if isinstance(q, Quantizer): q._sync()
 
+    def before_train(self):
+        "Refuse a share of the training images that is no batch; whoever only validates needs none."
+        dl = self.dls.train
+        if not len(dl):
+            raise ValueError(f"{dl.n} training images give no batch of {dl.bs} in each of {dl.n_ranks} processes")
+
     def before_validate(self):
+        "Validate another loader in shares too."
         if not isinstance(self.learn.dl, RankLoader): self.learn.dl = RankLoader(self.learn.dl)
 
     def restore(self):
@@ -179,6 +190,7 @@ def distributed(
     if n == 1:
         yield learn
         return
+    _check_loaders(learn.dls)
     cb = RankTrainer(_accelerate().Accelerator(cpu=str(learn.dls.device).startswith('cpu'), **kwargs))
     with ExitStack() as stack:
         if rank:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
+from ..attack.criteria import check_classes
 from ..attack.patch import check_fits, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
 from ..core import check_images, generator
@@ -69,11 +70,12 @@ def attack(self:CompositePGD,
 )->Tensor:            # (B,C,H,W) in [0,1]
     "The perturbed images of the last step."
     check_images(x); check_fits(self.size, x.shape[-2:])
-    x = x.detach().as_subclass(Tensor)
+    x, y = x.detach().as_subclass(Tensor), y.as_subclass(Tensor)
     at = random_places(len(x), x.shape[-2:], self.size, generator(self.seed), fixed=self.places).to(x.device)
     view = as_view(bits)
     def gradient(z, step): return view(net, lambda p: p, z, y, None, step)[2]
     with under_attack(net):
+        check_classes(net, x, y)
         m = guided_cells(gradient(x, 0), at, self.size, self.cell, self.share)
         eps, adv = m*self.eps_patch + (1 - m)*self.eps_global, x
         for i in range(self.steps):
