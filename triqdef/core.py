@@ -61,7 +61,7 @@ def check_bits(
     if len(set(out)) < len(out): raise ValueError(f"{name} names a bit-width twice: {out}")
     return tuple(sorted(out, reverse=True))
 
-# %% ../nbs/00_core.ipynb #0ff0d290
+# %% ../nbs/00_core.ipynb #5a9fe917
 def check_count(
     n,           # a whole number, of Python, NumPy or torch
     name='n',    # the argument's name, for the message
@@ -76,7 +76,7 @@ def check_count(
         raise ValueError(f"{name} {said}, got {n}")
     return int(n)
 
-# %% ../nbs/00_core.ipynb #4442521d
+# %% ../nbs/00_core.ipynb #e2d087c6
 def check_labels(
     y,               # classes: a tensor, an array or a list of n whole numbers from 0
     n:int=None,      # how many are needed, or None for any number
@@ -97,7 +97,7 @@ def _as_tensor(v, name):
     try: return torch.as_tensor(np.asarray(v) if not isinstance(v, list) or v else np.zeros(0, np.int64))
     except (TypeError, ValueError) as e: raise ValueError(f"{name} must be integers, got {v!r:.60}") from e
 
-# %% ../nbs/00_core.ipynb #3a6d7db5
+# %% ../nbs/00_core.ipynb #3c38485e
 class Vocab(Sequence):
     "Class names in order, equal to any sequence of the same names."
     def __init__(self,
@@ -136,9 +136,8 @@ def check_images(
     if lo != lo or hi != hi: raise ValueError(f"{name} contains NaN pixels")
     if lo < -1e-4 or hi > 1 + 1e-4:
         said = f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: " + (
-            "they look like bytes: divide by 255" if 0 <= lo and 4 < hi <= 255 else
-            "they look normalised already. Normalisation belongs inside the model (triqdef.core.Normalize); "
-            "attacks and patches assume pixels in [0,1].")
+            "they look like bytes (divide by 255)." if 0 <= lo and 4 < hi <= 255 else "they look normalised already.") + (
+            " Normalisation belongs inside the model (triqdef.core.Normalize); attacks and patches assume pixels in [0,1].")
         if strict: raise ValueError(said)
         warn_once(('range', name), said)
     return x
@@ -275,7 +274,7 @@ def this_process()->tuple:    # rank, number of processes
     if not (dist.is_available() and dist.is_initialized()): return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
-# %% ../nbs/00_core.ipynb #72cfdb7e
+# %% ../nbs/00_core.ipynb #225c0e1c
 def as_path(
     path,    # a path or a string, `~` for the user's home
 )->Path:

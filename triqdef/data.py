@@ -66,7 +66,7 @@ class ImageSet:
     def new_empty(self):
         "The same without an image: names and sizes, for `learn.export`."
         out = self.subset([])
-        out.blank = True
+        out.blank, out._at = True, (None,)
         return out
 
 # %% ../nbs/02_data.ipynb #edc7aceb
@@ -737,11 +737,11 @@ def shape(self:ImageTensors): return self.x.shape[1:]
 def shape(self:ImageFiles): return torch.Size([3, self.size, self.size])
 
 @patch
-def index(self:ImageFiles, path):
+def index(self:ImageSet, path):
     "The place of a file in the set, or None."
-    if not isinstance(path, (str, Path)): return None
-    if getattr(self, '_at', None) is None: self._at = {p: i for i, p in enumerate(self.paths)}
-    return self._at.get(as_path(path))
+    if not isinstance(path, (str, Path)) or not hasattr(self, 'paths'): return None
+    if getattr(self, '_at', (None,))[0] is not self.paths: self._at = self.paths, {p: i for i, p in enumerate(self.paths)}
+    return self._at[1].get(as_path(path))
 
 # %% ../nbs/02_data.ipynb #6c728368
 _filler = '(?:seg|my|the|images?|imgs?|data|dataset|set|split|pictures|photos|folder)*'
