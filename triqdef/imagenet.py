@@ -9,15 +9,13 @@ __all__ = ['imagenet_wnids', 'imagenet_names', 'Preset', 'preset_of', 'validatio
            'stratified_order', 'random_window', 'ImageNetFiles', 'unreadable', 'imagenet_valid', 'imagenet_dls']
 
 # %% ../nbs/05_imagenet.ipynb #312cd1d9
-import csv, hashlib, math, re
+import copy, csv, hashlib, math, re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import get_image_files, image_extensions
-from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import default_device
 from fastcore.basics import patch
 from PIL import Image
@@ -27,8 +25,9 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from .core import asset, check_choice
-from .data import balanced_order, ImageLoader, keyed_generator, natural_key, open_rgb, read_image, to_pixels
+from .core import as_path, asset, check_choice, check_count, check_labels, Vocab
+from .data import (balanced_order, files_below, ImageLoader, ImageLoaders, ImageSet, is_picture, keyed_generator,
+                          natural_key, open_rgb, read_image, to_pixels)
 
 # %% ../nbs/05_imagenet.ipynb #155b6a3e
 def imagenet_wnids()->list:
@@ -81,14 +80,14 @@ def preset_of(
 # %% ../nbs/05_imagenet.ipynb #39fa3795
 def _root(path):
     "The folder that holds train and val, at `path` or where Kaggle puts it."
-    path = Path(path).expanduser()
+    path = as_path(path)
     if not path.is_dir(): raise ValueError(f"there is no folder {path}")
     inner = path/'ILSVRC'/'Data'/'CLS-LOC'
     return inner if inner.is_dir() else path
 
 def _wnid_folders(folder):
     "The class folders of a folder, sorted."
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX')
 
 def _class_folder_files(folder):
     "Paths and classes of a folder of class folders named by WordNet numbers."
@@ -96,8 +95,8 @@ def _class_folder_files(folder):
     for d in _wnid_folders(folder):
         if d.name not in at:
             raise ValueError(f"{d} is not named by one of ImageNet's 1000 WordNet numbers, such as n01440764")
-        files = [p for p in sorted(d.rglob('*')) if p.is_file() and not p.name.startswith('.')]
-        odd = [p for p in files if p.suffix.lower() not in image_extensions]
+        files = sorted(files_below(d))
+        odd = [p for p in files if not is_picture(p)]
         if odd: raise ValueError(f"{len(odd)} files in {d} are no pictures by their names, such as {odd[0].name}")
         found += [(p, at[d.name]) for p in files]
     return found
@@ -126,7 +125,7 @@ def validation_labels(
     path,    # a folder at or above the flat validation pictures
 )->dict:     # file name without its ending → class, 0 to 999
     "The labels of flat validation pictures, from the devkit, Kaggle's CSV or `val.txt`."
-    for base in (Path(path), *Path(path).parents[:4]):
+    for base in (as_path(path), *as_path(path).parents[:4]):
         kits = base, base/'data', base/'devkit', base/'devkit'/'data', *sorted(base.glob('ILSVRC2012_devkit*/data'))
         for devkit in kits:
             if all((devkit/n).is_file() for n in ('meta.mat', 'ILSVRC2012_validation_ground_truth.txt')):
@@ -137,14 +136,18 @@ def validation_labels(
                      "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, "
                      "LOC_val_solution.csv or val.txt")
 
+def _pictures_in(folder):
+    "Pictures in a folder itself, sorted."
+    return sorted(p for p in folder.iterdir() if p.is_file() and is_picture(p) and p.name[0] != '.')
+
 def _flat_files(folder):
     "Paths and classes of a flat folder."
     try: labels = validation_labels(folder)
     except KeyError as e:
         raise ValueError(f"the labels beside {folder} name a class that ImageNet-1k lacks: {e}") from e
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.startswith('ILSVRC2012_val_'))
-    files += [p for p in sorted(get_image_files(folder, recurse=False)) if p not in set(files)]
-    unknown = [p.name for p in files if p.stem not in labels or p.suffix.lower() not in image_extensions]
+    files += [p for p in _pictures_in(folder) if p not in set(files)]
+    unknown = [p.name for p in files if p.stem not in labels or not is_picture(p)]
     if unknown: raise ValueError(f"{len(unknown)} files in {folder} have no label or no picture's name: {unknown[0]}")
     return [(p, labels[p.stem]) for p in files]
 
@@ -165,7 +168,7 @@ def imagenet_files(
     folder = next((root/n for n in names if (root/n).is_dir()), None)
     if folder is None and part == 'val' and not (root/'train').is_dir(): folder = root
     if folder is None: raise ValueError(f"{root} has no folder {' or '.join(names)}")
-    flat = get_image_files(folder, recurse=False)
+    flat = _pictures_in(folder)
     found = _flat_files(folder) if flat and not any(d.name in imagenet_wnids() for d in _wnid_folders(folder)) else \
         _class_folder_files(folder)
     if not found: raise ValueError(f"no pictures in {folder}")
@@ -204,9 +207,9 @@ def random_window(
     return (H - side)//2, (W - side)//2, side, side
 
 # %% ../nbs/05_imagenet.ipynb #46b3d325
-class ImageNetFiles:
+class ImageNetFiles(ImageSet):
     "A dataset of picture files: whole middles as a `Preset` says, or random windows for training."
-    loss_func, on_disk = CrossEntropyLossFlat(), True
+    on_disk = True
     def __init__(self,
         paths,                # picture files
         y:Tensor,             # classes, (n,) integers from 0
@@ -217,13 +220,17 @@ class ImageNetFiles:
         if len(paths) != len(y): raise ValueError(f"{len(paths)} files but {len(y)} labels")
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale must be (least, most) with 0 < least ≤ most ≤ 1, got {scale}")
-        self.paths, self.y, self.vocab, self.preset, self.scale = list(paths), y.long(), list(vocab), preset, scale
+        self.paths, self.y, self.vocab = list(paths), check_labels(y), Vocab(vocab)
+        self.preset, self.scale = preset, scale
 
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): return to_pixels(self._middle(i)), int(self.y[i])
     def sizes(self)->list: return [Path(p).stat().st_size for p in self.paths]
     def _middle(self, i):
-        with open_rgb(self.paths[i]) as im: return self.preset(im)
+        with open_rgb(self.paths[i], turn=False) as im: return self.preset(im)
+    def fit(self, im): return TF.to_pil_image(self.preset(im))
+    @property
+    def shape(self): return torch.Size([3, self.preset.crop, self.preset.crop])
     def batch(self, idx): return _together(self._middle, idx), self.y[idx]
 
 def _together(f, idx):
@@ -235,7 +242,7 @@ def _together(f, idx):
 def _window(self:ImageNetFiles, i, seed, epoch):
     "Picture i through the window of this epoch, maybe mirrored."
     g = keyed_generator(seed, epoch, 3, i)
-    with open_rgb(self.paths[i]) as im:
+    with open_rgb(self.paths[i], turn=False) as im:
         box = random_window(im.size[::-1], g, self.scale)
         out = TF.resized_crop(im, *box, [self.preset.crop]*2, InterpolationMode(self.preset.interpolation))
         return TF.pil_to_tensor(TF.hflip(out) if torch.rand((), generator=g) < .5 else out)
@@ -255,7 +262,9 @@ def subset(self:ImageNetFiles,
     idx,    # numbers of pictures to keep, in their new order
 )->ImageNetFiles:
     "The same dataset with these pictures only."
-    return ImageNetFiles([self.paths[int(i)] for i in idx], self.y[idx], self.vocab, self.preset, self.scale)
+    out, idx = copy.copy(self), torch.as_tensor(idx, dtype=torch.long)
+    out.paths, out.y = [self.paths[i] for i in idx.tolist()], self.y[idx]
+    return out
 
 # %% ../nbs/05_imagenet.ipynb #b7694e19
 def unreadable(
@@ -319,7 +328,7 @@ def imagenet_dls(
     valid = imagenet_valid(path, preset, valid_n)
     train = _train(path, preset, train_n, scale, seed, valid)
     common = dict(seed=seed, device=device, num_workers=num_workers, pin_memory=device.type == 'cuda')
-    dls = DataLoaders(ImageLoader(train, bs, True, drop_last=len(train) >= bs, **common),
-                      ImageLoader(valid, val_bs or bs, **common), device=device)
+    dls = ImageLoaders(ImageLoader(train, bs, True, drop_last=len(train) >= bs, **common),
+                       ImageLoader(valid, val_bs or bs, **common), device=device)
     dls.vocab, dls.c = train.vocab, 1000
     return dls

@@ -14,7 +14,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .core import Normalize, check_choice
+from .core import Normalize, check_choice, check_count
 from .toys import toy_net
 
 # %% ../nbs/03_models.ipynb #0e75018d
@@ -80,7 +80,7 @@ class CifarResNet(nn.Module):
         std=cifar_std,       # per channel, positive
     ):
         super().__init__()
-        if n_classes < 1: raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+        n_classes = check_count(n_classes, 'n_classes')
         self.norm = Normalize(mean, std)
         self.conv1 = nn.Conv2d(len(mean), width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -14,7 +14,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from .core import Normalize, fixed_seed
+from .core import Normalize, Vocab, check_count, check_images, check_labels, fixed_seed
 
 # %% ../nbs/01_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):
@@ -31,6 +31,8 @@ def toy_images(
     seed:int=0,      # the same seed gives the same pictures
 )->tuple:            # x (n,3,size,size) float in [0,1], y (n,) int64
     "Pictures of shapes on a noisy ground with their classes, in turn 0, 1, 2, …"
+    n, seed = check_count(n), check_count(seed, 'seed', 0)
+    classes, size = check_count(classes, 'classes'), check_count(size, 'size')
     if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
     if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
     g = torch.Generator().manual_seed(seed)
@@ -70,19 +72,31 @@ def toy_net(
     "An untrained `ToyNet` with reproducible weights."
     with fixed_seed(seed): return ToyNet(classes, width)
 
+# %% ../nbs/01_toys.ipynb #b9431bb8
+class _Pairs(list):
+    "A list of (image, class) with class names."
+    def __init__(self, x, y, vocab, name):
+        x = check_images(torch.as_tensor(x), f'{name} images')
+        x, y = x.float() if x.dtype == torch.float64 else x, check_labels(y, len(x), f'{name} labels')
+        self.vocab = Vocab(range(int(y.max()) + 1) if vocab is None else vocab)
+        if int(y.max()) >= len(self.vocab):
+            raise ValueError(f"{name} labels reach {int(y.max())}, with {len(self.vocab)} class names")
+        super().__init__(zip(x, y))
+
 # %% ../nbs/01_toys.ipynb #f5aefa0f
 def tensor_dls(
-    train:tuple,        # (x (n,3,H,W) float in [0,1], y (n,) int)
+    train:tuple,        # (x (n,3,H,W) float in [0,1], y (n,) int), tensors or arrays
     valid:tuple,        # the same for validation
     bs:int=32,          # batch size
     vocab=None,         # class names, or None for the numbers
     device='cpu',       # where the batches are put
 )->DataLoaders:
     "fastai `DataLoaders` of in-memory tensors, training shuffled, with `vocab` and `c`."
-    def load(xy, shuffle): return DataLoader(list(zip(*xy)), bs=bs, shuffle=shuffle, drop_last=False, device=device)
-    dls = DataLoaders(load(train, True), load(valid, False), device=device)
-    dls.vocab = list(vocab) if vocab is not None else list(range(int(train[1].max()) + 1))
-    dls.c = len(dls.vocab)
+    bs, train = check_count(bs, 'bs'), _Pairs(*train, vocab, 'training')
+    valid = _Pairs(*valid, train.vocab, 'validation')
+    dls = DataLoaders(*(DataLoader(d, bs=bs, shuffle=s, drop_last=False, device=device)
+                        for d, s in ((train, True), (valid, False))), device=device)
+    dls.vocab, dls.c = train.vocab, len(train.vocab)
     return dls
 
 # %% ../nbs/01_toys.ipynb #288de1fd
