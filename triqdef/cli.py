@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 __all__ = ['small_print', 'demo_networks', 'user_errors', 'make_attacks', 'parser', 'main']
 
 # %% ../nbs/80_cli.ipynb #11936a05
-import argparse, os, sys, time, warnings
+import argparse, glob, os, shlex, shutil, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -106,13 +106,12 @@ _least = dict(n=1, n_attack=1, n_align=0, patch_size=1, gap_steps=1, pgd_steps=1
 def _check_options(args):
     "Refuse options that do nothing and numbers that nothing can be; paths are completed."
     for k, v in vars(args).items():
-        if isinstance(v, str) and v[:1] == '~': setattr(args, k, str(Path(v).expanduser()))
-        if isinstance(v, list): setattr(args, k, [str(Path(o).expanduser()) if str(o)[:1] == '~' else o for o in v])
-    for n, why in _idle_options(args).items(): raise ValueError(f"{_option(n)} has no effect {why}: leave it out")
-    if args.command == 'train': return
-    for n, least in _least.items():
+        if isinstance(v, str) and v[:1] == '~': setattr(args, k, os.path.expanduser(v))
+        if isinstance(v, list): setattr(args, k, [os.path.expanduser(o) if str(o)[:1] == '~' else o for o in v])
+    for n, least in _least.items() if args.command != 'train' else ():      # whose settings check themselves
         v, least = getattr(args, n, None), 0 if n == 'n' and getattr(args, 'model', '') else least
         if v is not None and v < least: raise ValueError(f"{_option(n)} must be at least {least}, got {v}")
+    for n, why in _idle_options(args).items(): raise ValueError(f"{_option(n)} has no effect {why}: leave it out")
     for s in (args.seed,) if hasattr(args, 'seed') else args.seeds or ():
         if not 0 <= s < 2**32: raise ValueError(f"a seed must lie between 0 and {2**32 - 1}, got {s}")
     check_device(getattr(args, 'device', ''))
@@ -146,7 +145,11 @@ def _run_train(args):
     last = run.history.iloc[-1]
     print(f"{run.folder}: " + ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
           + ' of the validation images right')
-    print(f"next: triqdef evaluate {run.folder}")
+    print(f"next: triqdef evaluate {_typed(run.folder)}")
+
+def _typed(path):
+    "A path as one types it in a shell."
+    return shlex.quote(f'./{path}' if str(path)[0] == '-' else str(path))
 
 def _add_train(commands):
     p = commands.add_parser('train', help='train a multi-bit network into a run folder', description=
@@ -247,6 +250,7 @@ def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
         r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                    n_align=args.n_align, runs=runs, out=out, seed=args.seed, notes=notes, exported=files,
                    progress=not args.quiet, **kwargs)
+        for p in out.parent.glob(f'.{glob.escape(out.name)}-*'): shutil.rmtree(p, ignore_errors=True)    # of a killed process
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
@@ -411,7 +415,9 @@ def _fresh_patch(net, dls, args):
 # %% ../nbs/80_cli.ipynb #0c2afc3d
 def _proven(net, out, bits, xy, *how):
     "Write the file, compare it with the network, and give it its name if it is the network."
-    with atomic_path(out) as tmp:
+    with alone(out.parent/f'.{out.name}.lock', out), atomic_path(out) as tmp:
+        for p in out.parent.glob(f'.{glob.escape(out.stem)}-????????{glob.escape(out.suffix)}'):    # of a killed process
+            if p != tmp: p.unlink()
         try:
             export_onnx(net, tmp, bits, xy[0][:1], *how)
             return check_parity(net, tmp, bits, *xy)
@@ -517,18 +523,18 @@ def _run_demo(args):
     "Attack the networks that ship, or two that are trained first, and show them side by side."
     s, own = _demo_settings(args), args.train or args.quick
     if own: s.check()
+    _fit_to(args, make_data(s if own else TrainSettings()))
     out = check_writable(args.out)
     args.out = str(out/'report')
     what, minutes = ('two networks are trained', 10) if own else ('three trained networks', 2)
     print(f"triqdef demo: {what}, then patches at every bit-width. {versions()['device']}, "
           f"{torch.get_num_threads()} threads; about {minutes} minutes on 2 cores.\n")
-    _fit_to(args, make_data(s if own else TrainSettings()))
     runs, nets, dls = _trained_demo(args, out, s) if own else _shipped_demo()
     nets, args.attacks = {n: net.to(dls.device) for n, net in nets.items()}, ('gap', 'pgd')
     attacks = make_attacks(args, nets['TriQDef'], dls)
     print(f"attacking: {', '.join(attacks)}; {args.n} test images")
     _write_report(nets, dls, attacks, args, runs, audit=False, smooth=(0, 2))
-    if own: print(f"\nthe audit and all attacks: triqdef evaluate {out/'triqdef'} --quick")
+    if own: print(f"\nthe audit and all attacks: triqdef evaluate {_typed(out/'triqdef')} --quick")
     print(f"\n{small_print}")
 
 # %% ../nbs/80_cli.ipynb #b46c3e49

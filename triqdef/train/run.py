@@ -10,7 +10,7 @@ __all__ = ['methods', 'StartSettings', 'TrainSettings', 'check_device', 'without
            'recorded_settings', 'load_run']
 
 # %% ../../nbs/58_train.run.ipynb #07cef3b2
-import copy, json, math, time, warnings
+import copy, json, math, os, tempfile, time, warnings
 from contextlib import contextmanager, ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -129,7 +129,7 @@ def _check_kinds(self:TrainSettings):
             raise ValueError(f"bits must be 32 (full precision) or lie between 2 and 16, got {b!r}")
     self.bits = check_bits(self.bits)
 
-def _at_home(path): return str(Path(path).expanduser()) if path[:1] == '~' else path
+def _at_home(path): return os.path.expanduser(path) if str(path)[:1] == '~' else path
 
 # %% ../../nbs/58_train.run.ipynb #65087034
 _limits = {**dict.fromkeys(('epochs', 'bs', 'size', 'patch_size', 'attack_steps'), (1, math.inf)),
@@ -353,11 +353,10 @@ def check_writable(
     folder,    # a folder that may not exist yet
 )->Path:
     "The folder, made if need be; `PermissionError` or `NotADirectoryError` before any long work otherwise."
-    folder = Path(folder).expanduser()
+    folder = Path(_at_home(folder))
     if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"{folder} is a file, a folder is needed")
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder/'.writable') as tmp: pass
-    (folder/'.writable').unlink(missing_ok=True)
+    with tempfile.TemporaryFile(dir=folder): pass
     return folder
 
 # %% ../../nbs/58_train.run.ipynb #6b9bcdde
@@ -391,7 +390,7 @@ def _begun(folder, s):
 
 def _sweep(folder):
     "Remove what a process that was killed had half written."
-    for n in ('state', 'run', 'history', 'terms', 'network', '.writable'):
+    for n in ('state', 'run', 'history', 'terms', 'network'):
         for p in folder.glob(f'.{n}-*'): p.unlink(missing_ok=True)
 
 # %% ../../nbs/58_train.run.ipynb #fa04ade0
@@ -427,7 +426,7 @@ def train(
     cbs=(),                    # further fastai callbacks
 ):
     "Train as the settings say, into a run folder; goes on where an earlier call stopped. Returns `load_run`."
-    s, folder = settings.check(), Path(folder).expanduser()
+    s, folder = settings.check(), Path(_at_home(folder))
     join_processes(s.device)
     with fixed_seed(s.seed): _train(s, folder, progress, cbs)
     return load_run(folder)
@@ -498,7 +497,7 @@ def load_run(
     folder,    # a folder that `train` has finished
 ):
     "What a finished run left: `.net` in eval mode, `.settings`, `.history`, `.terms` and `.folder`."
-    folder = Path(folder).expanduser()
+    folder = Path(_at_home(folder))
     if not (folder/'run.json').is_file(): raise FileNotFoundError(f"{folder} is no run folder: it has no run.json")
     if not (folder/'network.safetensors').is_file():
         raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
