@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 __all__ = ['small_print', 'demo_networks', 'user_errors', 'make_attacks', 'parser', 'main']
 
 # %% ../nbs/80_cli.ipynb #11936a05
-import argparse, os, sys, time, warnings
+import argparse, glob, os, shlex, shutil, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from fastcore.docments import docments
 
 from .attack.gap import GAP
 from .attack.textures import TextureDictionary
-from .core import atomic_path, check_bits, device_of, generator, images_at_once, this_process, versions
+from .core import atomic_path, check_bits, check_choice, device_of, generator, images_at_once, this_process, versions
 from .data import take
 from .deploy.graph import need_modules
 from .deploy.onnx import check_writable_file, export_onnx, OnnxNet
@@ -28,7 +28,7 @@ from .deploy.parity import check_parity, exported_success, ParityError
 from .deploy.speed import kernels
 from .evaluate.curves import with_setting
 from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
-from .evaluate.report import Report, report
+from .evaluate.report import check_report_folder, Report, report
 from .evaluate.seen import training_configuration
 from .evaluate.sharded import check_shard
 from .evaluate.suite import attack_suite, black_box, white_box
@@ -38,7 +38,8 @@ from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bit_state_of, bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
-from .train.run import TrainSettings, check_writable, load_run, make_data, recorded_settings, train
+from .train.run import TrainSettings, alone, check_device, check_same_classes, check_writable, load_run, make_data
+from .train.run import recorded_settings, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
 def _add_settings(
@@ -59,6 +60,83 @@ def _shown(v):
 
 def _settings_from(args, cls): return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
 
+# %% ../nbs/80_cli.ipynb #7b4f37f8
+def _wide(a): return a.attacks or (white_box[:3] if a.quick else white_box + black_box)
+def _any(*names): return lambda a: any(n in _wide(a) for n in names)
+
+_attacked = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align', 'patch_size', 'gap_steps',
+             'pgd_steps', 'lavan_steps', 'queries', 'target', 'seed')
+_evaluate_rules = [      # options, where they have an effect, the mode in which they have none
+    (('weights', 'bits', 'calibrate_n', 'valid_n', 'bs', 'workers', 'shard', 'skip_unreadable'), lambda a: a.model,
+     'without --model'),
+    (('weights', 'calibrate_n'), lambda a: not Path(a.model).is_file(), 'beside a checkpoint, which is calibrated'),
+    (('undefended',), lambda a: not a.model, 'beside --model'), (_attacked, lambda a: a.n != 0, 'beside --n 0'),
+    (('undefended',), lambda a: not a.no_audit, 'beside --no-audit'),
+    (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'"),
+    (('gap_steps', 'target'), _any('gap'), 'without the attack gap'), (('pgd_steps',), _any('pgd'), 'without the attack pgd'),
+    (('lavan_steps',), _any('lavan', 'lavan-universal'), 'without an attack lavan'),
+    (('queries',), _any(*black_box), 'without an attack that only sees scores'),
+    (('patch_size',), _any('gap', 'pgd', 'sparse-rs', 'nes'), 'on attacks that choose their area'),
+    (('n_attack',), _any('pgd', 'lavan', *black_box), 'without an attack that works image by image')]
+
+# %% ../nbs/80_cli.ipynb #925ec411
+_rules = dict(
+    demo=[(('epochs', 'start'), lambda a: a.train, 'without --train'),
+          (('train', 'epochs', 'start'), lambda a: not a.quick, 'beside --quick, which trains toys')],
+    train=[], evaluate=_evaluate_rules,
+    export=[(('of',), lambda a: a.report, 'without --report'),
+            (('patch_size', 'gap_steps', 'target'), lambda a: not a.report, 'beside --report, whose patches are tried'),
+            (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")],
+    study=[(('out',), lambda a: a.collect, 'without --collect'),
+           (('folder', 'arms', 'seeds', 'only', 'device'), lambda a: not a.collect, 'beside --collect')])
+
+def _option(name): return '--' + name.replace('_', '-')
+
+def _idle_options(args):
+    "The written options that have no effect, with the reason."
+    out = {n: why for names, holds, why in _rules[args.command] for n in names if n in args.written and not holds(args)}
+    if args.command != 'train': return out
+    idle = without_effect(_settings_from(args, TrainSettings))
+    return {n: why for n, why in idle.items() if n in args.written}
+
+# %% ../nbs/80_cli.ipynb #73d1cd00
+_least = dict(n=1, n_attack=1, n_align=0, patch_size=1, gap_steps=1, pgd_steps=1, lavan_steps=1, queries=1, seed=0,
+              target=0, calibrate_n=1, valid_n=0, bs=1, workers=0, epochs=1)
+
+def _check_options(args):
+    "Refuse options that do nothing and numbers that nothing can be; paths are completed."
+    for k, v in vars(args).items():
+        if isinstance(v, str) and v[:1] == '~': setattr(args, k, os.path.expanduser(v))
+        if isinstance(v, list): setattr(args, k, [os.path.expanduser(o) if str(o)[:1] == '~' else o for o in v])
+    for n, least in _least.items() if args.command != 'train' else ():      # whose settings check themselves
+        v, least = getattr(args, n, None), 0 if n == 'n' and getattr(args, 'model', '') else least
+        if v is not None and v < least: raise ValueError(f"{_option(n)} must be at least {least}, got {v}")
+    for n, why in _idle_options(args).items(): raise ValueError(f"{_option(n)} has no effect {why}: leave it out")
+    for s in (args.seed,) if hasattr(args, 'seed') else args.seeds or ():
+        if not 0 <= s < 2**32: raise ValueError(f"a seed must lie between 0 and {2**32 - 1}, got {s}")
+    check_device(getattr(args, 'device', ''))
+
+# %% ../nbs/80_cli.ipynb #39e2be60
+def _fit_to(args, dls, most=None, lowered=('n', 'n_attack', 'n_align')):
+    "Numbers of images that there are, a patch that fits, a class that there is."
+    there, side = len(dls.valid.dataset), min(dls.valid.one_batch()[0].shape[-2:])
+    for n in lowered:
+        most_n = min(there if n == 'n' else args.n, (most or {}).get(n, there))
+        if getattr(args, n) <= most_n: continue
+        if n in args.written:
+            raise ValueError(f"{_option(n)} must be at most {most_n}, got {getattr(args, n)}: there are {there} images"
+                             + ', and --quick takes fewer'*(n in (most or {})))
+        setattr(args, n, most_n)
+        if n == 'n' and most_n == there: print(f"n: {there} images, all there are")
+    if args.patch_size is not None and args.patch_size > side:
+        raise ValueError(f"--patch-size: a patch of {args.patch_size} × {args.patch_size} does not fit an image of "
+                         f"{side} × {side}")
+    if args.target < dls.c: return
+    if 'target' in args.written:
+        raise ValueError(f"--target must be a class of the network, 0 to {dls.c - 1}, got {args.target}")
+    args.target = dls.c - 1
+    print(f"target: GAP reaches for class {args.target}, {dls.vocab[args.target]}, the last of {dls.c}")
+
 # %% ../nbs/80_cli.ipynb #0932ce0b
 def _run_train(args):
     "Train into a run folder; a second call on the same folder goes on where the first stopped."
@@ -67,7 +145,11 @@ def _run_train(args):
     last = run.history.iloc[-1]
     print(f"{run.folder}: " + ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
           + ' of the validation images right')
-    print(f"next: triqdef evaluate {run.folder}")
+    print(f"next: triqdef evaluate {_typed(run.folder)}")
+
+def _typed(path):
+    "A path as one types it in a shell."
+    return shlex.quote(f'./{path}' if str(path)[0] == '-' else str(path))
 
 def _add_train(commands):
     p = commands.add_parser('train', help='train a multi-bit network into a run folder', description=
@@ -90,8 +172,8 @@ def make_attacks(
     side = min(one.shape[-2:])
     names = args.attacks or (None if args.quick else white_box + black_box)
     textures = TextureDictionary.build(net, dls.train, n_clusters=2, steps=50) if 'tpa' in (names or ()) else None
-    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=args.lavan_steps, universal=args.lavan_steps,
-                 queries=args.queries)
+    lavan, queries = getattr(args, 'lavan_steps', None), getattr(args, 'queries', None)    # the demo has none
+    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=lavan, universal=lavan, queries=queries)
     suite = attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
                          **{k: v for k, v in given.items() if v is not None})
     most = images_at_once(one)
@@ -126,16 +208,33 @@ def _run_evaluate(args):
     if args.model: return _run_published(args)
     if not args.folders: raise ValueError("nothing to evaluate: name run folders, or a published network with --model")
     runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
-    first = next(iter(runs.values())).settings
-    own = dict(data=args.data or first.data, device=args.device or first.device, path=args.path or first.path)
-    shown = max(first.valid_n, args.n) if own['data'] == 'imagenet' and first.valid_n else 0
-    preset = getattr(next(iter(runs.values())).net, 'preset', None)
-    dls = make_data(replace(first, **own, train_n=0, valid_n=shown), preset)     # scored on the test set
+    dls = _data_of(runs, args)
     nets = {n: r.net.to(dls.device) for n, r in runs.items()}
+    for n, net in nets.items(): check_same_classes(net, dls, n)
+    _fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else None)
     under = _undefended(args, runs)
-    if under is not None: under = under.to(dls.device)
+    if under is not None: check_same_classes(under.to(dls.device), dls, 'the undefended network')
+    check_report_folder(args.out)
     _write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, runs,
                   audit=not args.no_audit, undefended=under, quick=args.quick)
+
+# %% ../nbs/80_cli.ipynb #e7282406
+def _data_of(runs, args):
+    "The data of the first run, or those that are asked for, with the test set to score on."
+    one = next(iter(runs.values()))
+    first, device = one.settings, args.device
+    own = dict(data=args.data or first.data, path=args.path or first.path, device=device or _there(first.device))
+    if args.path and own['data'] != 'imagenet': raise ValueError("--path has no effect without data 'imagenet'")
+    sizes = {n: r.settings.size for n, r in runs.items()}
+    if Path(own['data']).is_dir() and len(set(sizes.values())) > 1:
+        raise ValueError(f"the runs were trained on images of other sides, {sizes}: evaluate them one by one")
+    shown = max(first.valid_n, args.n) if own['data'] == 'imagenet' and first.valid_n else 0
+    return make_data(replace(first, **own, train_n=0, valid_n=shown), getattr(one.net, 'preset', None))
+
+def _there(device):
+    "A recorded device, or the best there is, if that of the training is not here."
+    try: return check_device(device)
+    except ValueError: return ''
 
 # %% ../nbs/80_cli.ipynb #b3a2338d
 def _settings_of(run):
@@ -146,8 +245,12 @@ def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
     "One report of all networks, shown on screen and written to `args.out`."
     bits, notes = bits or min(map(bits_of, nets.values()), key=len), {n: _settings_of(r) for n, r in runs.items()}
     files = _exported(nets, dls, bits, Path(f'{args.out}-onnx'), args.n) if getattr(args, 'export', False) else None
-    r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack, n_align=args.n_align,
-               runs=runs, out=args.out, seed=args.seed, notes=notes, exported=files, progress=not args.quiet, **kwargs)
+    out = check_report_folder(args.out)
+    with alone(out.parent/f'.{out.name}.lock', args.out):
+        r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
+                   n_align=args.n_align, runs=runs, out=out, seed=args.seed, notes=notes, exported=files,
+                   progress=not args.quiet, **kwargs)
+        for p in out.parent.glob(f'.{glob.escape(out.name)}-*'): shutil.rmtree(p, ignore_errors=True)    # of a killed process
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
@@ -183,7 +286,7 @@ def _run_published(args):
     if args.folders: raise ValueError("--model names a published network: leave the run folders out")
     if args.data != 'imagenet' or not args.path:
         raise ValueError("a published network is evaluated on ImageNet: give --data imagenet and --path FOLDER")
-    device, bs = _own_device(args.device), args.bs
+    device, bs, _ = _own_device(args.device), args.bs, args.n and check_report_folder(args.out)
     folder, wait = Path(f'{args.out}-predictions'), check_shard(args.shard)[0] > 0
     with _no_empty(folder):
         net = multibit_classifier(args.model, args.path, check_writable(folder), args.weights,
@@ -202,18 +305,22 @@ def _run_published(args):
 # %% ../nbs/80_cli.ipynb #d2cfb467
 def _attack_published(net, bits, args, device):
     "The report of a published network on the first pictures of the fixed order."
-    args.n = min(args.n, len(imagenet_valid(args.path)))
+    there = len(imagenet_valid(args.path))
+    if 'n' in args.written and args.n > there: raise ValueError(f"--n must be at most {there}, got {args.n}")
+    args.n = min(args.n, there, 500 if args.quick and 'n' not in args.written else there)
     dls = imagenet_dls(args.path, net.preset, bs=args.bs, valid_n=args.n, scale=None, device=device)
     if args.skip_unreadable:
         dls.loaders[1] = dls.valid.new(dls.valid.dataset.readable())
         args.n = len(dls.valid.dataset)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)     # 5 % of the area
+    check_same_classes(net, dls, args.model)
+    _fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else None)
     name = Path(args.model).parent.name if Path(args.model).is_file() else args.model
     attacks = make_attacks(args, net, dls)
     _write_report({name: net}, dls, attacks, args, {}, bits, audit=not args.no_audit, quick=args.quick)
 
 # %% ../nbs/80_cli.ipynb #0cac244e
-def _add_report_options(p, out, n, n_attack, n_align, **steps):
+def _add_report_options(p, out, n, n_attack, n_align, more=(), **steps):
     "The options that every command with a report has."
     def shown(v): return 'the suite' if v is None else v
     for name, value, note in (
@@ -221,9 +328,8 @@ def _add_report_options(p, out, n, n_attack, n_align, **steps):
         ('n-align', n_align, 'images for the alignment table, 0 for none'),
         ('patch-size', None, 'side of the patch in pixels; the suite takes a quarter of the image'),
         ('gap-steps', steps.get('gap'), 'Adam steps of GAP'),
-        ('pgd-steps', steps.get('pgd'), 'sign steps of Patch PGD'),
-        ('lavan-steps', None, 'steps of LaVAN'), ('queries', None, 'looks at an image of attacks that only see scores'),
-        ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'seed of everything drawn')):
+        ('pgd-steps', steps.get('pgd'), 'sign steps of Patch PGD'), *more,
+        ('target', 3, 'class that GAP reaches for, else the last one'), ('seed', 0, 'seed of everything drawn')):
         p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {shown(value)})')
     p.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
@@ -267,7 +373,8 @@ def _add_evaluate(commands):
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_published(p)
-    _add_report_options(p, 'report', 1000, 500, 200); p.set_defaults(run=_run_evaluate)
+    more = (('lavan-steps', None, 'steps of LaVAN'), ('queries', None, 'looks at an image of attacks that only see scores'))
+    _add_report_options(p, 'report', 1000, 500, 200, more); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #8f0ab3db
 def _recorded(net, name, data):
@@ -301,14 +408,16 @@ def _report_patches(folder, name, of):
 
 def _fresh_patch(net, dls, args):
     "A GAP patch made now, on training images."
-    side = args.patch_size or min(take(dls.train, 1)[0].shape[-2:])//4
+    side = args.patch_size or max(1, min(take(dls.train, 1)[0].shape[-2:])//4)
     gap = GAP(size=side, target=args.target, steps=args.gap_steps, seed=args.seed, progress=not args.quiet)
     return {f'GAP, made at {args.bits}': gap.fit(net, dls.train, bits=args.bits)}
 
 # %% ../nbs/80_cli.ipynb #0c2afc3d
 def _proven(net, out, bits, xy, *how):
     "Write the file, compare it with the network, and give it its name if it is the network."
-    with atomic_path(out) as tmp:
+    with alone(out.parent/f'.{out.name}.lock', out), atomic_path(out) as tmp:
+        for p in out.parent.glob(f'.{glob.escape(out.stem)}-????????{glob.escape(out.suffix)}'):    # of a killed process
+            if p != tmp: p.unlink()
         try:
             export_onnx(net, tmp, bits, xy[0][:1], *how)
             return check_parity(net, tmp, bits, *xy)
@@ -337,13 +446,15 @@ def _run_export(args):
     out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
     if out.exists() and Path(args.network).exists() and out.samefile(args.network):
         raise ValueError(f"{out} is the network itself: name another file")
-    if args.of and not args.report: raise ValueError("--of names a network of a report: give --report")
     net, s = _exportable(args.network, args.data)
     if bit_state_of(net) is None: raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
-    check_bits((args.bits,), bits_of(net))
+    check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
     patches = _report_patches(args.report, name, args.of) if args.report else None
     s = replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0, valid_n=0)
+    if args.path and s.data != 'imagenet': raise ValueError("--path has no effect without data 'imagenet'")
     dls = make_data(s, getattr(net, 'preset', None))
+    check_same_classes(net, dls, args.network)
+    _fit_to(args, dls, lowered=('n',))
     xy = evaluation_images(net, dls.valid, args.n)
     patches = patches or _fresh_patch(net, dls, args)
     _checked_export(net, xy, patches, out, args)
@@ -362,7 +473,8 @@ def _add_export(commands):
                    help='one of its bit-widths, 2 to 8, or 32 for float')
     p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
                    help='integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
-                   'qdq: for other tools, biases rounded to whole units (default: %(default)s)')
+                   'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units; TensorRT\'s importer refuses '
+                   'it, for its uint8 zero points and opset 21 (default: %(default)s)')
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
@@ -372,10 +484,10 @@ def _add_export(commands):
     p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: those of RUN's name)")
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the run")
     p.add_argument('--path', default='', help="the folder of 'imagenet'")
-    for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', 0, 'side of the patch in pixels; 0: '
-                              'a quarter of the image'), ('gap-steps', 30, 'Adam steps of GAP'),
-                              ('target', 3, 'class that GAP reaches for'), ('seed', 0, 'of the places of patches')):
-        p.add_argument('--' + name, type=int, default=value, metavar='N', help=f'{note} (default: {value})')
+    for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', None, 'side of the patch in pixels'), ('gap-steps', 30, 'Adam steps of GAP'),
+                              ('target', 3, 'class that GAP reaches for, else the last one'), ('seed', 0, 'of the places of patches')):
+        p.add_argument('--' + name, type=int, default=value, metavar='N',
+                       help=f"{note} (default: {'a quarter of the image' if value is None else value})")
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     p.set_defaults(run=_run_export, again='no file was written')
 
@@ -387,7 +499,10 @@ demo_networks = {'TriQDef': 'cifar10-resnet20-triqdef', 'joint QAT': 'cifar10-re
 
 def _demo_settings(args):
     "What the demonstration trains, for both methods."
-    if args.quick: return TrainSettings(data='toys', arch='toy_net', epochs=2, bs=64, patch_size=4, lr=1e-2)
+    if args.quick:
+        small = dict(patch_size=4, n=96, n_attack=32, n_align=16, gap_steps=5)
+        for k in small.keys() - args.written: setattr(args, k, small[k])
+        return TrainSettings(data='toys', arch='toy_net', epochs=2, bs=64, patch_size=4, lr=1e-2, seed=args.seed)
     return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2, attack_steps=2, seed=args.seed)
 
 # %% ../nbs/80_cli.ipynb #1df86770
@@ -406,19 +521,20 @@ def _shipped_demo():
 
 def _run_demo(args):
     "Attack the networks that ship, or two that are trained first, and show them side by side."
-    out, s, own = check_writable(args.out), _demo_settings(args), args.train or args.quick
-    args.out = str(out/'report')
+    s, own = _demo_settings(args), args.train or args.quick
     if own: s.check()
+    _fit_to(args, make_data(s if own else TrainSettings()))
+    out = check_writable(args.out)
+    args.out = str(out/'report')
     what, minutes = ('two networks are trained', 10) if own else ('three trained networks', 2)
     print(f"triqdef demo: {what}, then patches at every bit-width. {versions()['device']}, "
           f"{torch.get_num_threads()} threads; about {minutes} minutes on 2 cores.\n")
-    if args.quick: args.patch_size, args.n, args.n_attack, args.n_align, args.gap_steps = 4, 96, 32, 16, 5
     runs, nets, dls = _trained_demo(args, out, s) if own else _shipped_demo()
     nets, args.attacks = {n: net.to(dls.device) for n, net in nets.items()}, ('gap', 'pgd')
     attacks = make_attacks(args, nets['TriQDef'], dls)
     print(f"attacking: {', '.join(attacks)}; {args.n} test images")
     _write_report(nets, dls, attacks, args, runs, audit=False, smooth=(0, 2))
-    if own: print(f"\nthe audit and all attacks: triqdef evaluate {out/'triqdef'} --quick")
+    if own: print(f"\nthe audit and all attacks: triqdef evaluate {_typed(out/'triqdef')} --quick")
     print(f"\n{small_print}")
 
 # %% ../nbs/80_cli.ipynb #b46c3e49
@@ -443,6 +559,8 @@ def _collect_study(recipe, args):
     if not cells_of(cells, recipe):
         found = sorted({'/'.join(k.split('/')[:2]) for k in cells})
         raise ValueError(f"these cells are of {found}, not of {recipe.name}/{recipe.scale}: say --scale")
+    out = Path(args.out)
+    if out.is_dir() or not out.absolute().parent.is_dir(): raise ValueError(f"--out: {out} is no file that can be written")
     remark = study_remark(cells, recipe)
     store_study(args.out, cells, [recipe])
     print(f'{remark}\n\n{args.out}: {len(cells)} cells')
@@ -481,8 +599,7 @@ def _add_study(commands):
     p.set_defaults(run=_run_study)
 
 # %% ../nbs/80_cli.ipynb #d7c12202
-user_errors = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError,
-               ConnectionError, ModuleNotFoundError)
+user_errors = (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError, torch.cuda.OutOfMemoryError)
 
 def parser():
     "The command line: demo, train, evaluate, export, study."
@@ -490,18 +607,35 @@ def parser():
         'against adversarial patches.',
         epilog='exit codes: 0 done, 2 bad input, 130 interrupted (the same command goes on), 1 a bug')
     p.add_argument('--version', action='version', version=f"triqdef {versions()['triqdef']}")
-    commands = p.add_subparsers(required=True, metavar='COMMAND')
+    commands = p.add_subparsers(required=True, metavar='COMMAND', dest='command')
     for add in (_add_demo, _add_train, _add_evaluate, _add_export, _add_study): add(commands)
     return p
+
+def _parsed(argv):
+    "The options, and in `written` the names of those that stand on the command line."
+    args, bare = parser().parse_args(argv), parser()
+    for command in bare._subparsers._group_actions[0].choices.values():
+        for a in command._actions: a.default = argparse.SUPPRESS
+    args.written = set(vars(bare.parse_args(argv)))
+    return args
 
 # %% ../nbs/80_cli.ipynb #60bd80ca
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code
     "The `triqdef` program."
-    args = parser().parse_args(argv)
-    warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
-    try: args.run(args)
+    args = _parsed(argv)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
+        warnings.showwarning = _tell
+        return _exit_code(args)
+
+def _tell(message, *_): print(f'triqdef: {message}', file=sys.stderr)
+
+def _exit_code(args):
+    "Do the work; what a user can mend is a sentence."
+    try: _check_options(args); args.run(args); sys.stdout.flush()
+    except BrokenPipeError: return _closed()
     except user_errors as e:
         if os.environ.get('TRIQDEF_TRACEBACK'): raise
         print(f'triqdef: {e}', file=sys.stderr)
@@ -511,6 +645,11 @@ def main(
         print(f'\ntriqdef: interrupted; {again}', file=sys.stderr)
         return 130
     return 0
+
+def _closed():
+    "Whoever read the output has gone, such as `head`: say no more, as other programs do."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 # %% ../nbs/80_cli.ipynb #3a627a64
 if __name__ == '__main__': sys.exit(main())

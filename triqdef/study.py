@@ -9,7 +9,7 @@ __all__ = ['attack_classes', 'cell_format', 'Recipe', 'load_recipe', 'make_attac
            'to_hex', 'from_hex', 'images_of', 'transfer_of', 'Arm', 'study']
 
 # %% ../nbs/69_study.ipynb #88d74e1b
-import json, shutil, time, tomllib
+import json, os, shutil, time, tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from .evaluate.seen import seen_table
 from .evaluate.success import clean_accuracy, predict
 from .evaluate.transfer import records, slug, Transfer, transfer_matrix
 from .files import fingerprint, plain, read_json, write_json
-from .train.run import check_writable, load_run, make_callback, make_data, train, TrainSettings
+from .train.run import alone, check_writable, load_run, make_callback, make_data, train, TrainSettings, without_effect
 
 # %% ../nbs/69_study.ipynb #70b734db
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def load_recipe(
     try: d = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as e: raise ValueError(f"there is no recipe {path}") from e
     except ValueError as e: raise ValueError(f"{path} is not readable as TOML: {e}") from e
+    for k in ('arms', 'scales'): _check_table(d.get(k, {}), f'{path}: {k}')
     try:
         s = d['scales'][check_choice(scale, d['scales'], 'scale')]
         own = {check_choice(k, d['arms'], f'scales.{scale}.arms'): v for k, v in s.get('arms', {}).items()}
@@ -81,6 +82,11 @@ def load_recipe(
                    s['train'], s['evaluate'], arms, s['attacks'])
     except KeyError as e: raise ValueError(f"{path} does not say {e} of scale {scale!r}") from e
     return r.check()
+
+def _check_table(v, name, of=dict):
+    "A table, whose values are tables too."
+    if not isinstance(v, dict) or not all(isinstance(o, of) for o in v.values()):
+        raise ValueError(f"{name} must be a table{' of tables'*(of is dict)}, got {v!r}")
 
 # %% ../nbs/69_study.ipynb #d7b4c080
 attack_classes = {'gap': GAP, 'pgd': PatchPGD, 'lavan': LaVAN, 'mpa': MPA, 'sparse-rs': SparseRS, 'nes': NES}
@@ -108,6 +114,8 @@ def settings(self:Recipe,
 @patch
 def check(self:Recipe)->Recipe:
     "The recipe, or a `ValueError`."
+    for k in ('arms', 'attacks'): _check_table(getattr(self, k), k)
+    for k in ('train', 'evaluate'): _check_table(getattr(self, k), k, object)
     for what, names in dict(control=[self.control], ablation=self.ablation).items():
         for n in names: check_choice(n, self.arms, what)
     known = [f.name for f in fields(TrainSettings)]
@@ -119,11 +127,25 @@ def check(self:Recipe)->Recipe:
         raise ValueError(f"seeds must be whole numbers from 0, got {self.seeds}")
     need = {'n', 'n_align', 'smooth', 'seed', 'bs'}
     if set(self.evaluate) != need: raise ValueError(f"evaluate must say {sorted(need)}, got {sorted(self.evaluate)}")
+    self._check_words()
     slugs = [slug(a) for a in self.attacks]
     if len({*slugs, 'train', 'alignment'}) < len(slugs) + 2:
         raise ValueError(f"attacks need names that differ as folders, from 'train' and 'alignment' too, got {slugs}")
     for name, spec in self.attacks.items(): self._check_role(name, spec)
     return self
+
+# %% ../nbs/69_study.ipynb #dca4025e
+@patch
+def _check_words(self:Recipe):
+    "Values are of the kind of their setting, numbers of images are numbers, and an arm says nothing without effect."
+    e, least = self.evaluate, dict(n=1, n_align=0, seed=0, bs=1)
+    for k, low in least.items():
+        if type(e[k]) is not int or e[k] < low: raise ValueError(f"evaluate: {k} must be an int from {low}, got {e[k]!r}")
+    for a, own in self.arms.items():
+        try: s = self.settings(a).check(begun=True)
+        except (ValueError, TypeError) as e: raise ValueError(f"arm {a!r}: {e}") from e
+        idle = {k: why for k, why in without_effect(s).items() if k in own}
+        for k, why in idle.items(): raise ValueError(f"arm {a!r}: {k} has no effect {why}")
 
 # %% ../nbs/69_study.ipynb #4ef8442a
 @patch
@@ -336,9 +358,13 @@ def make(self:Arm,
     progress:bool=False,  # show progress bars
 )->dict:
     "Do the work of one cell and write its cell.json."
+    with alone(check_writable(self.folder/unit.path)/'.cell', self.folder/unit.path): return self._made(unit, progress)
+
+@patch
+def _made(self:Arm, unit, progress):
     start, r = time.perf_counter(), self.recipe
     for p in (self.folder/unit.path).rglob('.*'):               # half a file, from a process that was killed
-        if p.is_file(): p.unlink()
+        if p.is_file() and p.name != '.cell': p.unlink()
     made = dict(train=self._train, alignment=self._align, attack=self._attack)[unit.kind](unit, progress)
     seconds = max(time.perf_counter() - start, made.pop('recorded', 0))
     v = versions(device_of(self.run.net))
@@ -377,10 +403,11 @@ def study(
     told=None,          # a function that is given each cell that was made, and its unit
 )->dict:                # path of a cell → cell
     "Make all cells that are not there yet."
-    todo, folder = recipe.units(arms, seeds, only), check_writable(folder)
+    todo, folder = recipe.units(arms, seeds, only), Path(os.path.expanduser(folder))
     shared = {(u.arm, u.seed): Arm(recipe, folder, u.arm, u.seed, device) for u in todo}
     for a in shared.values(): make_callback(a.settings.check()); _expect(a, only)
     have = {u: shared[u.arm, u.seed].finished(u) for u in todo}
+    check_writable(folder)
     out = {}
     for u in todo:
         cell = have[u]
