@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import atomic_path, unwrap
+from .core import as_path, atomic_path, unwrap, Vocab
 
 # %% ../nbs/04_files.ipynb #9c706281
 def plain(
@@ -31,7 +31,7 @@ def plain(
     if isinstance(v, Tensor): v = v.detach().cpu().numpy()
     if isinstance(v, np.ndarray):
         return plain(v.tolist()) if v.size <= 64 else f'array of shape {list(v.shape)}'
-    if isinstance(v, (list, tuple, set)): return [plain(o) for o in v]
+    if isinstance(v, (list, tuple, set, Vocab)): return [plain(o) for o in v]
     if isinstance(v, np.generic): v = v.item()
     if isinstance(v, float) and not math.isfinite(v): return None
     if v is None or isinstance(v, (bool, int, float, str)): return v
@@ -51,7 +51,7 @@ def read_json(
     format:str,       # what the file must say it is
 )->dict:
     "Read a JSON file of this library; `ValueError` when it is missing, damaged or something else."
-    try: d = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
+    try: d = json.loads(as_path(path).read_text(encoding='utf-8'))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise ValueError(f"nothing to load: {path} is missing") from e
     except ValueError as e: raise ValueError(f"{path} is not readable as JSON: {e}") from e
@@ -103,7 +103,7 @@ class Resume:
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
-        self.path, self.key, self.every = None if path is None else Path(path).expanduser(), key, every
+        self.path, self.key, self.every = None if path is None else as_path(path), key, every
         self.last = time.monotonic()
         if self.path is not None and self.path.is_dir():
             raise ValueError(f"{path} is a folder: the state of an attack is a file")
