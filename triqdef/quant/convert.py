@@ -324,8 +324,8 @@ def _moments(norm, x):
     "Mean and variance per channel of the input of a norm, as that norm would track them."
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.ndim < 2 or x.shape[1:2] != norm.running_mean.shape:
-        raise ValueError(f"{type(norm).__name__} got {tuple(x.shape)} and keeps {len(norm.running_mean)} means: channels "
-                         "are expected second; norms=False leaves statistics alone")
+        raise ValueError(f"{type(norm).__name__} got {tuple(x.shape)} and keeps {len(norm.running_mean)} means: "
+                         "channels are expected second; norms=False leaves statistics alone")
     each = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
     dims = [i for i in range(x.ndim) if i != 1 and not (each and i == 0)]
     n = x[0, 0].numel()*(1 if each else len(x))
