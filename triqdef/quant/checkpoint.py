@@ -63,9 +63,10 @@ def _kind(m):
 
 def _form(net):
     "Shapes of the tensors by name, and kinds of the modules by name."
-    inner = {id(c) for m in net.modules() if isinstance(m, (Quantizer, MultiBitNorm)) for c in m.modules() if c is not m}
-    free = 'Dropout', 'DropPath', 'StochasticDepth', 'Identity'
-    kinds = {n: _kind(m) for n, m in net.named_modules() if id(m) not in inner and not type(m).__name__.startswith(free)}
+    ours, free = (Quantizer, MultiBitNorm), ('Dropout', 'DropPath', 'StochasticDepth', 'Identity')
+    inner = {id(c) for m in net.modules() if isinstance(m, ours) for c in m.modules() if c is not m}
+    kinds = {n: _kind(m) for n, m in net.named_modules()
+             if id(m) not in inner and not type(m).__name__.startswith(free)}
     return {k: tuple(v.shape) for k, v in net.state_dict().items()}, kinds
 
 @lru_cache(32)
@@ -86,7 +87,8 @@ def _differences(own, want):
 
 def _check_form(net, d):
     "Refuse a network that its description does not build."
-    (own, kinds), (want, built) = _form(net), _form_of(json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')}))
+    asked = json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')})
+    (own, kinds), (want, built) = _form(net), _form_of(asked)
     told = f"this network would not load: arch {d['arch']!r} with n_classes={d['n_classes']} builds another one"
     if (said := _differences(own, want)): raise ValueError(f"{told} ({said})")
     odd = [n for n in {**built, **kinds} if n in built and n in kinds and built[n] != kinds[n]]
@@ -173,14 +175,15 @@ def _check_config(net, quant, path):
     state = bit_state_of(net)
     own = None if state is None else dict(bits=list(state.allowed), **state.config)
     odd = [k for k in own or () if quant and k in quant and quant[k] != own[k]]
-    if odd: raise ValueError(f"{path} is a checkpoint of another network: it was converted with {odd[0]}={quant[odd[0]]!r}, "
-                             f"this one with {own[odd[0]]!r}")
+    if odd: raise ValueError(f"{path} is a checkpoint of another network: it was converted with "
+                             f"{odd[0]}={quant[odd[0]]!r}, this one with {own[odd[0]]!r}")
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #0f7799e7
 def _as_stored(net, tensors):
     "`net` in the number formats of the file."
     for k, t in (*net.named_parameters(), *net.named_buffers()):
-        if k in tensors and t.dtype != tensors[k].dtype and tensors[k].is_floating_point(): t.data = t.data.to(tensors[k].dtype)
+        if k in tensors and t.dtype != tensors[k].dtype and tensors[k].is_floating_point():
+            t.data = t.data.to(tensors[k].dtype)
     return net
 
 def load_checkpoint(

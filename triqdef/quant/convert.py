@@ -79,18 +79,21 @@ def _check_computed(m, told):
         raise ValueError(f"{told} has a {k} that is computed before each pass (a pruning mask, a norm of the weight): "
                          f"make it permanent with {way}, or name the layer in `skip`")
 
+_floats = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
 def _check_values(m, told):
     "Refuse parameters that hold no real numbers."
     for k, p in m._parameters.items():
         if p is None: continue
         if p.is_meta: raise ValueError(f"{told} is on the meta device: load its weights first, or name it in `skip`")
-        if nn.Parameter not in type(p).__mro__ or p.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        if nn.Parameter not in type(p).__mro__ or p.dtype not in _floats:
             raise ValueError(f"the {k} of {told} is a {type(p).__name__} of {p.dtype}: convert a float network that no "
                              "other library has quantized or sharded, or name the layer in `skip`")
         if not p.detach().isfinite().all(): raise ValueError(f"the {k} of {told} holds NaN or infinite values")
 
 # %% ../../nbs/14_quant.convert.ipynb #f5017951
-_quantizing = ('torch.ao.', 'torchao.', 'brevitas.', 'modelopt.', 'pytorch_quantization.', 'bitsandbytes.', 'optimum.quanto.')
+_quantizing = ('torch.ao.', 'torchao.', 'brevitas.', 'modelopt.', 'pytorch_quantization.', 'bitsandbytes.',
+               'optimum.quanto.')
 _stubs = {'QuantStub', 'DeQuantStub', 'QuantWrapper', 'FloatFunctional', 'FXFloatFunctional'}
 
 def _check_modules(model, skip):
@@ -101,8 +104,8 @@ def _check_modules(model, skip):
             raise ValueError(f"{told} is lazy and has no weights yet: run one batch through the network first")
         if _skipped(name, skip): continue
         if f'{type(m).__module__}.'.startswith(_quantizing) and type(m).__name__ not in _stubs:
-            raise ValueError(f"{told} was quantized by {'.'.join(type(m).__module__.split('.')[:2])}: convert the float network, "
-                             "or name the layer in `skip`")
+            by = '.'.join(type(m).__module__.split('.')[:2])
+            raise ValueError(f"{told} was quantized by {by}: convert the float network, or name the layer in `skip`")
         if not (isinstance(m, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)) or keeps_statistics(m)): continue
         if 'forward' in vars(m):
             raise ValueError(f"{told} has a forward of its own on the instance, which a copy cannot have: remove what "
@@ -180,7 +183,8 @@ def _check_convertible(model, skip):
     if not isinstance(model, nn.Module): raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if any(getattr(m, 'bit_state', None) is not None for m in model.modules()):
         raise ValueError("the model is a multi-bit network already, or holds one: convert the original")
-    if isinstance(model, torch.jit.ScriptModule): raise ValueError("a TorchScript module cannot be converted: give the original")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a TorchScript module cannot be converted: give the original")
     unknown = set(skip) - {n for n, _ in model.named_modules() if n}
     if unknown: raise ValueError(f"skip names modules that the model does not have: {sorted(unknown)}")
     _check_modules(model, skip)
@@ -297,12 +301,12 @@ def backward_as(
 # %% ../../nbs/14_quant.convert.ipynb #0b52f91f
 def _first_batches(dl, n, net):
     "Up to `n` batches of images of a loader of `(x, ...)` or `x`, where `net` is and in the type of its weights."
-    to = dict(device=device_of(net), dtype=next(m.weight.dtype for m in net.modules() if isinstance(m, (QConv2d, QLinear))))
+    dtype = next(m.weight.dtype for m in net.modules() if isinstance(m, (QConv2d, QLinear)))
     out = []
     with peek(dl):
         for batch in dl:
             x = check_images(batch[0] if isinstance(batch, (tuple, list)) else batch)
-            out.append(fast_layout(x.as_subclass(Tensor).to(**to)))
+            out.append(fast_layout(x.as_subclass(Tensor).to(device_of(net), dtype)))
             if len(out) == n: break
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
     return out
@@ -313,21 +317,22 @@ def _active_norms(net):
     norms = [m.active for m in net.modules() if isinstance(m, MultiBitNorm)]
     def kept(m): return [k for k, b in m._buffers.items() if k.startswith('running_') and b is not None]
     odd = {type(m).__name__ for m in norms if kept(m) and not {'running_mean', 'running_var'} <= set(kept(m))}
-    if odd: warnings.warn(f"statistics of {sorted(odd)} are left as they are: calibrate moves a mean and a variance")
+    if odd: warnings.warn(f"statistics of {sorted(odd)} stay as they are: calibrate moves a mean and a variance")
     return [m for m in norms if {'running_mean', 'running_var'} <= set(kept(m))]
 
 def _moments(norm, x):
     "Mean and variance per channel of the input of a norm, as that norm would track them."
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.ndim < 2 or x.shape[1:2] != norm.running_mean.shape:
-        raise ValueError(f"{type(norm).__name__} got {tuple(x.shape)} and keeps {len(norm.running_mean)} means: channels "
-                         "are expected second; norms=False leaves statistics alone")
+        raise ValueError(f"{type(norm).__name__} got {tuple(x.shape)} and keeps {len(norm.running_mean)} means: "
+                         "channels are expected second; norms=False leaves statistics alone")
     each = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
     dims = [i for i in range(x.ndim) if i != 1 and not (each and i == 0)]
     n = x[0, 0].numel()*(1 if each else len(x))
     var, mean = torch.var_mean(x, dims, correction=min(1, n - 1))
     return (mean.mean(0), var.mean(0)) if each else (mean, var)
 
+# %% ../../nbs/14_quant.convert.ipynb #af11aa2e
 @contextmanager
 def _watch(net, act_of=lambda i: noop):
     "For each active norm a list of mean and variance of its inputs up to each batch; `act_of(i)(norm, list)` at each."
@@ -460,6 +465,7 @@ def _unquantized(m):
     plain.__dict__.pop('bit_state')
     return plain
 
+# %% ../../nbs/14_quant.convert.ipynb #092f7ee5
 def _alone(m):
     "The active norm of a `MultiBitNorm`, with the hooks that sit on the whole."
     for k in _hooks:
@@ -467,6 +473,7 @@ def _alone(m):
         elif vars(m)[k] is not None: vars(m.active)[k] = vars(m)[k]
     return m.active
 
+# %% ../../nbs/14_quant.convert.ipynb #7d1ccaf5
 def keep_bits(
     net:nn.Module,    # a multi-bit network; it is copied, not changed
     bits:int,         # one of its bit-widths

@@ -24,7 +24,7 @@ from .quantizers import Quantizer
 
 # %% ../../nbs/16_quant.memory.ipynb #a384c3a6
 def _copies(block, quantizers):
-    "(module, name, copy) of each buffer that a run may read: of quantizers but for their flags, or of all other modules."
+    "(module, name, copy) of each buffer that a run may read: of quantizers without their flags, or of the others."
     idle = {id(n) for m in block.modules() if isinstance(m, MultiBitNorm)
             for n in m.norms.values() if n is not m.active}
     return [(m, k, b.clone()) for m in block.modules() if isinstance(m, Quantizer) == quantizers and id(m) not in idle

@@ -176,7 +176,8 @@ def sync_norms(
     norms = [m for m in net.modules() if isinstance(m, MultiBitNorm) and not _is_frozen(m.active)]
     able = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FreeBatchNorm
     odd = {type(n).__name__ for m in norms for n in m.norms.values() if type(n) not in able}
-    if on and odd: raise TypeError(f"only nn.BatchNorm1d, 2d and 3d can be synchronised, this network has {sorted(odd)}")
+    if on and odd:
+        raise TypeError(f"only nn.BatchNorm1d, 2d and 3d can be synchronised, this network has {sorted(odd)}")
     for m in norms: m.synced = bool(on)
     return net
 
