@@ -81,6 +81,7 @@ def check_labels(
     y,               # classes: a tensor, an array or a list of n whole numbers from 0
     n:int=None,      # how many are needed, or None for any number
     name='labels',   # the argument's name, for the message
+    least:int=0,     # the smallest class, or None where a network's classes are compared later
 )->Tensor:           # (n,) int64
     "Labels as integers of torch; `ValueError` for what is not one whole number from 0 for each image."
     if not isinstance(y, Tensor): y = _as_tensor(y if hasattr(y, '__array__') else list(y), name)
@@ -89,7 +90,7 @@ def check_labels(
         hint = ': y.argmax(1) turns one-hot rows into classes' if y.ndim == 2 and y.shape[1] > 1 else \
             ': y.flatten() makes a row of a column' if y.ndim == 2 else ''
         raise ValueError(f"{name} must be {many}integers, got {y.dtype} of shape {tuple(y.shape)}{hint}")
-    if len(y) and int(y.min()) < 0: raise ValueError(f"{name} must count from 0, got {int(y.min())}")
+    if least is not None and len(y) and int(y.min()) < least: raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
     return y.long()
 
 def _as_tensor(v, name):
@@ -136,8 +137,9 @@ def check_images(
     if lo != lo or hi != hi: raise ValueError(f"{name} contains NaN pixels")
     if lo < -1e-4 or hi > 1 + 1e-4:
         said = f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: " + (
-            "they look like bytes (divide by 255)." if 0 <= lo and 4 < hi <= 255 else "they look normalised already.") + (
-            " Normalisation belongs inside the model (triqdef.core.Normalize); attacks and patches assume pixels in [0,1].")
+            "they look like bytes (divide by 255) or " if 0 <= lo and 4 < hi <= 255 else "they look ") + (
+            "normalised already. Normalisation belongs inside the model (triqdef.core.Normalize); "
+            "attacks and patches assume pixels in [0,1].")
         if strict: raise ValueError(said)
         warn_once(('range', name), said)
     return x

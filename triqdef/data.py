@@ -856,7 +856,7 @@ def image_folder_dls(
                      seed=seed, device=device)
 
 # %% ../nbs/02_data.ipynb #c2850aca
-def _pair(b, name='loader'):
+def _pair(b, name='loader', least=0):
     "Images and labels of one batch as tensors; what is no such batch is refused."
     if not isinstance(b, (tuple, list)) or len(b) < 2:
         got = f"a dict of {', '.join(map(str, b))}" if isinstance(b, dict) else type(b).__name__
@@ -864,7 +864,7 @@ def _pair(b, name='loader'):
     x = torch.as_tensor(b[0]) if isinstance(b[0], np.ndarray) else b[0]
     if not isinstance(x, Tensor): raise TypeError(f"images of the {name} must be a tensor, got {type(x).__name__}")
     x = x.float() if x.dtype == torch.float64 else x
-    return x, check_labels(b[1], len(x), f'labels of the {name}')
+    return x, check_labels(b[1], len(x), f'labels of the {name}', least)
 
 def take(
     dl,           # any loader or list of (x, y) batches
@@ -875,7 +875,7 @@ def take(
     got, have = [], 0
     with peek(dl):
         for b in dl:
-            got.append(_pair(b)); have += len(got[-1][0])
+            got.append(_pair(b, least=None)); have += len(got[-1][0])
             if n is not None and have >= n: break
     if not got: raise ValueError("the loader is empty: it gives no batch")
     if n is not None and have < n: raise ValueError(f"asked for {n} images, the loader has {have}")
