@@ -90,7 +90,8 @@ def check_labels(
         hint = ': y.argmax(1) turns one-hot rows into classes' if y.ndim == 2 and y.shape[1] > 1 else \
             ': y.flatten() makes a row of a column' if y.ndim == 2 else ''
         raise ValueError(f"{name} must be {many}integers, got {y.dtype} of shape {tuple(y.shape)}{hint}")
-    if least is not None and len(y) and int(y.min()) < least: raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
+    if least is not None and len(y) and int(y.min()) < least:
+        raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
     return y.long()
 
 def _as_tensor(v, name):
@@ -238,7 +239,8 @@ def check_logits(
     if not isinstance(out, Tensor):
         hint = ', with logits in it: wrap it so that its forward returns them' if _holds_tensor(out) else ''
         raise TypeError(f"{want}, got {type(out).__name__}{hint}")
-    if out.ndim != 2 or not out.is_floating_point(): raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
+    if out.ndim != 2 or not out.is_floating_point():
+        raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
     if n is not None and len(out) != n: raise ValueError(f"{want}, got {tuple(out.shape)} for {n} images")
     if classes is not None and out.shape[1] < classes:
         raise ValueError(f"{name} has {out.shape[1]} classes, {classes} are needed")
