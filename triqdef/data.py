@@ -36,8 +36,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
-from .core import (as_path, asset, atomic_path, check_choice, check_count, check_images, check_labels, check_logits,
-                          device_of, eval_mode, Vocab)
+from .core import (as_path, asset, atomic_path, check_choice, check_count, check_images, check_labels,
+                          check_logits, device_of, eval_mode, Vocab)
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -281,7 +281,8 @@ class ImageLoaders(DataLoaders):
             if (at := getattr(d, 'index', lambda o: None)(item)) is not None: return int(d.y[at])
         name = unicodedata.normalize('NFC', Path(item).parent.name) if isinstance(item, (str, Path)) else None
         if name in self.vocab: return self.vocab.index(name)
-        raise ValueError(f"the class of {item!r:.100} is not known: it is no item of these loaders or in a class folder")
+        raise ValueError(f"the class of {item!r:.100} is not known: it is no item of these "
+                         "loaders and in no class folder")
 
 # %% ../nbs/02_data.ipynb #9ee05f54
 class Pictures(ImageSet):
@@ -492,7 +493,7 @@ def sample_dls(
 def as_rgb(
     im:Image.Image,    # any picture that Pillow opens
 )->Image.Image:
-    "The picture in RGB on white; 16-bit greys are scaled to 8 bits, where Pillow's `convert` would cut them off at 255."
+    "The picture in RGB on white; 16-bit greys are scaled, where Pillow's `convert` would cut them off at 255."
     if im.mode == 'F': raise OSError("32-bit floats, whose range is not known")
     if im.mode.startswith('I'):
         v, clear = np.asarray(im).astype(np.int64), im.info.get('transparency')
@@ -561,7 +562,8 @@ def natural_key(
     return [int(t) if t.isdecimal() else t for t in re.split(r'(\d+)', Path(path).name)]
 
 # %% ../nbs/02_data.ipynb #235c67a7
-picture_endings = set('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .avif .jp2'.split())
+picture_endings = set('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp '
+                      '.ppm .pgm .pbm .pnm .avif .jp2'.split())
 _unread_endings = set('.heic .heif .jxl .svg .psd .cr2 .cr3 .nef .arw .dng .raw .orf'.split())    # photographs, too
 
 def files_below(
@@ -593,9 +595,11 @@ def _note_left_out(folder, files, unclassed):
     "Warn about what lies in a folder of class folders and is not used."
     odd = [p for fs in files.values() for p in fs if p.suffix.lower() in _unread_endings]
     stray = [p for p in folder.iterdir() if p.is_file() and is_picture(p) and not p.name.startswith('.')]
-    for what, found in {'folders without a picture are no classes': unclassed, 'pictures outside of the class folders are '
-                        'left out': stray, 'files of formats that are not read are left out': odd}.items():
-        if found: warnings.warn(f"in {folder}, {len(found)} {what}: {', '.join(p.name for p in found[:5])}", stacklevel=3)
+    for what, found in {'folders without a picture are no classes': unclassed,
+                        'pictures outside of the class folders are left out': stray,
+                        'files of formats that are not read are left out': odd}.items():
+        some = ', '.join(p.name for p in found[:5])
+        if found: warnings.warn(f"in {folder}, {len(found)} {what}: {some}", stacklevel=3)
 
 def class_files(
     folder,        # a folder with one subfolder per class
@@ -701,11 +705,12 @@ def _from_pixels(item):
     if isinstance(item, Tensor) and item.ndim == 3 and len(item) == 3:
         check_images(to_pixels(item)[None], 'the picture', strict=True)
         item = (to_pixels(item)*255).round().byte().permute(1, 2, 0).cpu().numpy()
-    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and (item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4)):
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and (
+            item.ndim == 2 or item.ndim == 3 and item.shape[2] in (3, 4)):
         return Image.fromarray(item)
     got = f'{item.dtype} of shape {tuple(item.shape)}' if hasattr(item, 'dtype') else type(item).__name__
-    raise ValueError("a picture must be a file, of Pillow, an array (H,W,3) uint8 or a tensor (3,H,W), uint8 or in [0,1], "
-                     f"got {got}")
+    raise ValueError("a picture must be a file, of Pillow, an array (H,W,3) uint8 or a tensor (3,H,W), "
+                     f"uint8 or in [0,1], got {got}")
 
 # %% ../nbs/02_data.ipynb #2c8fcf18
 @patch
@@ -740,7 +745,8 @@ def shape(self:ImageFiles): return torch.Size([3, self.size, self.size])
 def index(self:ImageSet, path):
     "The place of a file in the set, or None."
     if not isinstance(path, (str, Path)) or not hasattr(self, 'paths'): return None
-    if getattr(self, '_at', (None,))[0] is not self.paths: self._at = self.paths, {p: i for i, p in enumerate(self.paths)}
+    if getattr(self, '_at', (None,))[0] is not self.paths:
+        self._at = self.paths, {p: i for i, p in enumerate(self.paths)}
     return self._at[1].get(as_path(path))
 
 # %% ../nbs/02_data.ipynb #6c728368
@@ -752,7 +758,8 @@ def part_of(
 ):
     "'train', 'valid' or 'test' if a folder's name says that it holds that part of a data set, else None."
     letters = re.sub(r'[\W\d_]+', '', name.lower())
-    return next((k for k, words in _part_words.items() if re.fullmatch(f'{_filler}(?:{words}){_filler}', letters)), None)
+    return next((k for k, words in _part_words.items()
+                 if re.fullmatch(f'{_filler}(?:{words}){_filler}', letters)), None)
 
 # %% ../nbs/02_data.ipynb #e3ce5dac
 def split_folders(
@@ -781,9 +788,10 @@ def _train_valid(path):
     beside = found.get('valid', found.get('test'))
     if 'train' in found and beside: return found['train'], beside
     if len(found) > 1 or any(_nested(d) for d in found.values()):
-        have, lacks = ' and a '.join(d.name for d in found.values()), 'train' if 'train' not in found else 'valid, val or test'
-        raise ValueError(f"{path} has a {have} folder but none of {lacks} beside it (names such as Training, seg_train, "
-                         "validation, test_set are understood too)")
+        have = ' and a '.join(d.name for d in found.values())
+        lacks = 'train' if 'train' not in found else 'valid, val or test'
+        raise ValueError(f"{path} has a {have} folder but none of {lacks} beside it (names such as Training, "
+                         "seg_train, validation, test_set are understood too)")
 
 # %% ../nbs/02_data.ipynb #55e26bf4
 def _folder_parts(path, share, seed):
@@ -791,7 +799,8 @@ def _folder_parts(path, share, seed):
     def pick(paths, y, order): return [paths[i] for i in order], y[order]
     beside = _train_valid(path)
     paths, y, vocab = class_files(beside[0] if beside else path)
-    if len(vocab) < 2: raise ValueError(f"{beside[0] if beside else path} has the one class {vocab}: nothing to tell apart")
+    if len(vocab) < 2:
+        raise ValueError(f"{beside[0] if beside else path} has the one class {vocab}: nothing to tell apart")
     if beside:
         valid = class_files(beside[1], vocab)[:2]
         return (paths, y), pick(*valid, balanced_order(valid[1], seed)), vocab
@@ -807,8 +816,8 @@ def _note_parts(path, paths):
     for p in paths: inner.setdefault(p.relative_to(path).parts[0], set()).add(p.relative_to(path).parts[1:-1][:1])
     kinds = list(inner.values())
     if () not in kinds[0] and len(kinds[0]) > 1 and all(k == kinds[0] for k in kinds):
-        warnings.warn(f"each of the folders {sorted(inner)} in {path} holds the folders {sorted(k[0] for k in kinds[0])}; "
-                      "the former are taken as classes. If they are parts of a data set, call them train and valid")
+        warnings.warn(f"each of the folders {sorted(inner)} in {path} holds the folders "
+                      f"{sorted(k[0] for k in kinds[0])}; the former are taken as classes. If they are parts of a data set, call them train and valid")
 
 # %% ../nbs/02_data.ipynb #a8ce3329
 def _note_classes(train_y, valid_y, vocab):
@@ -848,15 +857,15 @@ def image_folder_dls(
     train, valid, vocab = _folder_parts(as_path(path), share, check_count(seed, 'seed', 0))
     _note_classes(train[1], valid[1], vocab)
     if twice := same_pictures(valid[0], train[0]):
-        warnings.warn(f"{len(twice)} validation pictures of {min(len(valid[0]), 1000)} are among the training pictures, too, "
-                      f"such as {twice[0]}: accuracies will be too high", stacklevel=2)
+        warnings.warn(f"{len(twice)} validation pictures of {min(len(valid[0]), 1000)} are among the training "
+                      f"pictures, too, such as {twice[0]}: accuracies will be too high", stacklevel=2)
     parts = [ImageFiles(*p, vocab, size) for p in (train, valid)]
     if in_memory: parts = [p.load() for p in parts]
     return image_dls(*parts, bs=bs, val_bs=val_bs, pad=size//8 if pad is None else pad, flip=flip,
                      seed=seed, device=device)
 
 # %% ../nbs/02_data.ipynb #c2850aca
-def _pair(b, name='loader'):
+def _pair(b, name='loader', least=0):
     "Images and labels of one batch as tensors; what is no such batch is refused."
     if not isinstance(b, (tuple, list)) or len(b) < 2:
         got = f"a dict of {', '.join(map(str, b))}" if isinstance(b, dict) else type(b).__name__
@@ -864,7 +873,7 @@ def _pair(b, name='loader'):
     x = torch.as_tensor(b[0]) if isinstance(b[0], np.ndarray) else b[0]
     if not isinstance(x, Tensor): raise TypeError(f"images of the {name} must be a tensor, got {type(x).__name__}")
     x = x.float() if x.dtype == torch.float64 else x
-    return x, check_labels(b[1], len(x), f'labels of the {name}')
+    return x, check_labels(b[1], len(x), f'labels of the {name}', least)
 
 def take(
     dl,           # any loader or list of (x, y) batches
@@ -875,7 +884,7 @@ def take(
     got, have = [], 0
     with peek(dl):
         for b in dl:
-            got.append(_pair(b)); have += len(got[-1][0])
+            got.append(_pair(b, least=None)); have += len(got[-1][0])
             if n is not None and have >= n: break
     if not got: raise ValueError("the loader is empty: it gives no batch")
     if n is not None and have < n: raise ValueError(f"asked for {n} images, the loader has {have}")
