@@ -283,8 +283,8 @@ def _unchanged(v, marks):
     "Whether `v` is what was marked, or the same values in another precision."
     now = _mark(v)
     if len(now) != len(marks): return False
-    return all(t is m and i == j or isinstance(t, Tensor) and t.dtype != m.dtype and torch.equal(t.float(), m.float())
-               for (t, i), (m, j) in zip(now, marks))
+    def cast(t, m): return isinstance(t, Tensor) and t.dtype != m.dtype and torch.equal(t.float(), m.float())
+    return all(t is m and i == j or cast(t, m) for (t, i), (m, j) in zip(now, marks))
 
 @patch
 def switch(self:TriQDef):
