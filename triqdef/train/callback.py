@@ -310,8 +310,8 @@ def check_between(self:TriQDef):
     "Refuse what was changed after fastai's pass; the other bit-widths would not have it."
     for name, marks in self.marks.items():
         if not _unchanged(getattr(self.learn, name), marks):
-            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the network:"
-                             " change images and labels in before_batch, loss_grad at an order above 0")
+            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the "
+                             "network: change images and labels in before_batch, loss_grad at an order above 0")
     self.marks = {}
 
 @patch
