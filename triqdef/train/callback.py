@@ -283,8 +283,8 @@ def _unchanged(v, marks):
     "Whether `v` is what was marked, or the same values in another precision."
     now = _mark(v)
     if len(now) != len(marks): return False
-    return all(t is m and i == j or isinstance(t, Tensor) and t.dtype != m.dtype and torch.equal(t.float(), m.float())
-               for (t, i), (m, j) in zip(now, marks))
+    def cast(t, m): return isinstance(t, Tensor) and t.dtype != m.dtype and torch.equal(t.float(), m.float())
+    return all(t is m and i == j or cast(t, m) for (t, i), (m, j) in zip(now, marks))
 
 @patch
 def switch(self:TriQDef):
@@ -310,8 +310,8 @@ def check_between(self:TriQDef):
     "Refuse what was changed after fastai's pass; the other bit-widths would not have it."
     for name, marks in self.marks.items():
         if not _unchanged(getattr(self.learn, name), marks):
-            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the network:"
-                             " change images and labels in before_batch, loss_grad at an order above 0")
+            raise ValueError(f"{name} was changed between fastai's pass and {self}, by another callback or by the "
+                             "network: change images and labels in before_batch, loss_grad at an order above 0")
     self.marks = {}
 
 @patch
