@@ -180,7 +180,8 @@ def check_logits(
     if not isinstance(out, Tensor):
         hint = ', with logits in it: wrap it so that its forward returns them' if _holds_tensor(out) else ''
         raise TypeError(f"{want}, got {type(out).__name__}{hint}")
-    if out.ndim != 2 or not out.is_floating_point(): raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
+    if out.ndim != 2 or not out.is_floating_point():
+        raise ValueError(f"{want}, got {out.dtype} of shape {tuple(out.shape)}")
     if n is not None and len(out) != n: raise ValueError(f"{want}, got {tuple(out.shape)} for {n} images")
     if classes is not None and out.shape[1] < classes:
         raise ValueError(f"{name} has {out.shape[1]} classes, {classes} are needed")
@@ -230,6 +231,7 @@ def first_logits(
     if z.is_meta: raise ValueError(f"{name} has no weights: it is on the meta device")
     return check_finite(z, name)
 
+# %% ../nbs/00_core.ipynb #83400bb7
 def _misfit(net, x):
     "What device or type of `x` is not that of the network; '' for neither."
     p = next((p for p in net.parameters() if p.is_floating_point()), x) if isinstance(net, nn.Module) else x
@@ -243,7 +245,8 @@ def check_finite(
 )->Tensor:
     "Logits as they are; `ValueError` where one is NaN, which has no class."
     bad = z.isnan().any(1)
-    if bad.any(): raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: they have no class")
+    if bad.any():
+        raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: they have no class")
     return z
 
 # %% ../nbs/00_core.ipynb #b8e8bc81
