@@ -845,8 +845,7 @@ def audit(
     o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)
-    own = o.n if n or budget else None     # what the user asked for is not lowered
-    x, y = (t.cpu() for t in evaluation_images(net, dl, own, seed=seed, most=o.n))
+    x, y = (t.cpu() for t in evaluation_images(net, dl, o.n if n or budget else None, seed=seed, most=o.n))
     given = dict(transfer=_check_transfer(transfer, net), gradient_free=gradient_free, undefended=undefended,
                  controls=controls, exported=exported)
     bench, out = _bench(net, x, y, bits, replace(o, n=len(x)), attack, seed, parts, **given), []
