@@ -28,8 +28,8 @@ from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, 
 from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
-from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, check_logits, device_of, fixed_seed,
-                          images_at_once, logits_of, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, check_logits, device_of,
+                          fixed_seed, images_at_once, logits_of, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
@@ -826,7 +826,7 @@ def audit(
     net,                # a multi-bit or plain network; evaluated in eval mode and restored
     dl,                 # held-out images: a loader of (x, y), or a list of batches
     bits=None,          # bit-widths to audit, None for all of the network
-    n:int=None,         # images, None for the budget's; of the default budget fewer, with a warning, where `dl` has fewer
+    n:int=None,         # images; None: the budget's, or all with a warning where a default asks for more
     attack=None,        # the attack under audit, per image with a `size`; None: Patch PGD by the budget
     budget=None,        # an `AuditBudget`; None for the full one, or the quick one
     quick:bool=False,   # the quick budget; see the table for what it leaves out
@@ -845,12 +845,10 @@ def audit(
     o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)
-    own = n is not None or budget is not None     # what the user asked for is not lowered
-    x, y = (t.cpu() for t in evaluation_images(net, dl, o.n if own else None, seed=seed, most=o.n))
-    if len(x) < o.n: o = replace(o, n=len(x))
+    x, y = (t.cpu() for t in evaluation_images(net, dl, o.n if n or budget else None, seed=seed, most=o.n))
     given = dict(transfer=_check_transfer(transfer, net), gradient_free=gradient_free, undefended=undefended,
                  controls=controls, exported=exported)
-    bench, out = _bench(net, x, y, bits, o, attack, seed, parts, **given), []
+    bench, out = _bench(net, x, y, bits, replace(o, n=len(x)), attack, seed, parts, **given), []
     jobs = [(f'{label}audit, line {k}: {_lines[k][0]}', partial(_run, bench, k, out)) for k in lines]
     run_jobs(jobs, bench.net, progress)
     return _result(bench, out)

@@ -228,6 +228,7 @@ def _images(net, dl, o):
         raise ValueError(f"n_attack must lie between 1 and the {len(x)} evaluation images, got {o.n_attack}")
     return x, y
 
+# %% ../../nbs/68_evaluate.report.ipynb #b1610040
 def _report(o):
     "The work of `report`; finished jobs lie beside the folder until it is whole."
     start, out = time.time(), None if o.out is None else check_report_folder(o.out)

@@ -90,7 +90,8 @@ def _aligned(**classes):
     "Predictions and labels as int64 on the CPU, all of one length."
     out = [as_labels(v, device='cpu', name=k) for k, v in classes.items()]
     if len({len(v) for v in out}) > 1:
-        raise ValueError(f"one class for each image is needed, got {', '.join(f'{len(v)} of {k}' for k, v in zip(classes, out))}")
+        given = ', '.join(f'{len(v)} of {k}' for k, v in zip(classes, out))
+        raise ValueError(f"one class for each image is needed, got {given}")
     return out
 
 def asr(

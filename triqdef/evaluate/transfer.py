@@ -535,9 +535,10 @@ def evaluation_images(
         one = x[:1].to(device_of(net)).expand(len(y), -1, -1, -1)   # a forward pass sees the first only
         for t in targets: check_classes(net, one, y, t)
     for t in {t for t in targets if t is not None}:
-        if (y == t).all(): warnings.warn(f"all {len(y)} images have the label {t}, the target of an attack: nothing to attack")
+        if (y == t).all(): warnings.warn(f"all {len(y)} images have the label {t}, a target: nothing to attack")
     return x, y
 
+# %% ../../nbs/61_evaluate.transfer.ipynb #135aaa31
 def _as_far_as(most, dl):
     "Batches of plain images and int64 labels, up to `most` images; None for all."
     left = most
