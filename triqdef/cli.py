@@ -18,6 +18,7 @@ import torch
 from fastai.torch_core import default_device
 from fastcore.docments import docments
 
+# %% ../nbs/80_cli.ipynb #93f1797c
 from .attack.gap import GAP
 from .attack.textures import TextureDictionary
 from .core import atomic_path, check_bits, check_choice, device_of, generator, images_at_once
@@ -464,6 +465,11 @@ def _run_export(args):
     _checked_export(net, xy, patches, out, args)
 
 # %% ../nbs/80_cli.ipynb #8376110a
+_forms = ('integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; qdq: the pattern '
+          "that ONNX Runtime fuses, biases rounded to whole units, which TensorRT's importer refuses for its uint8 zero "
+          'points and opset 21 (default: %(default)s)')
+
+# %% ../nbs/80_cli.ipynb #513c3896
 def _add_export(commands):
     p = commands.add_parser('export', help='write one bit-width as an ONNX file of integers, and prove it', description=
         'Write one bit-width of a trained network as an ONNX file with integer weights, pixels in [0,1] in and logits '
@@ -476,21 +482,20 @@ def _add_export(commands):
     p.add_argument('--bits', type=int, required=True, metavar='B',
                    help='one of its bit-widths, 2 to 8, or 32 for float')
     p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
-                   help='integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
-                   'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units; '
-                   "TensorRT's importer refuses its uint8 zero points and opset 21 (default: %(default)s)")
+                   help=_forms)
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
                    'refused on x86 CPUs without VNNI, where it would be wrong (default: %(default)s)')
     p.add_argument('--wide', action='store_true', help='8 bits a weight in the file, also where 4 would do')
     p.add_argument('--report', help='folder of a report: its patches are tried; without it GAP makes one now')
-    p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: those of RUN's name)")
+    p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: RUN's)")
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the run")
     p.add_argument('--path', default='', help="the folder of 'imagenet'")
-    for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', None, 'side of the patch in pixels'),
-                              ('gap-steps', 30, 'Adam steps of GAP'), ('target', 3, 'class that GAP reaches for, else the last'),
-                              ('seed', 0, 'of the places of patches')):
+    ns = (('n', 1000, 'images to compare on'), ('patch-size', None, 'side of the patch in pixels'),
+          ('gap-steps', 30, 'Adam steps of GAP'), ('target', 3, 'class that GAP reaches for, else the last'),
+          ('seed', 0, 'of the places of patches'))
+    for name, value, note in ns:
         p.add_argument('--' + name, type=int, default=value, metavar='N',
                        help=f"{note} (default: {'a quarter of the image' if value is None else value})")
     p.add_argument('--quiet', action='store_true', help='no progress bars')

@@ -422,6 +422,7 @@ def study(
         if u.name == todo[-1].name: del shared[u.arm, u.seed]    # the last of its arm: its data may go
     return out
 
+# %% ../nbs/69_study.ipynb #5d50bc2d
 def _expect(arm, only):
     "Evaluation alone needs a trained network."
     run = arm.folder/Unit(arm.arm, arm.seed, 'train').path
