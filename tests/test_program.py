@@ -1,5 +1,6 @@
 "The program as users run it: commands, exit codes, interruptions, and runs that are killed and go on."
 import csv, json, os, signal, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from triqdef.train.run import TrainSettings, load_run, train
 
 SCRIPT = Path(sys.executable).parent/'triqdef'
 TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '64', '--patch-size', '4', '--attack-steps', '2', '--device', 'cpu', '--quiet']
+QAT = [*TOYS[:9], '--device', 'cpu', '--quiet']      # joint QAT has no patches
 SETTINGS = dict(data='toys', arch='toy_net', bits=(32, 2), bs=64, patch_size=4, attack_steps=2, device='cpu')
 
 
@@ -179,7 +181,7 @@ def here(capsys, monkeypatch):
 def trained(tmp_path_factory):
     "A run folder made by the command."
     folder = tmp_path_factory.mktemp('trained')/'qat'
-    r = triqdef('train', folder, '--method', 'qat', '--epochs', 1, *TOYS)
+    r = triqdef('train', folder, '--method', 'qat', '--epochs', 1, *QAT)
     assert r.returncode == 0, r.stderr[-2000:]
     assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
     return folder
@@ -200,10 +202,10 @@ def test_help_teaches(here):
 def test_train_leaves_a_run(trained, here, tmp_path):
     "The folder is what the function leaves, and the function's weights are the command's."
     assert files(trained) == ['history.csv', 'network.safetensors', 'run.json', 'terms.csv']
-    train(TrainSettings(**SETTINGS, method='qat', epochs=1), tmp_path/'run', progress=False)
+    train(replace(TrainSettings(**SETTINGS, method='qat', epochs=1), patch_size=8, attack_steps=5), tmp_path/'run', progress=False)
     same_weights(trained, tmp_path/'run')
     before = {f: (trained/f).stat().st_mtime_ns for f in files(trained)}
-    assert here('train', trained, '--method', 'qat', '--epochs', 1, *TOYS).returncode == 0
+    assert here('train', trained, '--method', 'qat', '--epochs', 1, *QAT).returncode == 0
     assert before == {f: (trained/f).stat().st_mtime_ns for f in files(trained)}, 'a finished run was trained again'
 
 def test_evaluate(trained, here, tmp_path):
@@ -285,7 +287,7 @@ BAD_COMMANDS = {
     'nothing': ([], 'COMMAND'), 'unknown': (['fly'], 'fly'), 'no folder': (['train'], 'folder'), 'unknown option': (['train', 'RUN', '--colour', '1'], '--colour'),
     'no number': (['train', 'RUN', '--epochs', 'two'], 'two'), 'method': (['train', 'RUN', '--method', 'fgsm'], "'triqdef'"),
     'bits': (['train', 'RUN', *TOYS, '--bits', '32', '1'], 'between 2 and 16'), 'data': (['train', 'RUN', '--data', 'nowhere'], "'cifar10'"),
-    'other settings': (['train', 'TRAINED', '--method', 'qat', '--lr', '5', *TOYS], 'other settings'),
+    'other settings': (['train', 'TRAINED', '--method', 'qat', '--lr', '5', *QAT], 'other settings'),
     'unwritable': (['train', 'FILE/run', *TOYS], 'FILE'), 'no run': (['evaluate', 'EMPTY'], 'no run.json'), 'absent': (['evaluate', 'absent'], 'no run.json'),
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
@@ -294,7 +296,7 @@ BAD_COMMANDS = {
     'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
     'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
     'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),
-    'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n 0'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--report'),
+    'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n 0'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--of has no effect without --report'),
     'export without audit': (['evaluate', 'TRAINED', '--export', '--no-audit'], '--no-audit'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
     'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
@@ -317,7 +319,7 @@ def test_checkpoint_with_code_is_refused_by_the_command(tmp_path):
     class Trap:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'mark'),)
     torch.save(dict(model=Trap()), tmp_path/'net.safetensors')
-    r = triqdef('train', tmp_path/'run', *TOYS, '--start', tmp_path/'net.safetensors')
+    r = triqdef('train', tmp_path/'run', *TOYS[:2], *TOYS[4:], '--start', tmp_path/'net.safetensors')
     one_line(r, 2, 'pickle', 'refused')
     assert not (tmp_path/'mark').exists()
 

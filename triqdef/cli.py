@@ -18,9 +18,11 @@ import torch
 from fastai.torch_core import default_device
 from fastcore.docments import docments
 
+# %% ../nbs/80_cli.ipynb #93f1797c
 from .attack.gap import GAP
 from .attack.textures import TextureDictionary
-from .core import atomic_path, check_bits, check_choice, device_of, generator, images_at_once, this_process, versions
+from .core import atomic_path, check_bits, check_choice, device_of, generator, images_at_once
+from .core import this_process, versions
 from .data import take
 from .deploy.graph import need_modules
 from .deploy.onnx import check_writable_file, export_onnx, OnnxNet
@@ -38,8 +40,8 @@ from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bit_state_of, bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
-from .train.run import TrainSettings, alone, check_device, check_same_classes, check_writable, load_run, make_data
-from .train.run import recorded_settings, train, without_effect
+from .train.run import TrainSettings, alone, check_device, check_same_classes, check_writable
+from .train.run import load_run, make_data, recorded_settings, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
 def _add_settings(
@@ -73,7 +75,8 @@ _evaluate_rules = [      # options, where they have an effect, the mode in which
     (('undefended',), lambda a: not a.model, 'beside --model'), (_attacked, lambda a: a.n != 0, 'beside --n 0'),
     (('undefended',), lambda a: not a.no_audit, 'beside --no-audit'),
     (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'"),
-    (('gap_steps', 'target'), _any('gap'), 'without the attack gap'), (('pgd_steps',), _any('pgd'), 'without the attack pgd'),
+    (('gap_steps', 'target'), _any('gap'), 'without the attack gap'),
+    (('pgd_steps',), _any('pgd'), 'without the attack pgd'),
     (('lavan_steps',), _any('lavan', 'lavan-universal'), 'without an attack lavan'),
     (('queries',), _any(*black_box), 'without an attack that only sees scores'),
     (('patch_size',), _any('gap', 'pgd', 'sparse-rs', 'nes'), 'on attacks that choose their area'),
@@ -250,7 +253,7 @@ def _write_report(nets, dls, attacks, args, runs, bits=None, **kwargs):
         r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                    n_align=args.n_align, runs=runs, out=out, seed=args.seed, notes=notes, exported=files,
                    progress=not args.quiet, **kwargs)
-        for p in out.parent.glob(f'.{glob.escape(out.name)}-*'): shutil.rmtree(p, ignore_errors=True)    # of a killed process
+        for p in out.parent.glob(f'.{glob.escape(out.name)}-????????'): shutil.rmtree(p, ignore_errors=True)
     r.show()
     print(f"\n{args.out}: open index.html; report.json holds every setting, seed, version and figure")
 
@@ -373,7 +376,8 @@ def _add_evaluate(commands):
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_published(p)
-    more = (('lavan-steps', None, 'steps of LaVAN'), ('queries', None, 'looks at an image of attacks that only see scores'))
+    more = (('lavan-steps', None, 'steps of LaVAN'),
+            ('queries', None, 'looks at an image of attacks that only see scores'))
     _add_report_options(p, 'report', 1000, 500, 200, more); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #8f0ab3db
@@ -416,7 +420,7 @@ def _fresh_patch(net, dls, args):
 def _proven(net, out, bits, xy, *how):
     "Write the file, compare it with the network, and give it its name if it is the network."
     with alone(out.parent/f'.{out.name}.lock', out), atomic_path(out) as tmp:
-        for p in out.parent.glob(f'.{glob.escape(out.stem)}-????????{glob.escape(out.suffix)}'):    # of a killed process
+        for p in out.parent.glob(f'.{glob.escape(out.stem)}-????????{glob.escape(out.suffix)}'):
             if p != tmp: p.unlink()
         try:
             export_onnx(net, tmp, bits, xy[0][:1], *how)
@@ -440,6 +444,7 @@ def _checked_export(net, xy, patches, out, args):
         rows[k] = exported_success(net, file, args.bits, *xy, at, (parity.logits, parity.theirs))
     print(pd.DataFrame(rows).T.to_string())
 
+# %% ../nbs/80_cli.ipynb #c5ee8d0f
 def _run_export(args):
     "One bit-width of a trained network as an ONNX file."
     name = Path(args.network).resolve().name
@@ -460,6 +465,11 @@ def _run_export(args):
     _checked_export(net, xy, patches, out, args)
 
 # %% ../nbs/80_cli.ipynb #8376110a
+_forms = ('integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; qdq: the pattern '
+          "that ONNX Runtime fuses, biases rounded to whole units, which TensorRT's importer refuses for its uint8 zero "
+          'points and opset 21 (default: %(default)s)')
+
+# %% ../nbs/80_cli.ipynb #513c3896
 def _add_export(commands):
     p = commands.add_parser('export', help='write one bit-width as an ONNX file of integers, and prove it', description=
         'Write one bit-width of a trained network as an ONNX file with integer weights, pixels in [0,1] in and logits '
@@ -472,20 +482,20 @@ def _add_export(commands):
     p.add_argument('--bits', type=int, required=True, metavar='B',
                    help='one of its bit-widths, 2 to 8, or 32 for float')
     p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
-                   help='integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
-                   'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units; TensorRT\'s importer refuses '
-                   'it, for its uint8 zero points and opset 21 (default: %(default)s)')
+                   help=_forms)
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
                    'refused on x86 CPUs without VNNI, where it would be wrong (default: %(default)s)')
     p.add_argument('--wide', action='store_true', help='8 bits a weight in the file, also where 4 would do')
     p.add_argument('--report', help='folder of a report: its patches are tried; without it GAP makes one now')
-    p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: those of RUN's name)")
+    p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: RUN's)")
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the run")
     p.add_argument('--path', default='', help="the folder of 'imagenet'")
-    for name, value, note in (('n', 1000, 'images to compare on'), ('patch-size', None, 'side of the patch in pixels'), ('gap-steps', 30, 'Adam steps of GAP'),
-                              ('target', 3, 'class that GAP reaches for, else the last one'), ('seed', 0, 'of the places of patches')):
+    ns = (('n', 1000, 'images to compare on'), ('patch-size', None, 'side of the patch in pixels'),
+          ('gap-steps', 30, 'Adam steps of GAP'), ('target', 3, 'class that GAP reaches for, else the last'),
+          ('seed', 0, 'of the places of patches'))
+    for name, value, note in ns:
         p.add_argument('--' + name, type=int, default=value, metavar='N',
                        help=f"{note} (default: {'a quarter of the image' if value is None else value})")
     p.add_argument('--quiet', action='store_true', help='no progress bars')
@@ -560,7 +570,8 @@ def _collect_study(recipe, args):
         found = sorted({'/'.join(k.split('/')[:2]) for k in cells})
         raise ValueError(f"these cells are of {found}, not of {recipe.name}/{recipe.scale}: say --scale")
     out = Path(args.out)
-    if out.is_dir() or not out.absolute().parent.is_dir(): raise ValueError(f"--out: {out} is no file that can be written")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ValueError(f"--out: {out} is no file that can be written")
     remark = study_remark(cells, recipe)
     store_study(args.out, cells, [recipe])
     print(f'{remark}\n\n{args.out}: {len(cells)} cells')

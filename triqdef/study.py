@@ -32,7 +32,8 @@ from .evaluate.seen import seen_table
 from .evaluate.success import clean_accuracy, predict
 from .evaluate.transfer import records, slug, Transfer, transfer_matrix
 from .files import fingerprint, plain, read_json, write_json
-from .train.run import alone, check_writable, load_run, make_callback, make_data, train, TrainSettings, without_effect
+from .train.run import alone, check_writable, load_run, make_callback, make_data, train, TrainSettings
+from .train.run import without_effect
 
 # %% ../nbs/69_study.ipynb #70b734db
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def _check_words(self:Recipe):
     "Values are of the kind of their setting, numbers of images are numbers, and an arm says nothing without effect."
     e, least = self.evaluate, dict(n=1, n_align=0, seed=0, bs=1)
     for k, low in least.items():
-        if type(e[k]) is not int or e[k] < low: raise ValueError(f"evaluate: {k} must be an int from {low}, got {e[k]!r}")
+        if type(e[k]) is not int or e[k] < low:
+            raise ValueError(f"evaluate: {k} must be an int from {low}, got {e[k]!r}")
     for a, own in self.arms.items():
         try: s = self.settings(a).check(begun=True)
         except (ValueError, TypeError) as e: raise ValueError(f"arm {a!r}: {e}") from e
@@ -360,6 +362,7 @@ def make(self:Arm,
     "Do the work of one cell and write its cell.json."
     with alone(check_writable(self.folder/unit.path)/'.cell', self.folder/unit.path): return self._made(unit, progress)
 
+# %% ../nbs/69_study.ipynb #68ff1f65
 @patch
 def _made(self:Arm, unit, progress):
     start, r = time.perf_counter(), self.recipe
@@ -419,6 +422,7 @@ def study(
         if u.name == todo[-1].name: del shared[u.arm, u.seed]    # the last of its arm: its data may go
     return out
 
+# %% ../nbs/69_study.ipynb #5d50bc2d
 def _expect(arm, only):
     "Evaluation alone needs a trained network."
     run = arm.folder/Unit(arm.arm, arm.seed, 'train').path

@@ -1,0 +1,259 @@
+"Situations of users of the command line: every wish is met, or refused by its name before any work."
+import io, json, shutil, subprocess, sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triqdef.cli import _idle_options, _parsed, _rules, _typed, main, parser
+from triqdef.files import fingerprint
+from triqdef.study import load_recipe, study
+from triqdef.train.run import TrainSettings, alone, load_run, make_callback, make_data, make_network, methods, train, without_effect
+
+SMALL = dict(arch='toy_net', bits=(32, 2), bs=8, patch_size=4, attack_steps=1, epochs=1, size=16, device='cpu')
+QUICK = ['--attacks', 'pgd', 'gap', '--n-attack', 4, '--n-align', 4, '--patch-size', 4, '--pgd-steps', 1, '--gap-steps', 1, '--no-audit', '--quiet']
+
+def pictures(folder, classes, n=10, side=16):
+    "A folder of class folders, a training and a validation part."
+    for part in ('train', 'valid'):
+        for k, c in enumerate(classes):
+            (folder/part/c).mkdir(parents=True)
+            for i in range(n):
+                x = np.random.RandomState(100*k + i).randint(60*k, 60*k + 60, (side, side, 3)).astype('u1')
+                Image.fromarray(x).save(folder/part/c/f'{i}.png')
+    return folder
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "Pictures of two classes, and a run that was trained on them."
+    d = tmp_path_factory.mktemp('users')
+    train(TrainSettings(data=str(pictures(d/'ab', 'ab')), **SMALL), d/'run', progress=False)
+    return d
+
+@pytest.fixture
+def said(capsys):
+    "Run a command in this process: exit code, what it said, what it complained."
+    def run(*argv):
+        capsys.readouterr()
+        try: code = main([str(a) for a in argv])
+        except SystemExit as e: code = e.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+    return run
+
+def refused(r, *telling):
+    assert r[0] == 2 and 'Traceback' not in r[2], r
+    for t in telling: assert t in r[2], r[2]
+
+
+# what the program proposes works
+
+def test_small_folder_of_two_classes(place, said, tmp_path):
+    "The default number of images and the default class to reach for are more than a small folder has (torchattacks #152, foolbox #735)."
+    r = said('evaluate', place/'run', *QUICK, '--out', tmp_path/'report')
+    assert r[0] == 0, r
+    assert '20 images, all there are' in r[1] and 'class 1, b, the last of 2' in r[1]
+    r = said('export', place/'run', '--bits', 2, '-o', tmp_path/'n.onnx', '--gap-steps', 1, '--quiet')
+    assert r[0] == 0 and '20 images, all there are' in r[1] and 'class 1, b' in r[1], r
+
+@pytest.mark.parametrize('option,value', [('--n', 21), ('--n', 0), ('--n', -3), ('--target', 2), ('--target', -1), ('--patch-size', 17),
+                                          ('--patch-size', 0), ('--n-attack', 21), ('--n-align', -1), ('--seed', -1), ('--gap-steps', 0)])
+def test_what_was_written_is_met_or_refused(option, value, place, said, tmp_path):
+    "A number that cannot be had is refused by its option, and no folder is made (torchattacks #152)."
+    rest = [a for i, a in enumerate(QUICK) if a != option and (not i or QUICK[i - 1] != option)]
+    refused(said('evaluate', place/'run', *rest, option, value, '--out', tmp_path/'report'), option)
+    assert not list(tmp_path.iterdir())
+
+def test_quick_does_not_lower_what_was_written(place, said, tmp_path):
+    "--quick takes fewer images than were asked for: said, not done."
+    refused(said('evaluate', place/'run', '--quick', '--n-attack', 65, '--out', tmp_path/'r'), '--n-attack')
+
+def test_the_next_command_can_be_pasted():
+    "Folders with a space, an accent or a leading dash are quoted in what is proposed."
+    assert [_typed(p) for p in ('runs/a', 'my run', '-x')] == ['runs/a', "'my run'", './-x']
+
+def test_weights_of_other_classes(place, tmp_path, monkeypatch):
+    "Published weights begin a run on an own folder: the last layer is fresh, in one line (torchvision #3547, timm #948)."
+    import torchvision
+    from triqdef.classifiers import Classifier, classifier
+    built = []
+    def with_head(name, weights=None, n_classes=1000, fresh_head=False, **kwargs):
+        built.append((weights, n_classes, fresh_head))
+        return classifier(name, None, n_classes) if fresh_head else classifier(name, weights, n_classes, **kwargs)
+    monkeypatch.setattr('triqdef.train.run.classifier', with_head)
+    own, s = tmp_path/'own.pth', TrainSettings(data=str(place/'ab'), arch='resnet18', bits=(32, 4), size=16, bs=4, device='cpu')
+    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), own)
+    dls = make_data(s)
+    with pytest.warns(UserWarning, match='the last layer is fresh'): make_network(replace(s, weights='default'), dls)
+    assert built[-1] == ('default', 2, True)
+    make_network(replace(s, weights=str(own)), dls)
+    assert built[-1] == (str(own), 2, False)      # a file of two classes keeps its own
+    assert Classifier.__name__ == 'Classifier'
+
+
+# labels are names
+
+@pytest.mark.parametrize('classes', ['xy', 'abc', 'bc'])
+def test_data_of_other_classes(classes, place, said, tmp_path):
+    "Pictures of other classes than those of the run would be scored by the number of a label (ultralytics #8837)."
+    other = pictures(tmp_path/'other', classes, n=2)
+    lists = ['a, b', ', '.join(classes)]
+    refused(said('evaluate', place/'run', *QUICK, '--data', other, '--out', tmp_path/'r'), *lists)
+    refused(said('export', place/'run', '--bits', 2, '--data', other, '-o', tmp_path/'n.onnx'), *lists)
+    refused(said('train', tmp_path/'new', '--data', other, '--size', 16, '--bits', 32, 2, '--bs', 2, '--device', 'cpu', '--patch-size', 4,
+                 '--start', place/'run/network.safetensors'), *lists)
+    assert [p.name for p in tmp_path.iterdir()] == ['other']
+    with pytest.raises(ValueError, match='a label would mean another class'):
+        make_network(TrainSettings(start=str(place/'run/network.safetensors'), bits=(32, 2)),
+                     make_data(TrainSettings(data=str(other), size=16, bs=2)))
+
+
+# options
+
+BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'], export=['export', 'RUN', '--bits', '4'], study=['study', 'cifar10'])
+ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'quiet'},
+              train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
+                     'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
+              evaluate={'folders', 'data', 'device', 'model', 'n', 'out', 'quiet'},
+              export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'wide', 'report', 'data', 'n', 'seed', 'quiet'},
+              study={'name', 'scale', 'collect', 'quiet'})
+MODES = dict(demo=[[], ['--train'], ['--quick']], evaluate=[[], ['--no-audit'], ['--attacks', 'gap'], ['--attacks', 'pgd'], ['--attacks', 'mpa'], ['--data', 'toys'],
+                       ['--model', 'resnet50'], ['--model', __file__], ['--model', 'resnet50', '--n', '0']],
+             export=[[], ['--report', 'R'], ['--data', 'toys']], study=[[], ['--collect', 'F']],
+             train=[['--method', m, '--data', 'toys'] for m in methods] + [['--start', 'cifar10-resnet20-fp'], ['--bits', '4'], ['--data', 'folder']])
+
+def actions(command):
+    return {a.dest: a for a in parser()._subparsers._group_actions[0].choices[command]._actions if a.dest != 'help'}
+
+def typed(a):
+    "An option with some value."
+    if a.nargs == 0: return [a.option_strings[-1]]
+    return [a.option_strings[-1], str(a.choices[0]) if a.choices else 'R' if a.type in (None, str) else '1']
+
+@pytest.mark.parametrize('command', BASE)
+def test_every_option_is_decided(command):
+    "Of each option of the parser it is known where it does nothing, or that it always does something (AntonMu/TrainYourOwnYOLO #209)."
+    told = {n for names, _, _ in _rules[command] for n in names}
+    if command == 'train':
+        told = {n for m in methods for d in ('toys', 'f') for s in ('scratch', 's') for b in ((4,), (8, 4))
+                for n in without_effect(TrainSettings(method=m, data=d, start=s, bits=b))}
+        told -= ALWAYS['train']
+    assert told | ALWAYS[command] == actions(command).keys() and not told & ALWAYS[command]
+
+@pytest.mark.parametrize('command', BASE)
+def test_option_without_effect_is_refused(command, said, tmp_path, monkeypatch):
+    "In every mode, each option that does nothing there is refused by its name, before any file is looked for."
+    monkeypatch.chdir(tmp_path)
+    tried = 0
+    for mode in MODES[command]:
+        for n, a in actions(command).items():
+            if not a.option_strings or a.option_strings[-1] in mode: continue
+            argv = [*BASE[command], *mode, *typed(a)]
+            if n in _idle_options(_parsed(argv)):
+                refused(said(*argv), a.option_strings[-1] + ' has no effect'); tried += 1
+    assert tried > 3 and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('method', methods)
+def test_settings_without_effect(method):
+    "A setting is called idle exactly where the callback that it makes is the same without it."
+    s = TrainSettings(method=method, bits=(32, 4, 2))
+    other = dict(lambda_adv=.5, lambda_fdp=.2, lambda_gpdp=.3, smooth=1.5, pairs='all', distill=.5, warmup=.5, max_active=2, patch_size=4,
+                 attack_steps=3, step_size=.1, checkpoint=1)
+    same = {n for n, v in other.items() if fingerprint(make_callback(s)) == fingerprint(make_callback(replace(s, **{n: v})))}
+    assert same == without_effect(s).keys() & other.keys()
+
+def test_start_has_its_own_settings(place, said, tmp_path):
+    "A builder, quantizers or steps beside a start that has its own: refused, not passed over (ultralytics/yolov5 #1037)."
+    start = ['train', tmp_path/'new', '--data', place/'ab', '--size', 16, '--bits', 32, 2, '--start', place/'run/network.safetensors', '--device', 'cpu']
+    for option, value in (('--arch', 'resnet56'), ('--weights', 'default'), ('--per-channel', 1), ('--weight', 'dorefa'), ('--act', 'pact')):
+        refused(said(*start, option, value), option.strip('-').split('-')[0])
+    assert not list(tmp_path.iterdir())
+
+
+# numbers, devices and paths
+
+@pytest.mark.parametrize('field', [f.name for f in fields(TrainSettings)])
+def test_settings_of_another_kind(field):
+    "A value of a recipe or a script that is of another kind, or no number at all, is refused by name."
+    kind = {f.name: f.type for f in fields(TrainSettings)}[field]
+    bad = {int: ['3', 1.5, None, True], float: ['3', None, float('nan'), float('inf')], str: [3, None], tuple: [4, '32', ('4', '2'), (33,), (1,), ()]}[kind]
+    for v in bad:
+        with pytest.raises((TypeError, ValueError), match=field): replace(TrainSettings(), **{field: v}).check()
+
+def test_scientific_notation(said, tmp_path):
+    "A negative number in scientific notation is a bad value or a bad option, in a sentence (cpython #105712)."
+    for v in ('-3e-12', 'nan', '1e400'): refused(said('train', tmp_path/'r', '--data', 'toys', f'--lr={v}'), 'lr must be')
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_run_of_another_machine(place, said, tmp_path):
+    "A run that was trained on a GPU is evaluated where there is none; a GPU that is asked for and not there is a sentence."
+    shutil.copytree(place/'run', tmp_path/'run')
+    d = json.loads((tmp_path/'run/run.json').read_text())
+    d['settings']['device'] = 'cuda'
+    (tmp_path/'run/run.json').write_text(json.dumps(d))
+    assert said('evaluate', tmp_path/'run', *QUICK, '--n', 8, '--out', tmp_path/'r')[0] == 0
+    for command in (['evaluate', place/'run'], ['train', tmp_path/'x'], ['study', 'cifar10']): refused(said(*command, '--device', 'cuda'), 'torch sees 0 devices')
+
+def test_home_folder(place, said, monkeypatch):
+    "`--data=~/ab` is not expanded by the shell."
+    monkeypatch.setenv('HOME', str(place))
+    assert TrainSettings(data='~/ab').check().data == str(place/'ab')
+    assert load_run('~/run').settings.bits == (32, 2)
+    refused(said('evaluate', '~/none'), str(place/'none'))
+
+@pytest.mark.parametrize('name', ['run.json', 'history.csv', 'terms.csv', 'network.safetensors'])
+def test_damaged_run(name, place, said, tmp_path):
+    "Half a file in a run folder is named."
+    run = tmp_path/'run'
+    shutil.copytree(place/'run', run)
+    whole = (run/name).read_bytes()
+    for cut in (0, 3, len(whole)//2):
+        (run/name).write_bytes(whole[:cut])
+        if name == 'terms.csv' and cut > 99: continue      # its end is not known
+        refused(said('evaluate', run, *QUICK), name)
+
+def test_network_of_another_run(place, said, tmp_path):
+    "Weights that were copied over those of another run are no result of its settings (ultralytics #25812)."
+    train(TrainSettings(data=str(place/'ab'), **dict(SMALL, method='qat')), tmp_path/'other', progress=False)
+    shutil.copy(place/'run/network.safetensors', tmp_path/'other')
+    refused(said('evaluate', tmp_path/'other', *QUICK), "of two trainings, {'method': ('triqdef', 'qat')}")
+
+def test_two_processes_in_one_folder(place, tmp_path):
+    "A second process in the folder of a run that is under way is refused, and a dead one holds nothing (optuna #3215)."
+    s = TrainSettings(data=str(place/'ab'), **SMALL)
+    (tmp_path/'run').mkdir()
+    with alone(tmp_path/'run/.lock', 'it'), pytest.raises(ValueError, match='another process is at work'): train(s, tmp_path/'run', progress=False)
+    (tmp_path/'run/.lock').write_text('')      # left by a process that was killed
+    train(s, tmp_path/'run', progress=False)
+    assert sorted(p.name for p in (tmp_path/'run').iterdir()) == ['history.csv', 'network.safetensors', 'run.json', 'terms.csv']
+
+def test_refused_training_leaves_nothing(place, said, tmp_path):
+    "A patch larger than the pictures, and stages too small for the penalty, show before anything is written."
+    args = ['train', tmp_path/'run', '--data', place/'ab', '--size', 16, '--bits', 32, 2, '--bs', 8, '--device', 'cpu', '--quiet']
+    refused(said(*args, '--arch', 'toy_net', '--patch-size', 40), 'patch_size', '40 × 40')
+    assert not list(tmp_path.iterdir())
+    s = TrainSettings(data=str(place/'ab'), **dict(SMALL, arch='resnet18', attack_steps=1))
+    with pytest.warns(UserWarning, match='fewer than 3 × 3'): train(s, tmp_path/'small', progress=False)      # layer4 has one pixel
+    assert load_run(tmp_path/'small').terms.fdp.notna().all()
+
+def test_recipe_with_wrong_words(tmp_path):
+    "A mistyped kind in a recipe, a setting that an arm cannot use, and evaluation before training are refused."
+    from triqdef.core import asset
+    text = asset('study-cifar10.toml').read_text()
+    for old, new, telling in (('epochs = ', 'epochs = "3" #', 'epochs must be int'), ('method = "qat"', 'method = "qat"\nlambda_fdp = 0.3', 'no effect')):
+        assert old in text
+        (tmp_path/'own.toml').write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=telling): load_recipe(tmp_path/'own.toml', 'toys')
+    with pytest.raises(ValueError, match='not trained yet'): study(load_recipe('cifar10', 'toys'), tmp_path/'s', ['qat'], only='evaluate')
+    assert not (tmp_path/'s').exists()
+
+def test_closed_pipe(monkeypatch):
+    "`triqdef … | head` ends without a traceback (Backblaze/B2_Command_Line_Tool #1071, mkaz/termgraph #114)."
+    code = ("import sys, triqdef.cli as c\ndef run(args):\n    for i in range(99999): print(i)\n"
+            "c._run_study = run\nsys.exit(c.main(['study', 'cifar10']))")
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdout.readline(); p.stdout.close()
+    assert p.wait(120) == 141 and p.stderr.read() == ''
