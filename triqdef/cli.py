@@ -362,7 +362,8 @@ def _add_export(commands):
                    help='one of its bit-widths, 2 to 8, or 32 for float')
     p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer',
                    help='integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
-                   'qdq: for other tools, biases rounded to whole units (default: %(default)s)')
+                   'qdq: uint8 QDQ of opset 21, not for TensorRT, '
+                   'biases rounded to whole units (default: %(default)s)')
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help='vnni: faster at 8 bits, and '
