@@ -150,7 +150,7 @@ def test_option_without_effect_is_refused(command, said, tmp_path, monkeypatch):
     tried = 0
     for mode in MODES[command]:
         for n, a in actions(command).items():
-            if not a.option_strings or a.option_strings[-1] in mode: continue
+            if n in ALWAYS[command] or a.option_strings[-1] in mode: continue
             argv = [*BASE[command], *mode, *typed(a)]
             if n in _idle_options(_parsed(argv)):
                 refused(said(*argv), a.option_strings[-1] + ' has no effect'); tried += 1

@@ -466,8 +466,8 @@ def _run_export(args):
 
 # %% ../nbs/80_cli.ipynb #8376110a
 _forms = ('integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; qdq: the pattern '
-          "that ONNX Runtime fuses, biases rounded to whole units, which TensorRT's importer refuses for its uint8 zero "
-          'points and opset 21 (default: %(default)s)')
+          "that ONNX Runtime fuses, biases rounded to whole units, which TensorRT's importer refuses for its uint8 "
+          'zero points and opset 21 (default: %(default)s)')
 
 # %% ../nbs/80_cli.ipynb #513c3896
 def _add_export(commands):
