@@ -82,6 +82,7 @@ def check_labels(
     y,               # classes: a tensor, an array or a list of n whole numbers from 0
     n:int=None,      # how many are needed, or None for any number
     name='labels',   # the argument's name, for the message
+    least:int=0,     # the smallest class, or None where a network's classes are compared later
 )->Tensor:           # (n,) int64
     "Labels as integers of torch; `ValueError` for what is not one whole number from 0 for each image."
     if not isinstance(y, Tensor): y = _as_tensor(y if hasattr(y, '__array__') else list(y), name)
@@ -90,7 +91,8 @@ def check_labels(
         hint = ': y.argmax(1) turns one-hot rows into classes' if y.ndim == 2 and y.shape[1] > 1 else \
             ': y.flatten() makes a row of a column' if y.ndim == 2 else ''
         raise ValueError(f"{name} must be {many}integers, got {y.dtype} of shape {tuple(y.shape)}{hint}")
-    if len(y) and int(y.min()) < 0: raise ValueError(f"{name} must count from 0, got {int(y.min())}")
+    if least is not None and len(y) and int(y.min()) < least:
+        raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
     return y.long()
 
 def _as_tensor(v, name):
@@ -141,8 +143,9 @@ def check_images(
     if lo != lo or hi != hi: raise ValueError(f"{name} contains NaN pixels")
     if lo < -1e-4 or hi > 1 + 1e-4:
         said = f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: " + (
-            "they look like bytes (divide by 255)." if 0 <= lo and 4 < hi <= 255 else "they look normalised already.") + (
-            " Normalisation belongs inside the model (triqdef.core.Normalize); attacks and patches assume pixels in [0,1].")
+            "they look like bytes (divide by 255) or " if 0 <= lo and 4 < hi <= 255 else "they look ") + (
+            "normalised already. Normalisation belongs inside the model (triqdef.core.Normalize); "
+            "attacks and patches assume pixels in [0,1].")
         if strict: raise ValueError(said)
         warn_once(('range', name), said)
     return x
@@ -292,6 +295,7 @@ def first_logits(
     if z.is_meta: raise ValueError(f"{name} has no weights: it is on the meta device")
     return check_finite(z, name)
 
+# %% ../nbs/00_core.ipynb #83400bb7
 def _misfit(net, x):
     "What device or type of `x` is not that of the network; '' for neither."
     p = next((p for p in net.parameters() if p.is_floating_point()), x) if isinstance(net, nn.Module) else x
@@ -305,7 +309,8 @@ def check_finite(
 )->Tensor:
     "Logits as they are; `ValueError` where one is NaN, which has no class."
     bad = z.isnan().any(1)
-    if bad.any(): raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: they have no class")
+    if bad.any():
+        raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: they have no class")
     return z
 
 # %% ../nbs/00_core.ipynb #b8e8bc81

@@ -26,6 +26,7 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
 
+# %% ../../nbs/58_train.run.ipynb #144900ac
 from ..attack.patch import check_fits
 from ..attack.pgd import PatchPGD
 from ..core import atomic_path, check_bits, check_choice, eval_mode, fixed_seed, seed_everything, this_process
@@ -117,7 +118,8 @@ def check(self:TrainSettings,
 def _check_kinds(self:TrainSettings):
     "Every field is of its declared kind, numbers are finite, paths are complete."
     for f in fields(self):
-        v, kinds = getattr(self, f.name), {float: (int, float), tuple: (tuple, list), str: (str, Path)}.get(f.type, f.type)
+        v = getattr(self, f.name)
+        kinds = {float: (int, float), tuple: (tuple, list), str: (str, Path)}.get(f.type, f.type)
         if isinstance(v, bool) or not isinstance(v, kinds):
             raise TypeError(f"{f.name} must be {f.type.__name__}, got {v!r}")
         if f.type is float and not math.isfinite(v): raise ValueError(f"{f.name} must be a finite number, got {v}")
@@ -336,7 +338,8 @@ def _begin(folder, s):
 def _differ(there, asked):
     "What two settings disagree about, wherever they ran; one that is newer than the other has its default there."
     default = json.loads(json.dumps(asdict(TrainSettings())))
-    return {k: (a, b) for k in default if k != 'device' and (a := there.get(k, default[k])) != (b := asked.get(k, default[k]))}
+    pairs = {k: (there.get(k, v), asked.get(k, v)) for k, v in default.items() if k != 'device'}
+    return {k: (a, b) for k, (a, b) in pairs.items() if a != b}
 
 def _record(folder):
     "What `run.json` holds; `ValueError` for a damaged file."
