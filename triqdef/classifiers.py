@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .core import check_choice, Normalize
+from .core import check_choice, check_ints, Normalize
 from .imagenet import Preset, preset_of
 from .models import build_model, models
 
@@ -131,6 +131,7 @@ def classifier(
     preset:Preset=None,      # how the weights want pictures, None for what torchvision or timm say
 )->Classifier:
     "An ImageNet classifier for pixels in [0,1], with its preset, in eval mode."
+    check_ints(n_classes=n_classes)
     if n_classes < 1: raise ValueError(f"n_classes must be at least 1, got {n_classes}")
     if name in models: raise ValueError(f"{name!r} is a CIFAR network: see triqdef.models")
     check_arch(name)
@@ -159,4 +160,5 @@ def build_any(
     n_classes:int=10,    # length of the logits, at least 1
 )->nn.Module:
     "A freshly initialised network by its name, for pixels in [0,1]."
+    check_ints(1, n_classes=n_classes)
     return build_model(name, n_classes) if name in models else classifier(name, n_classes=n_classes)

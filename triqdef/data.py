@@ -8,7 +8,8 @@ Docs: https://triqdef.github.io/triqdef/data.html.md"""
 __all__ = ['cifar_classes', 'to_pixels', 'ImageTensors', 'crop_flip', 'keyed_generator', 'ImageLoader', 'ahead', 'peek',
            'EpochOrder', 'image_dls', 'balanced_order', 'split_tensors', 'tiles', 'pixel_hash', 'sample_tensors',
            'show_images', 'sample_dls', 'as_rgb', 'open_rgb', 'read_image', 'read_images', 'natural_key', 'class_files',
-           'cifar_tensors', 'cifar_dls', 'ImageFiles', 'image_folder_dls', 'take', 'check_loader']
+           'cifar_tensors', 'cifar_dls', 'ImageFiles', 'image_folder_dls', 'check_iterable', 'check_batch', 'take',
+           'check_loader']
 
 # %% ../nbs/02_data.ipynb #1b4ec23f
 import copy, hashlib, json, os, re, struct
@@ -32,7 +33,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
-from .core import asset, atomic_path, check_choice, check_images, device_of, eval_mode
+from .core import (asset, atomic_path, check_choice, check_device, check_images, check_ints,
+                          check_labels, check_numbers, device_of, eval_mode)
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -108,6 +110,8 @@ class ImageLoader(DataLoader):
         seed:int=0,           # key of order and augmentation, non-negative
         **kwargs,             # of fastai's DataLoader: drop_last, device, num_workers
     ):
+        check_ints(1, bs=bs)
+        check_ints(pad=pad, seed=seed)
         if not len(dataset): raise ValueError("the dataset is empty: there is nothing to load")
         if pad < 0 or seed < 0:
             raise ValueError(f"pad and seed must not be negative, got {pad} and {seed}")
@@ -220,6 +224,10 @@ def image_dls(
     device=None,        # where batches go; None for fastai's default device
 )->DataLoaders:
     "fastai `DataLoaders` with `vocab` and `c`: training shuffled and augmented, the others as they are."
+    if device is not None: check_device(device)
+    check_ints(1, bs=bs)
+    check_ints(1, none=True, val_bs=val_bs)
+    check_ints(pad=pad, seed=seed)
     device = torch.device(device) if device is not None else default_device()
     if device.type != 'cpu':
         train, valid, *more = (d.to(device) if isinstance(d, ImageTensors) else d for d in (train, valid, *more))
@@ -235,6 +243,7 @@ def balanced_order(
     seed:int=0,   # non-negative
 )->Tensor:        # (n,) indices
     "A random order of which any beginning has every class in proportion."
+    check_ints(seed=seed)
     perm = torch.randperm(len(y), generator=keyed_generator(seed, 2))
     ys = y[perm].long()
     by_class, count = ys.argsort(stable=True), ys.bincount()
@@ -250,6 +259,7 @@ def split_tensors(
     seed:int=0,    # non-negative
 )->tuple:          # (x, y) of the rest, (x, y) of the share
     "Cut a stratified share of n images off a training set."
+    check_ints(n=n, seed=seed)
     if not 0 < n < len(x): raise ValueError(f"valid_n must lie between 1 and {len(x) - 1}, got {n}")
     order = balanced_order(y, seed)
     share, rest = order[:n].sort().values, order[n:].sort().values
@@ -346,6 +356,11 @@ def sample_dls(
     device=None,          # where batches go; None for fastai's default device
 )->DataLoaders:
     "The bundled CIFAR-10 sample as fastai `DataLoaders`: 2,000 + 1,000 images in [0,1]."
+    if device is not None: check_device(device)
+    check_ints(1, bs=bs)
+    check_ints(0, valid_n=valid_n, train_n=train_n)
+    check_ints(pad=pad, seed=seed)
+    check_ints(1, none=True, val_bs=val_bs)
     return _cifar_like(sample_tensors(), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
@@ -509,6 +524,12 @@ def image_folder_dls(
     device=None,             # where batches go; None for fastai's default device
 )->DataLoaders:
     "Any image folder as fastai `DataLoaders` of squares in [0,1]."
+    if device is not None: check_device(device)
+    check_ints(1, bs=bs)
+    check_ints(none=True, pad=pad)
+    check_ints(seed=seed)
+    check_ints(1, none=True, val_bs=val_bs)
+    check_numbers('(0, 1)', share=share)
     train, valid, vocab = _folder_parts(Path(path), share, seed)
     parts = [ImageFiles(*p, vocab, size) for p in (train, valid)]
     if in_memory: parts = [p.load() for p in parts]
@@ -516,15 +537,39 @@ def image_folder_dls(
                      seed=seed, device=device)
 
 # %% ../nbs/02_data.ipynb #c2850aca
+def check_iterable(
+    dl,               # what the user gave as a loader
+    name='loader',    # what to call it in a message
+):
+    "`dl` if batches can come out of it: `TypeError` for a text, a tensor and what cannot be iterated."
+    if isinstance(dl, (str, bytes, Tensor, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
+        raise TypeError(f"the {name} must give batches of (images, labels), got {type(dl).__name__}")
+    return dl
+
+def check_batch(
+    batch,            # what a loader gave
+    name='loader',    # what to call it in a message
+)->tuple:             # images (B,C,H,W), labels (B,)
+    "Images and labels of one batch: tensors, as many of the ones as of the others."
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(f"the {name} must give (images, labels) batches, got {type(batch).__name__}")
+    x, y = batch[:2]
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise TypeError(f"the {name} must give (images, labels) as tensors, got {type(x).__name__} and {type(y).__name__}")
+    if y.ndim and len(x) != len(y): raise ValueError(f"the {name} gives {len(x)} images with {len(y)} labels")
+    return x, y
+
 def take(
     dl,           # any loader or list of (x, y) batches
     n:int=None,   # how many images, None for all
 )->tuple:         # x (n,C,H,W), y (n,)
     "The first n images of a loader with their labels, as two tensors."
+    check_ints(none=True, n=n)
     if n is not None and n < 1: raise ValueError(f"n must be at least 1, got {n}")
     got, have = [], 0
-    with peek(dl):
-        for xb, yb, *_ in dl:
+    with peek(check_iterable(dl)):
+        for batch in dl:
+            xb, yb = check_batch(batch)
             got.append((xb, yb)); have += len(xb)
             if n is not None and have >= n: break
     if not got: raise ValueError("the loader is empty: it gives no batch")
@@ -538,15 +583,10 @@ def check_loader(
     name='loader',         # what to call it in a message
 ):
     "The loader, after a look at its first batch: not empty, images in [0,1], labels that fit."
-    with peek(dl): first = next(iter(dl), None)
+    with peek(check_iterable(dl, name)): first = next(iter(dl), None)
     if first is None: raise ValueError(f"the {name} is empty: it gives no batch")
-    if not isinstance(first, (tuple, list)) or len(first) < 2:
-        got = type(first).__name__
-        raise ValueError(f"the {name} must give (images, labels) batches, got {got}")
-    x, y = check_images(first[0], f'images of the {name}'), first[1]
-    if y.ndim != 1 or len(y) != len(x) or y.is_floating_point():
-        raise ValueError(f"labels of the {name} must be {len(x)} integers, "
-                         f"got {y.dtype} of shape {tuple(y.shape)}")
+    x, y = check_batch(first, name)
+    check_images(x, f'images of the {name}'); check_labels(y, len(x), name=f'labels of the {name}')
     if net is not None: _check_logits(net, x, y, name)
     return dl
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import atomic_path, unwrap
+from .core import atomic_path, check_numbers, unwrap
 
 # %% ../nbs/04_files.ipynb #9c706281
 def plain(
@@ -102,6 +102,7 @@ class Resume:
         key:str,           # `fingerprint` of everything that the result depends on; None to read what is there
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
+        check_numbers(every=every)
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
         self.path, self.key, self.every = None if path is None else Path(path), key, every
         self.last = time.monotonic()

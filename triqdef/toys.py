@@ -14,7 +14,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from .core import Normalize, fixed_seed
+from .core import check_device, check_ints, fixed_seed, Normalize
 
 # %% ../nbs/01_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):
@@ -31,6 +31,8 @@ def toy_images(
     seed:int=0,      # the same seed gives the same pictures
 )->tuple:            # x (n,3,size,size) float in [0,1], y (n,) int64
     "Pictures of shapes on a noisy ground with their classes, in turn 0, 1, 2, …"
+    check_ints(1, n=n)
+    check_ints(classes=classes, seed=seed)
     if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
     if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
     g = torch.Generator().manual_seed(seed)
@@ -51,6 +53,7 @@ class ToyNet(nn.Module):
         width:int=8,      # channels of the first stage; the next have twice and four times as many
     ):
         super().__init__()
+        check_ints(1, classes=classes, width=width)
         def stage(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
         self.norm = Normalize([.4]*3, [.25]*3)
         self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -68,6 +71,8 @@ def toy_net(
     seed:int=0,      # seed of the weights
 )->nn.Module:
     "An untrained `ToyNet` with reproducible weights."
+    check_ints(1, classes=classes, width=width)
+    check_ints(seed=seed)
     with fixed_seed(seed): return ToyNet(classes, width)
 
 # %% ../nbs/01_toys.ipynb #f5aefa0f
@@ -79,6 +84,8 @@ def tensor_dls(
     device='cpu',       # where the batches are put
 )->DataLoaders:
     "fastai `DataLoaders` of in-memory tensors, training shuffled, with `vocab` and `c`."
+    check_device(device)
+    check_ints(1, bs=bs)
     def load(xy, shuffle): return DataLoader(list(zip(*xy)), bs=bs, shuffle=shuffle, drop_last=False, device=device)
     dls = DataLoaders(load(train, True), load(valid, False), device=device)
     dls.vocab = list(vocab) if vocab is not None else list(range(int(train[1].max()) + 1))
@@ -94,6 +101,8 @@ def toy_dls(
     seed:int=0,       # seed of the pictures
 )->DataLoaders:
     "`DataLoaders` of toy pictures, training and validation from different seeds."
+    check_ints(1, n=n, bs=bs)
+    check_ints(classes=classes, seed=seed)
     valid = toy_images(n//2, classes, size, seed + 1)
     return tensor_dls(toy_images(n, classes, size, seed), valid, bs, range(classes))
 
@@ -105,6 +114,8 @@ def trained_toy(
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
     "A `ToyNet` trained for a second or two, in eval mode."
+    check_ints(1, steps=steps, classes=classes)
+    check_ints(seed=seed)
     net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
     opt = torch.optim.Adam(net.parameters(), 1e-2)
     g = torch.Generator().manual_seed(seed)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_choice
+from ..core import (check_choice, check_images, check_labels, check_logits, check_network,
+                          check_numbers)
 
 # %% ../../nbs/41_attack.criteria.ipynb #bad7a335
 losses = ('ce', 'margin', 'logit')
@@ -42,6 +43,8 @@ class Criterion:
         confidence:float=None,    # least probability of the class reached, in (0,1]; None for any
         temperature:float=1.,     # T, divides the logits in 'ce', > 0
     ):
+        check_numbers('(0, 1]', none=True, confidence=confidence)
+        check_numbers('(0, ∞)', temperature=temperature)
         if target is not None and (isinstance(target, bool) or not isinstance(target, int)):
             raise TypeError(f"target must be a class (an int) or None, got {target!r}")
         if target is not None and target < 0: raise ValueError(f"target must be 0 or more, got {target}")
@@ -92,6 +95,7 @@ def met(self:Criterion,
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
+    check_logits(logits, name='logits')
     t, top = self._goal(logits, y), logits.argmax(1)
     met = top != y if t is None else top == t
     if self.confidence is None: return met
@@ -138,6 +142,7 @@ def goal_loss(
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) float, to be maximised
     "What an attack maximises, per image."
+    check_logits(logits, name='logits')
     if isinstance(target, Tensor) and target.ndim:
         return -F.cross_entropy(logits.float(), target.to(y.device).long(), reduction='none')
     if isinstance(target, Tensor): target = int(target)
@@ -149,6 +154,7 @@ def goal_met(
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
+    check_logits(logits, name='logits')
     if isinstance(target, Tensor) and target.ndim: return logits.argmax(1) == target.to(y.device)
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)
@@ -161,13 +167,9 @@ def check_classes(
     target=None,    # a class to reach, a `Criterion`, or None
 ):
     "A `ValueError` when labels or target lie outside the network's classes."
-    with torch.no_grad(): n = net(x[:1]).shape[1]
-    if y.is_floating_point() or y.shape != x.shape[:1]:
-        raise ValueError(f"labels must be ({len(x)},) integers, got {y.dtype} {tuple(y.shape)}")
-    lo, hi = y.min().item(), y.max().item()
-    if lo < 0 or hi >= n:
-        raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
-    _check_target(target, n, len(x))
+    check_images(x); check_labels(y, len(x))
+    with torch.no_grad(): n = check_logits(check_network(net)(x[:1]), 1).shape[1]
+    check_labels(y, len(x), n); _check_target(target, n, len(x))
 
 def _check_target(target, n, images):
     "A `ValueError` or `TypeError` for a target that none of `n` classes is."

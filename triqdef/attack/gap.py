@@ -20,8 +20,9 @@ from .criteria import as_criterion, check_classes
 from .patch import Patch, check_fits, patch_hw, patch_mask, place, random_places
 from .pgd import (RoundRobin, as_view, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, device_of, fixed_seed, generator
-from ..data import ImageLoader, peek
+from ..core import (check_choice, check_images, check_ints, check_numbers, device_of,
+                          fixed_seed, generator)
+from ..data import check_batch, ImageLoader, peek
 from ..files import fingerprint, plain
 
 # %% ../../nbs/43_attack.gap.ipynb #baee12ff
@@ -29,7 +30,7 @@ def _xy(batch, device):
     "Images and labels of one batch as plain tensors on `device`."
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"a loader must give (images, labels), got {type(batch).__name__}")
-    return [b.as_subclass(Tensor).to(device) for b in batch[:2]]
+    return [b.as_subclass(Tensor).to(device) for b in check_batch(batch)]
 
 # %% ../../nbs/43_attack.gap.ipynb #1597b11c
 def attack_batches(
@@ -93,6 +94,11 @@ class GAP:
         seed=None,           # an int that makes each fit repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
+        check_ints(1, steps=steps)
+        check_ints(bs=bs)
+        check_ints(none=True, seed=seed)
+        check_numbers('(0, ∞)', lr=lr)
+        check_numbers('[0, ∞)', angle=angle)
         for n, v in dict(steps=steps, bs=bs).items():
             if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
         if not lr > 0: raise ValueError(f"lr must be positive, got {lr}")

@@ -20,8 +20,8 @@ from torch import nn, Tensor
 from .criteria import check_classes, goal_loss, goal_met
 from .patch import (allowed_places, check_fits, is_free, noise_patch, patch_hw, patch_mask,
                                   place, random_places, to_uint8_grid)
-from ..core import (check_bit, check_bits, check_choice, check_images, eval_mode, fast_layout,
-                          generator)
+from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
+                          check_numbers, eval_mode, fast_layout, generator)
 from ..files import Resume, fingerprint
 from ..quant.convert import at_bits
 
@@ -151,6 +151,11 @@ class PatchPGD:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
+        check_ints(1, steps=steps)
+        check_ints(0, stride=stride)
+        check_ints(move_every=move_every, restarts=restarts)
+        check_ints(none=True, seed=seed)
+        check_numbers('(0, ∞)', step_size=step_size)
         for n, v in dict(steps=steps, move_every=move_every, restarts=restarts).items():
             if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
         if not step_size > 0: raise ValueError(f"step_size must be positive, got {step_size}")

@@ -21,7 +21,7 @@ from .patch import (Patch, allowed_places, check_fits, is_free, patch_hw, patch_
                                   random_places)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, device_of, generator
+from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
 from ..files import fingerprint, plain
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #8aa4d1d6
@@ -118,6 +118,11 @@ class SparseRS:
         seed=None,            # an int that makes each call repeat; None for the global random state
         progress=False,       # show a progress bar
     ):
+        check_ints(1, queries=queries)
+        check_ints(2, move_every=move_every)
+        check_ints(bs=bs)
+        check_ints(none=True, resample=resample, seed=seed)
+        check_numbers('(0, 1]', none=True, alpha=alpha)
         for n, v in dict(queries=queries, bs=bs, resample=resample).items():
             if v is not None and v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
         if move_every < 2: raise ValueError(f"move_every must be at least 2, got {move_every}")

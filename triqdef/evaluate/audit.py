@@ -28,8 +28,8 @@ from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, 
 from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
-from ..core import (atomic_path, check_bits, check_choice, check_images, device_of, fixed_seed,
-                          images_at_once, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_images, check_ints,
+                          device_of, fixed_seed, images_at_once, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
@@ -841,6 +841,8 @@ def audit(
     label='',           # what the bar says in front, such as the name of the network
 )->Audit:
     "The twelve lines on one network."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
     o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)

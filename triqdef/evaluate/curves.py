@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
 from ..attack.patch import check_fits, patch_hw, patch_mask
-from ..core import atomic_path, check_choice
+from ..core import atomic_path, check_choice, check_ints
 from .success import Success, asr, asr_all, asr_targeted
 from .transfer import records, save_png, threat_level, transfer_matrix
 from ..files import read_json, write_json
@@ -195,6 +195,9 @@ def area_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the area of the patch."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
     make, hws = _maker(attack, 'size'), [patch_hw(s) for s in sizes]
     if not hws: raise ValueError("sizes is empty: give at least one side")
     hws = tuple(sorted(set(hws), key=lambda s: s[0]*s[1]))
@@ -225,6 +228,9 @@ def steps_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the steps, or the queries, that the attack may take."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
     if what is None: what = next((k for k in ('queries', 'steps') if hasattr(attack, k)), 'steps')
     make, budgets = _maker(attack, what), tuple(sorted(set(budgets)))
     if not budgets or budgets[0] < 1: raise ValueError(f"budgets must be 1 or more, got {budgets}")

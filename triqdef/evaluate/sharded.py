@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images, device_of, eval_mode, fast_layout
+from ..core import (check_bits, check_images, check_ints, check_numbers, device_of, eval_mode,
+                          fast_layout)
 from ..data import ImageLoader
 from .success import clean_accuracy, Rate
 from ..files import fingerprint, Resume
@@ -69,6 +70,9 @@ def predict_shard(
     progress:bool=True,   # a bar with the time that is left
 )->dict:                  # 'y' (k,), and for each bit-width 'top/<bits>' (k,5), the best classes first
     "Predict the pictures of one shard at all bit-widths; goes on where an earlier call stopped."
+    check_ints(bs=bs)
+    check_ints(0, num_workers=num_workers)
+    check_numbers(every=every)
     bits, shard, device = check_bits(bits or bits_of(net), bits_of(net)), check_shard(shard), device_of(net)
     if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     idx = torch.arange(len(data))[shard[0]::shard[1]]

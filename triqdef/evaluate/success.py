@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import check_images, device_of, eval_mode, fast_layout, images_at_once
-from ..data import peek
+from ..core import (check_images, check_ints, check_logits, check_numbers, device_of,
+                          eval_mode, fast_layout, images_at_once)
+from ..data import check_batch, check_iterable, peek
 from ..quant.convert import at_bits
 
 # %% ../../nbs/60_evaluate.success.ipynb #54e60d3f
@@ -147,6 +148,8 @@ def paired_difference(
     level:float=.95,   # confidence
 )->dict:               # difference a − b, low, high, images
     "The difference of two rates on the same images with its bootstrap interval."
+    check_ints(draws=draws, seed=seed)
+    check_numbers('(0, 1)', level=level)
     if len(a.hit) != len(b.hit):
         raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
     if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
@@ -168,13 +171,17 @@ def predict(
     bs:int=None,      # images a forward pass, for a tensor; None: `images_at_once`
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
     "Predicted classes, and the labels if there are any."
+    check_ints(1, none=True, bs=bs)
     tensor, device, preds, ys = isinstance(data, Tensor), device_of(net), [], []
     if tensor: check_images(data)
+    else: check_iterable(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
-        for b in data.split(bs or images_at_once(data)) if tensor else data:
-            x = b if tensor else check_images(b[0])
-            preds.append(net(fast_layout(x.as_subclass(Tensor).to(device))).argmax(1).cpu())
-            if not tensor: ys.append(b[1].as_subclass(Tensor).cpu())
+        for b in data.split(int(bs or images_at_once(data))) if tensor else data:
+            x, y = (b, None) if tensor else check_batch(b)
+            x = b if tensor else check_images(x)
+            logits = check_logits(net(fast_layout(x.as_subclass(Tensor).to(device))), len(x))
+            preds.append(logits.argmax(1).cpu())
+            if not tensor: ys.append(y.as_subclass(Tensor).cpu())
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")
     return torch.cat(preds), None if tensor else torch.cat(ys)
 
@@ -190,6 +197,8 @@ def success(
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
     "`asr`, `asr_all` and, with a target, `asr_targeted` of one attack at one bit-width."
+    check_ints(1, none=True, bs=bs)
+    check_images(x); check_images(x_adv, 'x_adv')
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
     one = x[:1].to(device_of(net)).expand(len(x), -1, -1, -1)   # a forward pass sees the first only
@@ -214,7 +223,9 @@ def null_success(
     clean=None,         # (N,) predictions for `x` at these bits if they are known
 )->dict:                # 'noise', 'grey', 'crop' → name of the definition → Success
     "The success of the three null patches."
-    g, hw = torch.Generator().manual_seed(seed), patch_hw(size)
+    check_ints(seed=seed)
+    check_images(x)
+    g, hw = torch.Generator().manual_seed(int(seed)), patch_hw(size)
     at = random_places(len(x), x.shape[-2:], hw, g, fixed=places)
     m = patch_mask(*hw, shape)
     if clean is None: clean = predict(net, x, bits)[0]

@@ -15,7 +15,7 @@ from ..attack.patchattack import MPA, TPA
 from ..attack.pgd import PatchPGD
 from ..attack.sparse_rs import SparseRS
 from ..attack.textures import TextureDictionary
-from ..core import check_choice
+from ..core import check_choice, check_ints
 from .curves import with_setting
 from .transfer import attack_name
 
@@ -53,6 +53,8 @@ def attack_suite(
     **budget,           # overrides of `full_budget` or `quick_budget`: gap, pgd, lavan, universal, queries
 )->dict:                # readable name → attack
     "The attacks of a report."
+    check_ints(1, side=side)
+    check_ints(none=True, seed=seed)
     known = white_box + black_box
     chosen = (known[:3] if bounded else known) if names is None else names
     b = dict(quick_budget if bounded else full_budget)

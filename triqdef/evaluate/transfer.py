@@ -30,8 +30,8 @@ from ..attack.criteria import check_classes, Criterion
 from ..attack.gap import seeded_loader
 from ..attack.patch import Patch, null_patch, patch_hw, patch_mask, place, random_places
 from ..attack.pgd import own_settings
-from ..core import (atomic_path, check_bit, check_bits, check_choice, check_images, device_of,
-                          eval_mode, fixed_seed, images_at_once, versions)
+from ..core import (atomic_path, check_bit, check_bits, check_choice, check_images,
+                          check_ints, device_of, eval_mode, fixed_seed, images_at_once, versions)
 from ..data import take
 from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
                                       worst_case)
@@ -528,6 +528,8 @@ def evaluation_images(
     seed:int=0,       # of the order in which a shuffled loader gives them
 )->tuple:             # x (n,C,H,W) in [0,1], y (n,)
     "The first images of a loader, checked against the network."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
     with seeded_loader(dl, seed): x, y = (o.as_subclass(Tensor) for o in take(dl, n))
     check_images(x, strict=True)
     with eval_mode(net):
@@ -555,6 +557,10 @@ def transfer_matrix(
     parts=None,         # a folder for finished jobs: the same call again does only the rest
 )->Transfer:
     "Patches made at each source, scored at each target."
+    check_ints(none=True, n=n, n_attack=n_attack)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
+    check_ints(0, keep=keep)
     have = bits_of(net)
     bits = check_bits(have if bits is None else bits, have)
     plans = _plans(attacks, sources, bits, have)

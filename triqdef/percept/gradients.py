@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-from ..core import check_images
+from ..core import check_images, check_labels, check_logits, check_network
 from .edges import full
 
 # %% ../../nbs/23_percept.gradients.ipynb #b5e6a18f
@@ -36,13 +36,12 @@ def input_gradient(
     create_graph:bool=False,     # keep a graph to the parameters, for a penalty on the gradient
 )->Tensor:                       # (B,C,H,W), type of `x`
     "The gradient of each image's cross entropy with respect to its pixels."
-    check_images(x)
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must have shape ({len(x)},), one class each, got {tuple(y.shape)}")
+    check_images(x); check_labels(y, len(x), name='y')
     with torch.inference_mode(False), torch.enable_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         x.requires_grad_()
-        loss = F.cross_entropy(full(net(x)), y, reduction='sum')
+        logits = check_logits(check_network(net)(x), len(x))
+        loss = F.cross_entropy(full(logits), check_labels(y, classes=logits.shape[1]).long(), reduction='sum')
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 
 # %% ../../nbs/23_percept.gradients.ipynb #e7d2131c

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..attack.gap import attack_batches, seeded_loader
-from ..core import atomic_path, check_choice, check_images, device_of, fixed_seed, generator
+from ..core import (atomic_path, check_choice, check_images, check_ints, check_numbers,
+                          device_of, fixed_seed, generator)
 from ..data import peek
 from ..quant.checkpoint import read_tensors
 from ..quant.convert import bit_state_of
@@ -65,6 +66,7 @@ def grey_levels(
     bins:int=256,   # K, 2 to 256
 )->Tensor:          # (B,H,W) int64, 0 to bins-1
     "The bin of every pixel's luminance (ITU-R BT.601)."
+    check_ints(bins=bins)
     if not 2 <= bins <= 256: raise ValueError(f"bins must lie between 2 and 256, got {bins}")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must be (B,3,H,W) or (B,1,H,W), got {tuple(x.shape)}")
@@ -79,6 +81,9 @@ def entropy_map(
     bins:int=16,    # grey levels told apart, 2 to 256
 )->Tensor:          # ((H − window)//stride + 1 rows, columns alike), bits
     "Shannon entropy of every whole window, (B,h,w)."
+    check_ints(2, window=window)
+    check_ints(1, stride=stride)
+    check_ints(bins=bins)
     if window < 2 or stride < 1:
         raise ValueError(f"window must be at least 2, stride 1, got {window} and {stride}")
     if window > min(x.shape[-2:]):
@@ -128,6 +133,7 @@ class MaskCompleter(nn.Module):
         width:int=16,    # channels of the first stage; the code has twice as many
     ):
         super().__init__()
+        check_ints(width=width)
         if width < 1: raise ValueError(f"width must be at least 1, got {width}")
         w, self.width = width, width
         self.encode = nn.Sequential(
@@ -175,6 +181,12 @@ class JEDI(Purifier):
         grow:int=1,             # pixels by which the mask grows before it is filled, ≥ 0
         backward='identity',    # gradients of the purifier: 'identity' (BPDA) or 'through'
     ):
+        check_ints(2, window=window)
+        check_ints(1, stride=stride)
+        check_ints(bins=bins)
+        check_ints(0, grow=grow)
+        check_numbers(quantile=quantile)
+        check_numbers('[0, ∞)', dynamic=dynamic)
         super().__init__(net, backward)
         if not 0 < quantile < 1:
             raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
@@ -198,6 +210,7 @@ def calibrate(self:JEDI,
     n_batches:int=8,     # how many batches to look at
 )->JEDI:
     "Set the threshold by the entropies of clean images; `ValueError` on an empty loader."
+    check_ints(n_batches=n_batches)
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
     seen = []
     with peek(dl):
@@ -270,6 +283,10 @@ def fit(self:JEDI,
     progress:bool=True,    # show a progress bar
 )->JEDI:
     "Set the threshold if there is none, and train the autoencoder; losses are kept in `history`."
+    check_ints(1, steps=steps)
+    check_ints(bs=bs, width=width, seed=seed)
+    check_numbers('(0, ∞)', lr=lr)
+    check_numbers('[0, ∞)', sparsity=sparsity)
     if steps < 1 or bs < 1:
         raise ValueError(f"steps and bs must be at least 1, got {steps} and {bs}")
     if self.stats.isnan().any(): self.calibrate(dl)

@@ -17,7 +17,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import asset, atomic_path, check_choice
+from ..core import asset, atomic_path, check_choice, check_device, check_ints
 from ..classifiers import build_any, check_arch
 from ..imagenet import Preset
 from .convert import bit_state_of, to_multibit
@@ -30,6 +30,7 @@ def description_of(
     meta=None,        # anything JSON can hold
 )->dict:
     "What a checkpoint says about its network."
+    check_ints(1, n_classes=n_classes)
     state = bit_state_of(net)
     quant = None if state is None else dict(bits=list(state.allowed), **state.config)
     return dict(format='triqdef-1', arch=arch, n_classes=int(n_classes), quant=quant, meta=meta or {})
@@ -43,6 +44,7 @@ def save_checkpoint(
     meta=None,        # anything JSON can hold: class names, settings, accuracies
 )->Path:
     "Write tensors and description to `path`, whole or not at all."
+    check_ints(1, n_classes=n_classes)
     check_arch(arch)
     preset = getattr(net, 'preset', None)
     told = {} if preset is None else dict(preset=asdict(preset))
@@ -104,6 +106,7 @@ def load_checkpoint(
     device='cpu',        # where the network is put
 )->nn.Module:            # in eval mode, at its highest bit-width; `.description` holds the header
     "Build the network that a checkpoint describes and fill it."
+    check_device(device)
     d = read_description(path)
     net = build_any(check_arch(d['arch']), d['n_classes'])
     if d['quant']: net = to_multibit(net, **d['quant'])
@@ -123,5 +126,6 @@ def pretrained(
     device='cpu',      # where the network is put
 )->nn.Module:          # in eval mode; `.description['meta']` says how it was trained
     "A trained network that ships with the package."
+    check_device(device)
     check_choice(name, pretrained_names(), 'name')
     return load_checkpoint(asset(f'{name}.safetensors'), device)

@@ -19,8 +19,9 @@ from torch import nn, Tensor
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import check_bit, check_bits, check_images, device_of, eval_mode, fast_layout, unwrap
-from ..data import peek
+from ..core import (check_bit, check_bits, check_images, check_ints, check_network,
+                          check_numbers, device_of, eval_mode, fast_layout, unwrap)
+from ..data import check_iterable, peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import MultiBitNorm
 from ..unfuse import SameConv2d, unfuse
@@ -109,7 +110,7 @@ def bit_state_of(
     net:nn.Module,    # a multi-bit network, wrapped or not, or a plain one
 ):
     "The `BitState` that the layers of `net` share, or None for a plain network; `ValueError` where there are several."
-    net = unwrap(net)
+    net = unwrap(check_network(net))
     state = getattr(net, 'bit_state', None)
     if state is not None: return state
     states = {id(s): s for m in net.modules() if (s := getattr(m, 'bit_state', None)) is not None}
@@ -149,6 +150,7 @@ def backward_as(
     temperature:float=.25,   # of the soft staircase, > 0
 ):
     "Run a block with gradients that pass the activations `how`, and go back, after exceptions too."
+    check_numbers('(0, ∞)', temperature=temperature)
     state = bit_state_of(net) or BitState((32,))
     before = state.backward, state.temperature
     try:
@@ -160,9 +162,10 @@ def backward_as(
 def _first_batches(dl, n, device):
     "Up to `n` batches of images of a loader of `(x, ...)` or `x`, on `device`."
     out = []
+    check_iterable(dl)
     with peek(dl):
         for batch in dl:
-            x = check_images(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            x = check_images(batch[0] if isinstance(batch, (tuple, list)) and batch else batch, 'images of the loader')
             out.append(x.as_subclass(Tensor).to(device))
             if len(out) == n: break
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
@@ -219,6 +222,7 @@ def calibrate(
     norms:bool=True,     # move BatchNorm statistics too
 )->nn.Module:
     "Fit steps and BatchNorm statistics of every low bit-width to data; `ValueError` on an empty loader."
+    check_ints(n_batches=n_batches)
     state = bit_state_of(net)
     if state is None: raise ValueError("calibrate needs a multi-bit network: see to_multibit")
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")

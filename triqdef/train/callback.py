@@ -21,7 +21,8 @@ from torch import nn, Tensor
 from torch.autograd import Function
 
 from ..attack.pgd import PatchPGD
-from ..core import check_bits, check_choice, check_images, fixed_seed, this_process, unwrap
+from ..core import (check_bits, check_choice, check_images, check_ints, check_numbers,
+                          fixed_seed, this_process, unwrap)
 from ..quant.convert import at_bits, bit_state_of
 from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer
@@ -81,6 +82,9 @@ class TriQDef(Callback):
         checkpoint=False,       # keep only the inputs of blocks, for memory: True, or names for `checkpointed`
         **objective,            # `pairs`, `stages`, `smooth`, `distill` of `Objective`
     ):
+        check_ints(seed=seed)
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
+                      lambda_gpdp=lambda_gpdp)
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
         self.bits, self.source, self.seed, self.history, self.stepped = bits, source, seed, [], True
         self.off, self.prepared, self.idle, self.checkpoint = noop, set(), [], checkpoint
@@ -240,6 +244,7 @@ class PatchAT(TriQDef):
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, 0., 0., **kwargs)
 
 class JointQAT(TriQDef):

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import generator
+from ..core import check_numbers, generator
 from ..percept.edges import full, gaussian_smooth
 from .callback import PatchAT, TriQDef
 from .objective import Objective
@@ -26,6 +26,7 @@ class GradientNoise(PatchAT):
         sigma:float=.5,         # σ of the noise in units of each gradient's root mean square, ≥ 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, sigma=sigma)
         if not 0 <= sigma < float('inf'): raise ValueError(f"sigma must be a finite number ≥ 0, got {sigma}")
         super().__init__(bits, lambda_adv, **kwargs)
         self.sigma = sigma
@@ -46,6 +47,7 @@ def roughness(
     sigma:float=1.,    # σ of the blur in pixels, > 0
 )->Tensor:             # (B,), from 0 to about 1
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
+    check_numbers('(0, ∞)', sigma=sigma)
     if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -75,5 +77,7 @@ class GradientSmooth(TriQDef):
         sigma:float=1.,         # σ of the blur in pixels, > 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, weight=weight)
+        check_numbers('(0, ∞)', sigma=sigma)
         if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
         super().__init__(bits, lambda_adv, 0., weight, smooth=sigma, **kwargs)

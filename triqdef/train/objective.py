@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images
+from ..core import check_bits, check_images, check_numbers
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
 from ..percept.features import stage_names, tap_stages
@@ -113,6 +113,10 @@ class Objective:
         loss_func=F.cross_entropy, # logits and labels → mean loss
         distill:float=0.,          # share of the lower bit-widths' clean loss owed to the highest one, 0 to 1
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
+                      lambda_gpdp=lambda_gpdp)
+        check_numbers(smooth=smooth)
+        check_numbers('[0, 1]', distill=distill)
         if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
         for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
             if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")
@@ -153,6 +157,7 @@ def __call__(self:Objective,
     teacher:Tensor=None, # its logits, which `distill` needs where `first` is given
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
+    check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]

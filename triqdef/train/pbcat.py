@@ -15,7 +15,7 @@ from torch import nn, Tensor
 
 from ..attack.patch import check_fits, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
-from ..core import check_images, generator
+from ..core import check_images, check_ints, check_numbers, generator
 from .callback import PatchAT
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
@@ -27,6 +27,8 @@ def guided_cells(
     share:float=.5,     # share of the cells that is kept, above 0 and at most 1
 )->Tensor:              # M, (B,1,H,W), 0 or 1
     "The cells of a box with the largest mean |gradient|, as a mask."
+    check_ints(1, cell=cell)
+    check_numbers('(0, 1]', share=share)
     (h, w), B = patch_hw(size), len(g)
     ones = place(g.new_zeros(B, 1, *g.shape[2:]), g.new_ones(1, h, w), top_left)
     inside = g.abs().mean(1)[ones[:, 0] > 0].view(B, 1, h, w)
@@ -49,6 +51,11 @@ class CompositePGD:
         places='random',         # 'random', 'corner', 'center', a pair (row, col), or (B,2)
         seed=None,               # an int that makes each call repeat; None for the global random state
     ):
+        check_ints(1, steps=steps)
+        check_ints(cell=cell)
+        check_ints(none=True, seed=seed)
+        check_numbers(eps_patch=eps_patch, eps_global=eps_global)
+        check_numbers('(0, 1]', share=share)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share
         if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
         for n, v in dict(eps_patch=eps_patch, eps_global=eps_global).items():
@@ -89,4 +96,5 @@ class PBCAT(PatchAT):
         attack=None,            # anything with `.attack(net, x, y, bits)`; default `CompositePGD()`
         **kwargs,               # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, attack=CompositePGD() if attack is None else attack, **kwargs)
