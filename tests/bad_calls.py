@@ -17,6 +17,7 @@ from triqdef.data import ImageTensors
 from triqdef.evaluate.audit import AuditBudget
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
+from triqdef.models import build_model
 from triqdef.purify.diffpure import Denoiser
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.checkpoint import save_checkpoint
@@ -45,6 +46,7 @@ class World:
         self.patch, self.pgd = Patch(torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))), PatchPGD(4, steps=1, seed=0)
         self.saved = save_checkpoint(self.net, root/'net.safetensors', 'toy_net', 4)
         self.pred, self.spare = self.y.clone(), copy.deepcopy(self.net)
+        self.other = build_model('resnet8', 4, width=4).eval()
         self.patch_file, self.pictures = self.patch.save(root/'patch'), root/'pictures'
         for i in range(8):
             self.picture = self.pictures/'ab'[i % 2]/f'{i}.png'
@@ -161,10 +163,10 @@ CALLS = {
     'evaluate.transfer.Transfer.worst': lambda w: (w.matrix.worst, dict(definition='asr')), 'evaluate.transfer.Transfer.summary': lambda w: (w.matrix.summary, dict(definition='asr')),
     'evaluate.transfer.Transfer.save': lambda w: (w.matrix.save, dict(dir=w.folder/'new')), 'evaluate.transfer.threat_level': lambda w: dict(made_at=(4,), target=4),
     'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.alignment.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
-    'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.net, x=w.x, seed=0, bs=8),
+    'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
-    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='noise', strength=1.),
+    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
     'evaluate.audit.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
     'evaluate.audit.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
     'evaluate.suite.attack_suite': lambda w: dict(names=('pgd',), side=16, size=4, target=1, seed=0), 'evaluate.suite.at_area': lambda w: dict(attacks={'pgd': w.pgd}, share=.1, hw=(16, 16)),
@@ -200,14 +202,23 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
          'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.transfer.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
          'evaluate.transfer.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
-         'evaluate.suite.attack_suite': {'names': 'stages', 'size': 'size'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
+         'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'size'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
          'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'module'},
+                     'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
+                     'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
+                     'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
+                     'attack.patch.place attack.patch.noise_patch attack.patch.grey_patch attack.patch.crop_patch attack.patch.null_patch': {'x': 'pixels'},
+                     'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
+                     'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'dataset labels'},
+                     'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.patch.allowed_places attack.patch.random_places': {'hw': 'hw'}}.items():
+    for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
-    for n in names.split(): KINDS.setdefault(n, {})['folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path'] = kind
+    for n in names.split(): KINDS.setdefault(n, {}).setdefault('folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path', kind)
 KINDS['evaluate.report.check_report_folder'] = {'out': 'write folder'}
 
 

@@ -63,8 +63,8 @@ BY_NAME = {'x': 'images', 'x_adv': 'images', 'images': 'images', 'example': 'ima
            'net': 'network', 'model': 'network', 'generator': 'generator', 'g': 'generator', 'places': 'places', 'image_hw': 'hw',
            'hw': 'hw', 'forbidden': 'forbidden', 'device': 'device', 'size': 'size', 'seed': 'seed', 'definition': 'choice', 'shape': 'choice',
            'logits': 'logits', 'a': 'maps', 'b': 'maps', 'm': 'maps', 'attack': 'attack', 'attacks': 'attacks', 'target': 'target',
-           'resume': 'write file', 'dir': 'write folder', 'out': 'write folder', 'parts': 'write folder', 'level': 'share', 'pairs': 'pairs',
-           'stages': 'stages', 'sources': 'sources', 'fit_on': 'loader', 'method': 'choice', 'weight': 'choice', 'act': 'choice'}
+           'resume': 'state file', 'dir': 'write folder', 'out': 'write folder', 'parts': 'write folder', 'level': 'share', 'pairs': 'pairs',
+           'stages': 'stages', 'sources': 'sources', 'fit_on': 'unread loader', 'method': 'choice', 'weight': 'choice', 'act': 'choice'}
 FREE = {'progress', 'label', 'title', 'caption', 'meta', 'notes', 'cbs', 'told', 'name', 'vocab', 'history', 'cls', 'value', 'key', 'v',
         'things', 'message', 'loss_func', 'ax', 'titles', 'preset', 'patch', 'clean', 'checkpoint', 'curriculum', 'wait', 'quick',
         'independent', 'undefended', 'transfer', 'gradient_free', 'controls', 'exported', 'runs', 'about', 'dictionary', 'per_channel'}
@@ -129,6 +129,57 @@ def bad_images(p, v, call):
         z = v.clone(); z[0, 0, 0, 0] = bad
         yield name, z
     if call.has('net') or call.has('patch'): yield 'channels', v[:, :1].expand(-1, 5, -1, -1); yield 'grey', v[:, :1]
+
+def bad_pixels(p, v, call):
+    "Images whose values are not read: their type and shape are."
+    yield from (c for c in bad_images(p, v, call) if c[0] not in ('nan', 'inf'))
+
+def bad_tensor(p, v, call):
+    "Maps whose values are not read."
+    yield from (c for c in bad_maps(p, v, call) if c[0] not in ('nan', 'inf', 'empty', 'complex', 'int64'))
+
+def bad_batches(p, v, call):
+    "A loader of which neither the pixels nor the labels are read."
+    yield from (c for c in bad_loader(p, v, call) if c[0] not in ('nan', 'uint8', 'float labels', 'outside'))
+
+def bad_module(p, v, call):
+    "A network whose outputs are not read."
+    yield from (c for c in bad_network(p, v, call) if c[0] not in ('tuple', 'maps'))
+
+def bad_unread_loader(p, v, call):
+    "A loader that this call does not walk."
+    yield from (c for c in bad_loader(p, v, call) if c[0] in ('string', 'number'))
+
+def bad_stage_list(p, v, call):
+    "Stages without the network that has them."
+    yield from (c for c in bad_stages(p, v, call) if c[0] not in ('unknown',))
+
+def bad_unread_labels(p, v, call):
+    "Labels of which only type and shape are read."
+    yield from (c for c in bad_labels(p, v, call) if c[0] not in ('negative', 'outside'))
+
+def bad_state_file(p, v, call):
+    "A file that is written later."
+    yield from (c for c in bad_write_file(p, v, call) if c[0] != 'system')
+
+def bad_new_name(p, v, call):
+    "A name to which suffixes are added."
+    yield from (c for c in bad_write_file(p, v, call) if c[0] != 'folder')
+
+def bad_stage_names(p, v, call):
+    yield from (c for c in bad_stages(p, v, call) if c[0] != 'twice')
+
+def bad_image_batches(p, v, call):
+    yield from (c for c in bad_loader(p, v, call) if c[0] not in ('float labels', 'outside', 'no labels', 'one of two', 'short'))
+
+def bad_dataset(p, v, call):
+    yield from (('string', 'data'), ('number', 3), ('list', call.world.dl), ('None', None))
+
+def bad_dataset_images(p, v, call):
+    yield from (c for c in bad_images(p, v, call) if c[0] not in ('nan', 'inf', 'uint8', 'empty'))
+
+def bad_dataset_labels(p, v, call):
+    yield from (c for c in bad_labels(p, v, call) if c[0] != 'outside')
 
 def bad_labels(p, v, call):
     yield from (('float', v.float()), ('short', v[:-1]), ('one-hot', torch.eye(4)[v % 4].long()), ('numpy', v.numpy()), ('list', v.tolist()),
@@ -330,12 +381,14 @@ def cases_of(call):
 
 def says(message, param, value):
     "Whether a message names the parameter or what was given."
-    words = {param, param.rstrip('s'), param.replace('_', ' '), param.replace('_', '-'), type(value).__name__, str(value), repr(value)}
+    if hasattr(value, '__fspath__') or isinstance(value, str) and '/' in value: value = str(value); words_of_path = {str(Path(value).parent)} - {'.', '/'}
+    else: words_of_path = set()
+    words = {*words_of_path, param, param.rstrip('s'), param.replace('_', ' '), param.replace('_', '-'), type(value).__name__, str(value), repr(value)}
     if isinstance(value, (Tensor, np.ndarray)): words |= {str(tuple(value.shape)), str(value.dtype)}
     return any(w and w in message for w in words)
 
-ALIASES = dict(x='images pixels maps', y='labels', dl='loader batch images labels empty', net='network model Module multi-bit', model='network multi-bit model', hw='patch box fit side size', image_hw='patch image side size',
-               places='place', x_adv='images', a='maps', b='maps', m='maps', size='patch', resume='state path folder file', out='folder', dir='folder', path='file folder checkpoint',
+ALIASES = dict(x='images pixels maps', y='labels', dl='loader batch images labels empty', net='network model Module multi-bit', model='network multi-bit model', hw='patch box fit side size height', image_hw='patch image side size height', allowed='bits', image='patch', stages='stage', names='stage attack', out='logits folder',
+               places='place', x_adv='images', a='maps', b='maps', m='maps', size='patch', resume='state path folder file', dir='folder', path='file folder checkpoint',
                forbidden='box place', top_left='places', target='class', logits='logits', example='images', fixed='places', model_path='file')
 
 def verdict(call, param, value, error, warned):
@@ -378,13 +431,14 @@ def alike(a, b):
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(alike, a, b))
     if isinstance(a, (int, float, np.number)): return a == b or a != a and b != b
     if isinstance(a, torch.Generator): return torch.equal(a.get_state(), b.get_state())
-    if hasattr(a, '__dict__') and type(a).__module__.startswith('triqdef'): return alike({k: v for k, v in vars(a).items() if k not in ('settings', 'started')}, {k: v for k, v in vars(b).items() if k not in ('settings', 'started')})
+    if hasattr(a, '__dict__') and type(a).__module__.startswith('triqdef'): return alike({k: v for k, v in vars(a).items() if k not in ('settings', 'started', 'spent', 'every', 'last', 'attacks')}, {k: v for k, v in vars(b).items() if k not in ('settings', 'started', 'spent', 'every', 'last', 'attacks')})
     return type(a) is type(b)
 
 def judge(call, param, value, good, seconds=60):
     "None where a call did right, else what went wrong, with the message."
     core._warned.clear()
     before, error, out = state(call.world), None, None
+    torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         try:
@@ -393,6 +447,7 @@ def judge(call, param, value, good, seconds=60):
     warned = [str(w.message) for w in seen]
     if good:
         if error is not None: return f'refused: {type(error).__name__}: {str(error)[:200]}'
+        torch.manual_seed(0)
         return None if alike(out, call()) else 'another result'
     said = verdict(call, param, value, error, warned)
     if said is not None: return f'{said}: {str(error)[:200]!r}'

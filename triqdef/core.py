@@ -6,9 +6,9 @@ Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
 # %% auto #0
 __all__ = ['check_choice', 'check_bit', 'check_bits', 'check_int', 'check_ints', 'check_number', 'check_numbers', 'check_network',
-           'check_labels', 'check_device', 'check_generator', 'check_path', 'warn_once', 'check_images', 'fast_layout',
-           'images_at_once', 'Normalize', 'seed_everything', 'fixed_seed', 'generator', 'eval_mode', 'check_logits',
-           'unwrap', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
+           'check_labels', 'check_device', 'check_generator', 'check_folder', 'check_path', 'warn_once', 'check_images',
+           'fast_layout', 'images_at_once', 'Normalize', 'seed_everything', 'fixed_seed', 'generator', 'eval_mode',
+           'check_logits', 'unwrap', 'device_of', 'this_process', 'atomic_path', 'asset', 'versions']
 
 # %% ../nbs/00_core.ipynb #51945655
 import os, platform, random, tempfile, warnings
@@ -153,6 +153,16 @@ def check_generator(
     "`g` if it is a generator or None, else a `TypeError`."
     if g is None or isinstance(g, torch.Generator): return g
     raise TypeError(f"{name} must be a torch.Generator or None, got {type(g).__name__}: generator(seed) makes one")
+
+def check_folder(
+    path,           # a folder to write to, which may not exist yet
+    name='path',    # the argument's name, for the message
+)->Path:
+    "The path; `NotADirectoryError` where a file is in the way."
+    out = check_path(path, name)
+    above = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not above.is_dir(): raise NotADirectoryError(f"{name} must be a folder, and {above} is a file, got {out}")
+    return out
 
 def check_path(
     path,           # a path or a string

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
 from .core import (asset, atomic_path, check_choice, check_device, check_images, check_ints,
-                          check_labels, check_numbers, device_of, eval_mode)
+                          check_labels, check_numbers, check_path, device_of, eval_mode)
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -52,6 +52,10 @@ class ImageTensors:
         y:Tensor,       # classes, (n,) integers from 0
         vocab=None,     # class names, or None for the numbers
     ):
+        if not isinstance(x, Tensor): raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise TypeError(f"images must be uint8 or float in [0,1], got {x.dtype}")
+        if len(y): check_labels(y, name='labels')
         if len(x) != len(y): raise ValueError(f"{len(x)} images but {len(y)} labels")
         if x.ndim != 4: raise ValueError(f"images must have shape (n,C,H,W), got {tuple(x.shape)}")
         top = int(y.max()) if len(y) else -1
@@ -381,6 +385,7 @@ def open_rgb(
     path,    # an image file
 ):
     "The picture of a file in RGB; what goes wrong with it inside the block is a `ValueError` that names the file."
+    check_path(path)
     try:
         with Image.open(path) as im: yield as_rgb(im)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError,
@@ -393,6 +398,7 @@ def read_image(
     size=None,    # side in pixels to which the middle square is resized, None for the picture as it is
 )->Tensor:        # (3,H,W) uint8
     "One picture as bytes, converted to RGB."
+    check_ints(1, none=True, size=size)
     with open_rgb(path) as im:
         if size is not None:
             w, h = im.size; side = min(w, h)
@@ -421,7 +427,7 @@ def class_files(
     vocab=None,    # class names in order, or None for the sorted names of the subfolders
 )->tuple:          # paths, labels (n,), vocab
     "The images of a folder of class folders, in natural order of their names."
-    folder = Path(folder)
+    folder = check_path(folder, 'folder')
     if not folder.is_dir(): raise ValueError(f"there is no folder {folder}")
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
     vocab = names if vocab is None else list(vocab)
@@ -566,6 +572,7 @@ def take(
     "The first n images of a loader with their labels, as two tensors."
     check_ints(none=True, n=n)
     if n is not None and n < 1: raise ValueError(f"n must be at least 1, got {n}")
+    check_iterable(dl)
     got, have = [], 0
     with peek(check_iterable(dl)):
         for batch in dl:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import atomic_path, check_numbers, unwrap
+from .core import atomic_path, check_folder, check_numbers, check_path, unwrap
 
 # %% ../nbs/04_files.ipynb #9c706281
 def plain(
@@ -51,7 +51,7 @@ def read_json(
     format:str,       # what the file must say it is
 )->dict:
     "Read a JSON file of this library; `ValueError` when it is missing, damaged or something else."
-    try: d = json.loads(Path(path).read_text(encoding='utf-8'))
+    try: d = json.loads(check_path(path).read_text(encoding='utf-8'))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise ValueError(f"nothing to load: {path} is missing") from e
     except ValueError as e: raise ValueError(f"{path} is not readable as JSON: {e}") from e
@@ -104,10 +104,11 @@ class Resume:
     ):
         check_numbers(every=every)
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
-        self.path, self.key, self.every = None if path is None else Path(path), key, every
+        self.path, self.key, self.every = None if path is None else check_path(path, 'resume'), key, every
         self.last = time.monotonic()
         if self.path is not None and self.path.is_dir():
             raise ValueError(f"{path} is a folder: the state of an attack is a file")
+        if self.path is not None: check_folder(self.path.parent, 'the folder of the state')
 
     @property
     def due(self)->bool:

@@ -32,10 +32,10 @@ def toy_images(
 )->tuple:            # x (n,3,size,size) float in [0,1], y (n,) int64
     "Pictures of shapes on a noisy ground with their classes, in turn 0, 1, 2, …"
     check_ints(1, n=n)
-    check_ints(classes=classes, seed=seed)
+    check_ints(classes=classes, seed=seed, size=size)
     if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
     if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(int(seed))
     y = torch.arange(n) % classes
     r = size*(.22 + .1*torch.rand(n, 1, 1, generator=g))
     cx, cy = (r + (size - 1 - 2*r)*torch.rand(n, 1, 1, generator=g) for _ in range(2))
@@ -118,7 +118,7 @@ def trained_toy(
     check_ints(seed=seed)
     net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
     opt = torch.optim.Adam(net.parameters(), 1e-2)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(int(seed))
     for _ in range(steps):
         i = torch.randint(len(x), (128,), generator=g)
         opt.zero_grad(); F.cross_entropy(net(x[i]), y[i]).backward(); opt.step()

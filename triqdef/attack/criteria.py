@@ -9,13 +9,14 @@ __all__ = ['losses', 'top_other', 'at_class', 'Criterion', 'Untargeted', 'Target
            'goal_met', 'check_classes']
 
 # %% ../../nbs/41_attack.criteria.ipynb #9725f656
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import (check_choice, check_images, check_labels, check_logits, check_network,
-                          check_numbers)
+from ..core import (check_choice, check_images, check_int, check_labels, check_logits,
+                          check_network, check_number, check_numbers)
 
 # %% ../../nbs/41_attack.criteria.ipynb #bad7a335
 losses = ('ce', 'margin', 'logit')
@@ -45,9 +46,10 @@ class Criterion:
     ):
         check_numbers('(0, 1]', none=True, confidence=confidence)
         check_numbers('(0, ∞)', temperature=temperature)
-        if target is not None and (isinstance(target, bool) or not isinstance(target, int)):
+        if target is not None and (isinstance(target, bool) or not isinstance(target, (int, np.integer))):
             raise TypeError(f"target must be a class (an int) or None, got {target!r}")
         if target is not None and target < 0: raise ValueError(f"target must be 0 or more, got {target}")
+        target = None if target is None else int(target)
         if confidence is not None and not 0 < confidence <= 1:
             raise ValueError(f"confidence must lie in (0, 1], got {confidence}")
         if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
@@ -95,7 +97,7 @@ def met(self:Criterion,
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
-    check_logits(logits, name='logits')
+    check_logits(logits, name='the network'); _check_shape(y, len(logits))
     t, top = self._goal(logits, y), logits.argmax(1)
     met = top != y if t is None else top == t
     if self.confidence is None: return met
@@ -115,7 +117,8 @@ class Targeted(Criterion):
         target:int,               # class to reach
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
-    ): super().__init__(target, loss, None, temperature)
+    ):
+        super().__init__(check_int(target, 'target', 0), loss, None, temperature)
 
 class Confident(Criterion):
     "The label is lost, or one class is predicted, with a probability of at least `confidence`."
@@ -124,7 +127,8 @@ class Confident(Criterion):
         confidence:float=.9,      # least probability of the class reached, in (0,1]
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
-    ): super().__init__(target, loss, confidence, temperature)
+    ):
+        super().__init__(target, loss, check_number(confidence, 'confidence', '(0, 1]'), temperature)
 
 # %% ../../nbs/41_attack.criteria.ipynb #5b4f7b7d
 def as_criterion(
@@ -136,13 +140,19 @@ def as_criterion(
     return Criterion(target, loss or 'ce')
 
 # %% ../../nbs/41_attack.criteria.ipynb #1f14a608
+def _check_shape(y, n):
+    "Labels by their type and shape alone: the values would have to come from the device in each step."
+    if not isinstance(y, Tensor): raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
+        raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
+
 def goal_loss(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) float, to be maximised
     "What an attack maximises, per image."
-    check_logits(logits, name='logits')
+    check_logits(logits, name='the network'); _check_shape(y, len(logits))
     if isinstance(target, Tensor) and target.ndim:
         return -F.cross_entropy(logits.float(), target.to(y.device).long(), reduction='none')
     if isinstance(target, Tensor): target = int(target)
@@ -154,7 +164,7 @@ def goal_met(
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
-    check_logits(logits, name='logits')
+    check_logits(logits); _check_shape(y, len(logits))
     if isinstance(target, Tensor) and target.ndim: return logits.argmax(1) == target.to(y.device)
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)

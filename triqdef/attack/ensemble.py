@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .criteria import goal_loss, goal_met
 from .pgd import BitMean, as_view, gradient_to, look_at, unit_gradient
-from ..core import check_bit, check_choice, check_ints, check_numbers, generator
+from ..core import check_bit, check_bits, check_choice, check_ints, check_numbers, generator
 from ..percept.features import tap_stages
 from ..quant.convert import at_bits, backward_as
 
@@ -58,7 +58,7 @@ class BitEnsemble(View, BitMean):
         check_ints(none=True, seed=seed)
         check_numbers('[0, ∞)', rate=rate)
         check_numbers('[0, 1]', floor=floor)
-        super().__init__(bits)
+        super().__init__(check_bits(bits))
         self.how = check_choice(how, ('mean', 'round-robin', 'min-max', 'random'), 'how')
         if not rate >= 0: raise ValueError(f"rate must be 0 or more, got {rate}")
         if not 0 <= floor <= 1: raise ValueError(f"floor must lie between 0 and 1, got {floor}")
@@ -158,7 +158,7 @@ class RandomPrecision(View, BitMean):
     ):
         check_ints(1, none=True, samples=samples)
         check_ints(none=True, seed=seed)
-        super().__init__(bits)
+        super().__init__(check_bits(bits))
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         self.samples, self.unit = samples, unit

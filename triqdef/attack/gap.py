@@ -17,12 +17,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .patch import Patch, check_fits, patch_hw, patch_mask, place, random_places
-from .pgd import (RoundRobin, as_view, load_state, save_state, state_file,
+from .patch import (check_fits, check_where, Patch, patch_hw, patch_mask, place,
+                                  random_places)
+from .pgd import (as_view, check_has, load_state, RoundRobin, save_state, state_file,
                                 under_attack)
 from ..core import (check_choice, check_images, check_ints, check_numbers, device_of,
                           fixed_seed, generator)
-from ..data import check_batch, ImageLoader, peek
+from ..data import check_batch, check_iterable, ImageLoader, peek
 from ..files import fingerprint, plain
 
 # %% ../../nbs/43_attack.gap.ipynb #baee12ff
@@ -106,6 +107,7 @@ class GAP:
             raise ValueError(f"angle must lie between 0 and 180 degrees, got {angle}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale must be 0 < smallest ≤ largest, got {scale}")
+        as_criterion(target); check_where(places, forbidden)
         self.size, self.target = patch_hw(size), target
         self.steps, self.bs, self.lr = steps, bs, lr
         self.angle, self.scale = float(angle), tuple(scale)
@@ -167,6 +169,7 @@ def fit(self:GAP,
 )->Patch:
     "The universal patch, rounded to k/255; the loss of each step is in `self.history`."
     device, view, goal = device_of(net), as_view(bits, RoundRobin), as_criterion(self.target)
+    check_has(net, view); check_iterable(dl)
     file = state_file(self, resume, net, bits)
     s = load_state(file, first_state(self, resume), device, view)
     with seeded_loader(dl, s['seed']), under_attack(net):

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from .criteria import Criterion, check_classes
 from .gap import attack_batches, first_state, seeded_loader, used_batches
-from .patch import (Patch, check_fits, noise_patch, patch_hw, patch_mask, place,
-                                  random_places, to_uint8_grid)
+from .patch import (check_fits, check_where, noise_patch, Patch, patch_hw, patch_mask,
+                                  place, random_places, to_uint8_grid)
 from .pgd import (PatchRun, as_view, best_of, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
+from ..core import (check_choice, check_images, check_ints, check_labels, check_numbers,
+                          device_of, generator)
 from ..files import fingerprint, plain
 
 # %% ../../nbs/44_attack.lavan.ipynb #29bc7e14
@@ -57,6 +58,7 @@ class LaVAN:
         self.goal = target if isinstance(target, Criterion) else Criterion(target, loss, confidence)
         self.rule = check_choice(rule, ('sign', 'raw'), 'rule')
         self.universal, self.bs = universal, bs
+        check_where(places, forbidden, ('search',))
         self.places, self.candidates, self.forbidden = places, candidates, forbidden
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.seed, self.progress = seed, progress
@@ -170,6 +172,7 @@ def run(self:LaVAN,
     check_images(x, strict=True)
     view = as_view(bits)
     with under_attack(net):
+        check_labels(y, len(x))
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits)

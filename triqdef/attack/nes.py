@@ -14,13 +14,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .patch import (check_fits, is_free, noise_patch, patch_hw, patch_mask, place,
-                                  random_places, to_uint8_grid)
+from .patch import (check_fits, check_where, is_free, noise_patch, patch_hw,
+                                  patch_mask, place, random_places, to_uint8_grid)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
 from .sparse_rs import scores_of
-from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
-                          images_at_once)
+from ..core import (check_choice, check_images, check_ints, check_labels, check_numbers,
+                          generator, images_at_once)
 
 # %% ../../nbs/46_attack.nes.ipynb #5919dc29
 def nes_probes(
@@ -74,6 +74,7 @@ class NES:
         self.step_size, self.momentum, self.tries, self.chunk = step_size, momentum, tries, chunk
         self.target, self.goal = target, as_criterion(target, 'margin')
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
+        check_where(places, forbidden)
         self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
         self._check()
 
@@ -166,6 +167,7 @@ def run(self:NES,
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
     with under_attack(net), torch.no_grad():
+        check_labels(y, len(x))
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits, history)

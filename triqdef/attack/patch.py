@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/attack.patch.html.md"""
 
 # %% auto #0
 __all__ = ['patch_hw', 'check_hw', 'check_fits', 'patch_mask', 'to_uint8_grid', 'check_pixels', 'place', 'allowed_places',
-           'is_free', 'random_places', 'noise_patch', 'grey_patch', 'crop_patch', 'null_patch', 'Patch']
+           'is_free', 'check_where', 'random_places', 'noise_patch', 'grey_patch', 'crop_patch', 'null_patch', 'Patch']
 
 # %% ../../nbs/40_attack.patch.ipynb #158d2a13
 import hashlib, io, json, math
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import (atomic_path, check_choice, check_device, check_generator, check_images,
-                          check_ints)
+                          check_int, check_ints, check_path)
 
 # %% ../../nbs/40_attack.patch.ipynb #182ef88d
 def patch_hw(
@@ -222,6 +222,24 @@ def is_free(
     return rule is None or isinstance(rule, str) and rule == 'random'
 
 # %% ../../nbs/40_attack.patch.ipynb #ffbf5a7c
+def check_where(
+    places,            # what an attack was given as its places
+    forbidden=None,    # and as its forbidden region
+    also=(),           # further rules by name that the attack knows
+):
+    "Places and forbidden region as far as they can be judged before there is an image."
+    if isinstance(places, str): check_choice(places, ('random', 'corner', 'center', *also), 'places')
+    elif places is not None:
+        if not isinstance(places, (tuple, list, Tensor, np.ndarray)):
+            raise TypeError(f"places must be a rule, a pair (row, col), or (B,2) whole pixels, got {places!r}")
+        t = torch.as_tensor(places)
+        if t.is_floating_point(): raise TypeError(f"places must be whole pixels, got {t.dtype}")
+        if t.ndim not in (1, 2) or t.shape[-1] != 2: raise ValueError(f"places must be (2,) or (B,2), got {tuple(t.shape)}")
+        if t.numel() and t.min() < 0: raise ValueError(f"places must be 0 or more, got {t.min().item()}")
+    if forbidden is None: return
+    whole = isinstance(forbidden, Tensor) and forbidden.ndim == 2
+    _forbidden_map(forbidden, forbidden.shape if whole else (1, 1))
+
 def random_places(
     B:int,             # how many
     image_hw,          # (H, W) of the image in pixels
@@ -315,7 +333,7 @@ class Patch:
             raise ValueError("a patch must not hold NaN or infinite pixels")
         self.image = to_uint8_grid(image.detach().float())
         self.shape_name = check_choice(shape_name, ('square', 'circle'), 'shape_name')
-        self.target, self.meta = None if target is None else int(target), dict(meta or {})
+        self.target, self.meta = None if target is None else check_int(target, 'target', 0), dict(meta or {})
 
     def __repr__(self):
         _, h, w = self.image.shape
@@ -367,7 +385,8 @@ def apply(self:Patch,
 # %% ../../nbs/40_attack.patch.ipynb #8b4cf3b5
 def _files(path):
     "The PNG and the JSON file of a patch: `path` with or without either suffix."
-    path = Path(path)
+    path = check_path(path)
+    if not path.name: raise ValueError(f"path must end in the name of a file, got {str(path)!r}")
     if path.suffix in ('.png', '.json'): path = path.with_suffix('')
     return path.with_name(path.name + '.png'), path.with_name(path.name + '.json')
 

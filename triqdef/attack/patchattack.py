@@ -10,6 +10,7 @@ __all__ = ['Evade', 'agent_criterion', 'Policy', 'box_mask', 'PatchAttackRun', '
 # %% ../../nbs/48_attack.patchattack.ipynb #7932ac90
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -19,8 +20,8 @@ from .criteria import as_criterion, check_classes, Criterion
 from .patch import place
 from .pgd import as_view, load_state, save_state, state_file, under_attack
 from .textures import TextureDictionary
-from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
-                          images_at_once)
+from ..core import (check_choice, check_images, check_ints, check_labels, check_numbers,
+                          generator, images_at_once)
 
 # %% ../../nbs/48_attack.patchattack.ipynb #8556b479
 class Evade(Criterion):
@@ -142,7 +143,7 @@ def _check_agent(a):
     "The settings that both attacks have, checked."
     for n in ('n_patches', 'queries', 'samples', 'bs'):
         v = getattr(a, n)
-        if isinstance(v, bool) or not isinstance(v, int):
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
             raise TypeError(f"{n} must be an int, got {v!r}")
         if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
     if a.bins < 2: raise ValueError(f"bins must be at least 2, got {a.bins}")
@@ -388,6 +389,7 @@ def run(self:PatchAgent,
     check_images(x, strict=True)
     view, goal = as_view(bits), agent_criterion(self.target)
     with under_attack(net), torch.no_grad():
+        check_labels(y, len(x))
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, goal); self._check(x, y)
         search = _Search(self, net, x, y, view, goal)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from .criteria import as_criterion, check_classes
 from .gap import attack_batches, first_state, seeded_loader
-from .patch import (Patch, allowed_places, check_fits, is_free, patch_hw, patch_mask, place,
-                                  random_places)
+from .patch import (allowed_places, check_fits, check_where, is_free, Patch, patch_hw,
+                                  patch_mask, place, random_places)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
+from ..core import (check_choice, check_images, check_ints, check_labels, check_numbers,
+                          device_of, generator)
 from ..files import fingerprint, plain
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #8aa4d1d6
@@ -129,6 +130,7 @@ class SparseRS:
         share = 1 if alpha is None else alpha
         if not 0 < share <= 1: raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
         self.size, self.queries, self.target, self.alpha = patch_hw(size), queries, target, alpha
+        check_where(places, forbidden)
         self.move_every, self.places, self.forbidden = move_every, places, forbidden
         self.start = check_choice(start, ('squares', 'stripes'), 'start')
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
@@ -221,6 +223,7 @@ def run(self:SparseRS,
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
     with under_attack(net), torch.no_grad():
+        check_labels(y, len(x))
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))
         check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits, history)

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from ..core import atomic_path, check_choice, check_images, check_ints, unwrap, versions
+from ..core import (atomic_path, check_choice, check_images, check_ints, check_path, unwrap,
+                          versions)
 from .extract import IntConv2d, IntLayer, single_bit
 from .graph import OnnxGraph, need_modules, translations
 from ..files import fingerprint
@@ -177,7 +178,7 @@ def check_writable_file(
     path,     # where a file will be
 )->Path:
     "The path, if a file can be written there; else a `ValueError`, before any long work."
-    path = Path(path)
+    path = check_path(path)
     if path.is_dir(): raise ValueError(f"{path} is a folder: an ONNX network is a file")
     if not path.parent.is_dir(): raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
     try:
@@ -190,7 +191,7 @@ def read_onnx(
     path,       # a file that `export_onnx` wrote
 )->dict:        # its metadata; `ValueError` for a damaged file or one of something else
     "What an exported file says about itself."
-    path, onnx, DecodeError = Path(path), need_modules('onnx'), need_modules('google.protobuf.message').DecodeError
+    path, onnx, DecodeError = check_path(path), need_modules('onnx'), need_modules('google.protobuf.message').DecodeError
     if not path.is_file(): raise FileNotFoundError(f"no exported network at {path}")
     whole = path.read_bytes()
     try: model = onnx.load_model_from_string(whole)

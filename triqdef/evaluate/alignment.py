@@ -31,7 +31,8 @@ from ..attack.criteria import check_classes
 from ..attack.patch import Patch, random_places
 from ..attack.pgd import under_attack
 from ..core import (atomic_path, check_bits, check_choice, check_images, check_ints,
-                          check_labels, device_of, eval_mode, fixed_seed, images_at_once, versions)
+                          check_labels, check_network, device_of, eval_mode, fixed_seed,
+                          images_at_once, versions)
 from .transfer import (attack_settings, evaluation_images, for_images, heat_cells, image_hash, records,
                                        run_jobs, save_png)
 from ..files import plain, read_json, write_json
@@ -132,7 +133,8 @@ def fresh_network(
     "The same architecture with weights drawn anew, and statistics and steps that fit them."
     check_ints(seed=seed)
     check_ints(1, bs=bs)
-    new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(bs)
+    check_network(net); check_images(x)
+    new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(int(bs))
     before = {k: v.clone() for k, v in new.named_parameters()}
     with fixed_seed(seed):
         for m in new.modules():

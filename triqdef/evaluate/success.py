@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import (check_images, check_ints, check_logits, check_numbers, device_of,
-                          eval_mode, fast_layout, images_at_once)
+from ..core import (check_images, check_int, check_ints, check_logits, check_numbers,
+                          device_of, eval_mode, fast_layout, images_at_once)
 from ..data import check_batch, check_iterable, peek
 from ..quant.convert import at_bits
 
@@ -50,6 +50,9 @@ class Rate:
     n:int             # images counted
     level:float=.95   # confidence of the interval
 
+    def __post_init__(self):
+        check_ints(0, k=self.k, n=self.n); check_numbers('(0, 1)', level=self.level)
+        if self.k > self.n: raise ValueError(f"k must be at most n, got k={self.k}, n={self.n}")
     @property
     def value(self)->float: return self.k/self.n if self.n else float('nan')
     @property
@@ -86,12 +89,22 @@ class Success:
     __repr__ = __str__
 
 # %% ../../nbs/60_evaluate.success.ipynb #a43fc93a
+def _check_classes_of(y, **predicted):
+    "Labels and predictions that compare image by image; none at all is allowed."
+    for name, p in dict(labels=y, **predicted).items():
+        if not isinstance(p, Tensor): raise TypeError(f"{name} must be a torch.Tensor of classes, got {type(p).__name__}")
+        kind = p.is_floating_point() or p.is_complex() or p.dtype == torch.bool
+        if kind or p.ndim != 1 or p.shape != y.shape:
+            raise ValueError(f"{name} must be ({len(y)},) integers, got {p.dtype} {tuple(p.shape)}")
+    if len(y) and y.min() < 0: raise ValueError(f"labels count from 0, got {y.min().item()}")
+
 def asr(
     clean:Tensor,    # (N,) classes predicted for the clean images, at the target bit-width
     adv:Tensor,      # (N,) classes predicted for the patched images, at the same bit-width
     y:Tensor,        # (N,) labels
 )->Success:
     "Of the images classified correctly when clean, the share that is wrong when patched."
+    _check_classes_of(y, clean=clean, adv=adv)
     return Success('asr', adv != y, clean == y)
 
 # %% ../../nbs/60_evaluate.success.ipynb #67c6489a
@@ -100,6 +113,7 @@ def asr_all(
     y:Tensor,        # (N,) labels
 )->Success:
     "The share of all images that is wrong when patched."
+    _check_classes_of(y, adv=adv)
     return Success('asr_all', adv != y, torch.ones_like(y, dtype=torch.bool))
 
 # %% ../../nbs/60_evaluate.success.ipynb #38897e02
@@ -109,6 +123,7 @@ def asr_targeted(
     target:int,      # the class that the attack wants
 )->Success:
     "Of the images whose label is not `target`, the share classified as `target`."
+    _check_classes_of(y, adv=adv); check_int(int(target) if isinstance(target, Tensor) else target, 'target', 0)
     return Success('asr_targeted', adv == target, y != target)
 
 # %% ../../nbs/60_evaluate.success.ipynb #65f8c90d
@@ -117,6 +132,7 @@ def clean_accuracy(
     y:Tensor,        # (N,) labels
 )->Success:
     "The share of images classified correctly, in the same form."
+    _check_classes_of(y, pred=pred)
     return Success('accuracy', pred == y, torch.ones_like(y, dtype=torch.bool))
 
 # %% ../../nbs/60_evaluate.success.ipynb #cefd87f9

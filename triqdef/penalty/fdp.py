@@ -35,6 +35,7 @@ def bit_pairs(
 
 def _own_pairs(bits, pairs):
     "The user's list of pairs, checked against the active bit-widths."
+    if not hasattr(pairs, '__iter__'): raise TypeError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
     out = []
     for p in pairs:
         if not hasattr(p, '__len__') or isinstance(p, str) or len(p) != 2:

@@ -21,8 +21,9 @@ from torch import nn, Tensor
 from ..attack.ensemble import View
 from ..attack.gap import attack_batches, seeded_loader, used_batches
 from ..attack.pgd import as_view
-from ..core import check_images, check_ints, check_numbers, device_of, fixed_seed, generator
-from ..data import keyed_generator
+from ..core import (check_images, check_ints, check_network, check_numbers, device_of,
+                          fixed_seed, generator)
+from ..data import check_iterable, keyed_generator
 from ..files import Resume, fingerprint
 from .jedi import Purifier, fill_module, load_parts, save_parts
 
@@ -247,6 +248,8 @@ def train_denoiser(
     check_ints(none=True, max_t=max_t)
     check_numbers('(0, ∞)', lr=lr)
     check_numbers(every=every)
+    if model is not None: check_network(model, 'model')
+    check_iterable(dl)
     scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
     T = scheduler.config.num_train_timesteps
     s = dict(steps=steps, bs=bs, lr=lr, max_t=T if max_t is None else max_t, seed=seed)

@@ -20,6 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from safetensors.torch import save_file
 from torch import nn, Tensor
 
+from ..attack.patch import check_pixels
 from ..attack.gap import attack_batches, seeded_loader
 from ..core import (atomic_path, check_choice, check_images, check_ints, check_numbers,
                           device_of, fixed_seed, generator)
@@ -68,7 +69,8 @@ def grey_levels(
     "The bin of every pixel's luminance (ITU-R BT.601)."
     check_ints(bins=bins)
     if not 2 <= bins <= 256: raise ValueError(f"bins must lie between 2 and 256, got {bins}")
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    check_pixels(x, 4, 'images')
+    if x.shape[1] not in (1, 3):
         raise ValueError(f"images must be (B,3,H,W) or (B,1,H,W), got {tuple(x.shape)}")
     w = x.new_tensor([.299, .587, .114] if x.shape[1] == 3 else [1.])
     return ((x*w.view(1, -1, 1, 1)).sum(1)*bins).long().clamp(0, bins - 1)
@@ -86,6 +88,7 @@ def entropy_map(
     check_ints(bins=bins)
     if window < 2 or stride < 1:
         raise ValueError(f"window must be at least 2, stride 1, got {window} and {stride}")
+    check_pixels(x, 4, 'images')
     if window > min(x.shape[-2:]):
         raise ValueError(f"a window of {window} does not fit images {tuple(x.shape)}")
     q, out = grey_levels(x, bins), 0
@@ -252,6 +255,7 @@ def clean(self:JEDI,
     x:Tensor,    # images, (B,C,H,W) in [0,1], checked
 )->Tensor:       # as `x`
     "Images without what the mask, grown by `grow` pixels, covers."
+    check_pixels(x, 4, 'images')
     m = self.mask(x).to(x.dtype)
     return inpaint(x, F.max_pool2d(m, 2*self.grow + 1, 1, self.grow) > 0)
 

@@ -17,7 +17,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import asset, atomic_path, check_choice, check_device, check_ints
+from ..core import (asset, atomic_path, check_choice, check_device, check_ints, check_network,
+                          check_path)
 from ..classifiers import build_any, check_arch
 from ..imagenet import Preset
 from .convert import bit_state_of, to_multibit
@@ -58,7 +59,7 @@ def read_tensors(
     path,      # a safetensors file
 )->tuple:      # tensors by name, metadata
     "The file's tensors and metadata; `ValueError` unless it is a whole safetensors file."
-    path = Path(path)
+    path = check_path(path)
     if not path.is_file(): raise FileNotFoundError(f"no checkpoint at {path}")
     with open(path, 'rb') as f: head = f.read(4)
     if head[:2] in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
@@ -90,7 +91,7 @@ def load_weights(
 )->nn.Module:
     "Fill `net` from a checkpoint; `ValueError` with the differing names if it belongs to another network."
     tensors, _ = read_tensors(path)
-    own = net.state_dict()
+    own = check_network(net).state_dict()
     def listed(names): return ', '.join(sorted(names)[:3]) + (' …' if len(names) > 3 else '')
     missing, extra = own.keys() - tensors.keys(), tensors.keys() - own.keys()
     shaped = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]

@@ -19,8 +19,8 @@ from torch import nn, Tensor
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import (check_bit, check_bits, check_images, check_ints, check_network,
-                          check_numbers, device_of, eval_mode, fast_layout, unwrap)
+from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
+                          check_network, check_numbers, device_of, eval_mode, fast_layout, unwrap)
 from ..data import check_iterable, peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import MultiBitNorm
@@ -226,12 +226,14 @@ def calibrate(
     state = bit_state_of(net)
     if state is None: raise ValueError("calibrate needs a multi-bit network: see to_multibit")
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
+    check_choice(method, ('mse', 'lsq'), 'method')
+    bits = check_bits(state.allowed if bits is None else bits, state.allowed)
     batches = _first_batches(dl, n_batches, device_of(net))
     batches = [fast_layout(x) for x in batches]
     with eval_mode(net):
         full = _full(net, batches) if norms else None
         def moving(): return _watch(net, lambda i: _mover(full and full[i])) if norms else nullcontext()
-        for b in check_bits(bits or state.allowed, state.allowed):
+        for b in bits:
             if b == 32: continue
             with at_bits(net, b), moving():
                 try:

@@ -16,6 +16,7 @@ from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ..core import check_network
 from .layers import BitState
 
 # %% ../../nbs/13_quant.norm.ipynb #74349cdb
@@ -144,7 +145,7 @@ def sync_norms(
     on:bool=True,      # batch statistics of all processes, or of each one's own images
 )->nn.Module:          # the network
     "Choose whether the norms of `net` take their statistics over all processes; `TypeError` for norms that cannot."
-    norms = [m for m in net.modules() if isinstance(m, MultiBitNorm)]
+    norms = [m for m in check_network(net).modules() if isinstance(m, MultiBitNorm)]
     odd = {type(n).__name__ for m in norms for n in m.norms.values()} - {'BatchNorm2d'}
     if on and odd: raise TypeError(f"only nn.BatchNorm2d can be synchronised, this network has {sorted(odd)}")
     for m in norms: m.synced = bool(on)

@@ -20,9 +20,9 @@ from fastcore.basics import noop, patch
 from torch import nn, Tensor
 from torch.autograd import Function
 
-from ..attack.pgd import PatchPGD
-from ..core import (check_bits, check_choice, check_images, check_ints, check_numbers,
-                          fixed_seed, this_process, unwrap)
+from ..attack.pgd import check_attack, PatchPGD
+from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
+                          check_numbers, fixed_seed, this_process, unwrap)
 from ..quant.convert import at_bits, bit_state_of
 from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer
@@ -86,6 +86,9 @@ class TriQDef(Callback):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
                       lambda_gpdp=lambda_gpdp)
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
+        else: check_bit(source, name='source')
+        if bits is not None: check_bits(bits)
+        if attack is not None: check_attack(attack)
         self.bits, self.source, self.seed, self.history, self.stepped = bits, source, seed, [], True
         self.off, self.prepared, self.idle, self.checkpoint = noop, set(), [], checkpoint
         self.attack = PatchPGD(8, steps=5, step_size=32/255, keep='loss') if attack is None else attack

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images, check_numbers
+from ..core import check_bits, check_images, check_labels, check_numbers
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
-from ..percept.features import stage_names, tap_stages
+from ..percept.features import check_stages, stage_names, tap_stages
 from ..quant.convert import at_bits, bits_of
 
 # %% ../../nbs/51_train.objective.ipynb #721a87ae
@@ -120,6 +120,8 @@ class Objective:
         if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
         for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
             if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")
+        if stages is not None: check_stages(stages)
+        if pairs is not None: bit_pairs(range(1, 33), pairs)
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func
         self.distill = distill
@@ -159,6 +161,8 @@ def __call__(self:Objective,
     "The terms of one step (paper, equation of L_total)."
     check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    check_images(x); check_labels(y, len(x))
+    if x_adv is not None: check_images(x_adv, 'x_adv')
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]
     teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..attack.patch import check_fits, patch_hw, place, random_places
+from ..attack.criteria import check_classes
+from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
-from ..core import check_images, check_ints, check_numbers, generator
+from ..core import check_images, check_ints, check_numbers, eval_mode, generator
 from .callback import PatchAT
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
@@ -63,6 +64,7 @@ class CompositePGD:
         if cell < 1 or any(s % cell for s in self.size):
             raise ValueError(f"cell must divide both sides of the box {self.size}, got {cell}")
         if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
+        check_where(places)
         self.eps_patch, self.eps_global, self.places = eps_patch, eps_global, places
         self.seed, self.shape = seed, 'square'
 
@@ -76,6 +78,7 @@ def attack(self:CompositePGD,
 )->Tensor:            # (B,C,H,W) in [0,1]
     "The perturbed images of the last step."
     check_images(x); check_fits(self.size, x.shape[-2:])
+    with eval_mode(net): check_classes(net, x, y)
     x = x.detach().as_subclass(Tensor)
     at = random_places(len(x), x.shape[-2:], self.size, generator(self.seed), fixed=self.places).to(x.device)
     view = as_view(bits)

@@ -26,7 +26,8 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch
 
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, fixed_seed, seed_everything, this_process, unwrap, versions
+from ..core import (atomic_path, check_bits, check_choice, check_path, fixed_seed,
+                          seed_everything, this_process, unwrap, versions)
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset
@@ -231,7 +232,7 @@ def check_writable(
     folder,    # a folder that may not exist yet
 )->Path:
     "The folder, made if need be; `PermissionError` or `NotADirectoryError` before any long work otherwise."
-    folder = Path(folder)
+    folder = check_path(folder, 'folder')
     if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"{folder} is a file, a folder is needed")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder/'.writable') as tmp: pass
