@@ -162,5 +162,5 @@ def build_any(
     n_classes:int=10,    # length of the logits, at least 1
 )->nn.Module:
     "A freshly initialised network by its name, for pixels in [0,1]."
-    check_ints(1, n_classes=n_classes)
+    check_ints(1, n_classes=n_classes); check_arch(name)
     return build_model(name, n_classes) if name in models else classifier(name, n_classes=n_classes)

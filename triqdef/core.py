@@ -221,6 +221,7 @@ def images_at_once(
     most:int=256,    # how many up to 64×64 pixels, at least 1
 )->int:              # at least 1
     "How many images to run in one pass: `most` of 64×64, as many pixels of larger ones."
+    check_ints(1, most=most)
     return max(1, min(most, most*64*64//(x.shape[-2]*x.shape[-1])))
 
 # %% ../nbs/00_core.ipynb #beef77cf

@@ -34,7 +34,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
 from .core import (asset, atomic_path, check_choice, check_device, check_images, check_ints,
-                          check_labels, check_numbers, check_path, device_of, eval_mode)
+                          check_labels, check_logits, check_numbers, check_path, device_of,
+                          eval_mode)
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -55,7 +56,7 @@ class ImageTensors:
         if not isinstance(x, Tensor): raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}")
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise TypeError(f"images must be uint8 or float in [0,1], got {x.dtype}")
-        if len(y): check_labels(y, name='labels')
+        if not isinstance(y, Tensor) or len(y): check_labels(y)
         if len(x) != len(y): raise ValueError(f"{len(x)} images but {len(y)} labels")
         if x.ndim != 4: raise ValueError(f"images must have shape (n,C,H,W), got {tuple(x.shape)}")
         top = int(y.max()) if len(y) else -1
@@ -248,6 +249,7 @@ def balanced_order(
 )->Tensor:        # (n,) indices
     "A random order of which any beginning has every class in proportion."
     check_ints(seed=seed)
+    check_labels(y)
     perm = torch.randperm(len(y), generator=keyed_generator(seed, 2))
     ys = y[perm].long()
     by_class, count = ys.argsort(stable=True), ys.bincount()
@@ -263,7 +265,7 @@ def split_tensors(
     seed:int=0,    # non-negative
 )->tuple:          # (x, y) of the rest, (x, y) of the share
     "Cut a stratified share of n images off a training set."
-    check_ints(n=n, seed=seed)
+    check_ints(n=n, seed=seed); ImageTensors(x, y)
     if not 0 < n < len(x): raise ValueError(f"valid_n must lie between 1 and {len(x) - 1}, got {n}")
     order = balanced_order(y, seed)
     share, rest = order[:n].sort().values, order[n:].sort().values
@@ -598,8 +600,6 @@ def check_loader(
     return dl
 
 def _check_logits(net, x, y, name):
-    with eval_mode(net), torch.no_grad(): logits = net(x[:2].to(device_of(net)))
-    if logits.ndim != 2:
-        raise ValueError(f"the network must give logits (B,classes), got {tuple(logits.shape)}")
+    with eval_mode(net), torch.no_grad(): logits = check_logits(net(x[:2].to(device_of(net))))
     lo, hi, c = int(y.min()), int(y.max()), logits.shape[1]
     if lo < 0 or hi >= c: raise ValueError(f"the {name} has labels {lo} to {hi}, the network {c} classes")

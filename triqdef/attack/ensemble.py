@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .criteria import goal_loss, goal_met
 from .pgd import BitMean, as_view, gradient_to, look_at, unit_gradient
 from ..core import check_bit, check_bits, check_choice, check_ints, check_numbers, generator
-from ..percept.features import tap_stages
+from ..percept.features import check_stages, tap_stages
 from ..quant.convert import at_bits, backward_as
 
 # %% ../../nbs/49_attack.ensemble.ipynb #8835baca
@@ -280,6 +280,7 @@ class FeaturePull(View, BitMean):
         super().__init__(bits)
         if len(self.bits) < 2: raise ValueError(f"at least two bit-widths, got {self.bits}")
         if not weight >= 0: raise ValueError(f"weight must be 0 or more, got {weight}")
+        if stages is not None: check_stages(stages)
         self.weight, self.stages = weight, stages
 
     def __repr__(self):

@@ -44,6 +44,7 @@ def attack_batches(
     "`steps` batches of `bs` images and labels; smaller only where the loader holds fewer."
     x = y = None
     given = 0
+    check_iterable(dl)
     while given < steps:
         before, seen = given, 0
         for bx, by in (_xy(b, device) for b in dl):

@@ -240,7 +240,7 @@ class OnnxNet:
         threads:int=0,    # of one operator; 0: as many as the runtime likes
     ):
         check_ints(0, threads=threads)
-        self.path, self.about = Path(path), read_onnx(path)
+        self.path, self.about = check_path(path), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
         fast = self.about['cpu'] == 'vnni'
         if fast and any(l.get('saturates', True) for l in self.about['layers']) and saturates_here():

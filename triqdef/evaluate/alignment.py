@@ -37,7 +37,7 @@ from .transfer import (attack_settings, evaluation_images, for_images, heat_cell
                                        run_jobs, save_png)
 from ..files import plain, read_json, write_json
 from ..percept.edges import canny_edges, full, gaussian_smooth, minmax_scale, soft_iou
-from ..percept.features import feature_map, stage_names, tap_stages
+from ..percept.features import check_stages, feature_map, stage_names, tap_stages
 from ..percept.gradients import gradient_from_logits, gradient_map, input_gradient
 from ..percept.hog import cosine, default_cell, hog
 from ..quant.convert import at_bits, bit_state_of, bits_of, calibrate
@@ -331,6 +331,8 @@ def alignment_report(
     check_ints(none=True, n=n)
     check_ints(seed=seed)
     check_ints(1, none=True, bs=bs)
+    seed = int(seed)
+    if stages is not None: check_stages(stages)
     have = bits_of(net)
     bits = check_bits(have if bits is None else bits, have)
     if len(bits) < 2: raise ValueError(f"alignment compares bit-widths: at least two are needed, got {bits}")
@@ -497,7 +499,8 @@ def stage_maps(
     stages=None,    # names of stages, None for `stage_names(net)`
 )->dict:            # 'gradient' and each stage → {bit-width: maps (B,1,H,W) on the CPU}
     "The maps that alignment compares."
-    check_images(x, strict=True); check_labels(y, len(x))
+    check_images(x, strict=True); check_labels(y, len(x)); y = y.long()
+    if stages is not None: check_stages(stages)
     bits, dev = check_bits(bits_of(net) if bits is None else bits, bits_of(net)), device_of(net)
     with eval_mode(net): check_classes(net, x.to(dev), y)
     stages = tuple(stage_names(net, x[:1].to(dev)) if stages is None else stages)

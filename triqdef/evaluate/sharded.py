@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..core import (check_bits, check_images, check_ints, check_numbers, device_of, eval_mode,
-                          fast_layout)
+from ..core import (check_bits, check_folder, check_images, check_ints, check_numbers,
+                          device_of, eval_mode, fast_layout)
 from ..data import ImageLoader
 from .success import clean_accuracy, Rate
 from ..files import fingerprint, Resume
@@ -77,6 +77,7 @@ def predict_shard(
     check_numbers(every=every)
     if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
         raise TypeError(f"data must be ImageTensors or ImageNetFiles, no loader, got {type(data).__name__}")
+    if folder is not None: check_folder(folder, 'folder')
     bits = bits_of(net) if bits is None else bits
     bits, shard, device = check_bits(bits, bits_of(net)), check_shard(shard), device_of(net)
     if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")

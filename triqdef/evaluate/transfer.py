@@ -127,6 +127,7 @@ def _kind(name, a):
         if len({(p.image.shape, p.shape_name, p.target) for p in a.values()}) > 1:
             raise ValueError(f"the patches of {name!r} must agree in size, shape and target")
         return 'ready'
+    if isinstance(a, type): raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
     if hasattr(a, 'attack') and not getattr(a, 'universal', False): return 'per image'
     if hasattr(a, 'fit'): return 'universal'
     raise TypeError(f"attack {name!r} must have .attack (per image) or .fit (universal), or be a dict "
@@ -216,7 +217,7 @@ def success(self:Transfer,
     definition='asr',      # 'asr', 'asr_all' or, for targeted attacks, 'asr_targeted'
 )->Success:
     "One cell, image by image."
-    check_choice(attack, list(self.attacks), 'attack')
+    check_choice(attack, list(self.attacks), 'attack'); check_bit(target, name='target')
     check_choice((source, target), [(s, t) for a, s, t in self.adv_pred if a == attack], '(source, target)')
     return self._score(self.adv_pred[attack, source, target], attack, target, definition)
 

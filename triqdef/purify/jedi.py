@@ -24,7 +24,7 @@ from ..attack.patch import check_pixels
 from ..attack.gap import attack_batches, seeded_loader
 from ..core import (atomic_path, check_choice, check_images, check_ints, check_numbers,
                           device_of, fixed_seed, generator)
-from ..data import peek
+from ..data import check_iterable, peek
 from ..quant.checkpoint import read_tensors
 from ..quant.convert import bit_state_of
 
@@ -216,7 +216,7 @@ def calibrate(self:JEDI,
     check_ints(n_batches=n_batches)
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
     seen = []
-    with peek(dl):
+    with peek(check_iterable(dl)):
         for b, _ in zip(dl, range(n_batches)):
             x = check_images(b[0] if isinstance(b, (tuple, list)) else b, strict=True)
             h = entropy_map(x.as_subclass(Tensor), self.window, self.stride, self.bins)

@@ -306,6 +306,7 @@ def quant_summary(
     x:Tensor=None,     # example images (B,C,H,W), to count multiply-adds; None: they are not counted
 )->pd.DataFrame:       # a row per kind: modules, weights, shares, width at each bit-width, and a note
     "`quant_table` added up by kind."
+    if x is not None: check_images(x)
     table = quant_table(net)
     bits, table['modules'] = [c for c in table if c.endswith(' bits')], 1
     summed = ['modules', 'weights']

@@ -49,6 +49,7 @@ def roughness(
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
     check_numbers('(0, ∞)', sigma=sigma)
     if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
+    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
     u = torch.where(top > 1e-12, full(g)/top.clamp_min(1e-12), 0.)

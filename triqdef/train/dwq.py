@@ -57,7 +57,7 @@ class RPI(nn.Module):
         check_ints(none=True, seed=seed)
         if bit_state_of(net) is None:
             raise ValueError("net is not a multi-bit network: convert it with to_multibit first")
-        self.net, self.bits = net, check_bits(bits or bits_of(net), bits_of(net))
+        self.net, self.bits = net, check_bits(bits_of(net) if bits is None else bits, bits_of(net))
         self.each, self.random = check_choice(each, ('image', 'batch'), 'each'), generator(seed)
 
     def extra_repr(self): return f"bits={self.bits}, each={self.each!r}"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images, check_labels, check_numbers
+from ..core import check_bits, check_images, check_labels, check_logits, check_numbers
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
 from ..percept.features import check_stages, stage_names, tap_stages
@@ -93,7 +93,8 @@ def clean_losses(
     "Mean loss of clean images at each bit-width."
     out = []
     for b in bits:
-        with at_bits(net, b): logits = net(x)
+        with at_bits(net, b): logits = check_logits(net(x), len(x))
+        if not out: check_labels(y, len(x), logits.shape[1])
         out.append(loss_func(logits, y))
         if not distill: continue
         if teacher is None: teacher = logits.detach()
@@ -161,7 +162,7 @@ def __call__(self:Objective,
     "The terms of one step (paper, equation of L_total)."
     check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
-    check_images(x); check_labels(y, len(x))
+    check_images(x); check_labels(y, len(x)); y = y.long()
     if x_adv is not None: check_images(x_adv, 'x_adv')
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]

@@ -30,6 +30,7 @@ def guided_cells(
     "The cells of a box with the largest mean |gradient|, as a mask."
     check_ints(1, cell=cell)
     check_numbers('(0, 1]', share=share)
+    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     (h, w), B = patch_hw(size), len(g)
     ones = place(g.new_zeros(B, 1, *g.shape[2:]), g.new_ones(1, h, w), top_left)
     inside = g.abs().mean(1)[ones[:, 0] > 0].view(B, 1, h, w)

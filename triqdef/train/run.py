@@ -320,7 +320,7 @@ def load_run(
     folder,    # a folder that `train` has finished
 ):
     "What a finished run left: `.net` in eval mode, `.settings`, `.history`, `.terms` and `.folder`."
-    folder = Path(folder)
+    folder = check_path(folder, 'folder')
     if not (folder/'run.json').is_file(): raise FileNotFoundError(f"{folder} is no run folder: it has no run.json")
     if not (folder/'network.safetensors').is_file():
         raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
