@@ -93,8 +93,8 @@ def check_number(
         raise TypeError(f"{name} must be a number, got {v!r} of type {type(v).__name__}")
     lo, hi = (float(e.replace('∞', 'inf')) for e in within[1:-1].split(','))
     if not (lo < v < hi or v == lo and within[0] == '[' or v == hi and within[-1] == ']'):
-        low = {'[0, ∞)': '0 or more', '(0, ∞)': 'positive', '(-∞, ∞)': 'finite'}.get(within, f'in {within}')
-        raise ValueError(f"{name} must be {low}, got {v}")
+        known = {'[0, ∞)': 'be 0 or more', '(0, ∞)': 'be positive', '(-∞, ∞)': 'be finite', '[0, 1]': 'lie between 0 and 1'}
+        raise ValueError(f"{name} must {known.get(within, f'lie in {within}')}, got {v}")
     return float(v)
 
 def check_numbers(

@@ -560,7 +560,7 @@ def check_batch(
 )->tuple:             # images (B,C,H,W), labels (B,)
     "Images and labels of one batch: tensors, as many of the ones as of the others."
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        raise ValueError(f"the {name} must give (images, labels) batches, got {type(batch).__name__}")
+        raise ValueError(f"the {name} must give (images, labels), got {type(batch).__name__}")
     x, y = batch[:2]
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         raise TypeError(f"the {name} must give (images, labels) as tensors, got {type(x).__name__} and {type(y).__name__}")

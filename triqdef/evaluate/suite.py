@@ -17,7 +17,7 @@ from ..attack.patchattack import MPA, TPA
 from ..attack.pgd import check_attack, PatchPGD
 from ..attack.sparse_rs import SparseRS
 from ..attack.textures import TextureDictionary
-from ..core import check_choice, check_ints
+from ..core import check_choice, check_ints, check_numbers
 from .curves import with_setting
 from .transfer import attack_name
 
@@ -78,7 +78,7 @@ def at_area(
     hw,              # (height, width) of the image in pixels
 )->dict:             # name → copy; attacks that choose their own area stay as they are
     "Copies of attacks whose patch covers a share of the image."
-    check_hw(hw)
+    check_hw(hw); check_numbers('(0, 1]', share=share)
     if not isinstance(attacks, dict) or not attacks: raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
     for a in attacks.values(): check_attack(a)
     if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
