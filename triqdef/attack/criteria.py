@@ -177,7 +177,7 @@ def check_classes(
     target=None,    # a class to reach, a `Criterion`, or None
 ):
     "A `ValueError` when labels or target lie outside the network's classes."
-    check_images(x); check_labels(y, len(x))
+    check_images(x); _check_shape(y, len(x))
     with torch.no_grad(): n = check_logits(check_network(net)(x[:1]), 1).shape[1]
     check_labels(y, len(x), n); _check_target(target, n, len(x))
 
