@@ -365,7 +365,7 @@ def test_two_dimensional_maps():
     with raises(ValueError, 'one shape'): gpdp({32: four, 4: four[..., 1:]})
     with raises(ValueError, '24×24', 'at least 30×30'): hog(four, cell=10)
     with raises(ValueError, 'sigma', '-1'): gaussian_smooth(four, -1.)
-    with raises(ValueError, 'sigma', 'nan'): edge_iou(four, four, smooth=float('nan'))
+    with raises(ValueError, 'smooth', 'nan'): edge_iou(four, four, smooth=float('nan'))
 
 
 # files

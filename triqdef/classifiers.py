@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .core import as_path, check_count, Normalize
+from .core import as_path, check_count, check_ints, check_network, Normalize
 from .imagenet import Preset, preset_of
 from .models import build_model, models
 
@@ -32,6 +32,7 @@ class Classifier(nn.Module):
         preset:Preset=None,      # how its weights want pictures; None for ImageNet's usual mean and deviation
     ):
         super().__init__()
+        check_network(net)
         self.preset, self.fresh_head = preset or Preset(), False
         self.norm, self.net = Normalize(self.preset.mean, self.preset.std), net
 
@@ -54,6 +55,7 @@ def check_arch(
     name:str,    # a name of `triqdef.models.models`, of torchvision, 'resnet50_v1', or 'timm/…'
 )->str:
     "The name, if a network can be built by it; else a `ValueError` that lists what resembles it."
+    if not isinstance(name, str): raise TypeError(f"arch must be the name of a network, got {name!r}")
     if name in models or name == 'resnet50_v1' or name in tv.list_models(module=tv): return name
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
     known = ['resnet50_v1', *tv.list_models(module=tv)]
@@ -70,7 +72,7 @@ def read_state(
     if not path.is_file(): raise FileNotFoundError(f"no weights at {path}")
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as e:
-        raise ValueError(f"{path} holds no weights that can be read safely: {e}") from e
+        raise ValueError(f"{path} holds no weights that can be read safely: {str(e).split('. ')[0]}") from e
     for k in ('state_dict', 'model'): state = state.get(k, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} is no state dict: names and tensors are needed")
@@ -205,4 +207,5 @@ def build_any(
     n_classes:int=10,    # length of the logits, at least 1
 )->nn.Module:
     "A freshly initialised network by its name, for pixels in [0,1]."
+    check_ints(1, n_classes=n_classes); check_arch(name)
     return build_model(name, n_classes) if name in models else classifier(name, n_classes=n_classes)

@@ -10,7 +10,7 @@ __all__ = ['cifar_classes', 'picture_endings', 'to_pixels', 'Stored', 'ImageSet'
            'split_tensors', 'tiles', 'pixel_hash', 'sample_tensors', 'show_images', 'sample_dls', 'as_rgb', 'upright',
            'open_rgb', 'square', 'read_image', 'read_images', 'natural_key', 'files_below', 'is_picture', 'class_files',
            'cifar_tensors', 'cifar_dls', 'ImageFiles', 'picture_of', 'part_of', 'split_folders', 'same_pictures',
-           'image_folder_dls', 'take', 'check_loader']
+           'image_folder_dls', 'check_batch', 'check_iterable', 'take', 'check_loader']
 
 # %% ../nbs/02_data.ipynb #1b4ec23f
 import copy, hashlib, json, os, re, struct, unicodedata, warnings
@@ -36,8 +36,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
-from .core import (as_path, asset, atomic_path, check_choice, check_count, check_images, check_labels,
-                          check_logits, device_of, eval_mode, Vocab)
+from .core import (as_path, asset, atomic_path, check_choice, check_count, check_device,
+                          check_images, check_ints, check_labels, check_logits, check_numbers,
+                          device_of, eval_mode, Vocab)
 
 # %% ../nbs/02_data.ipynb #6624d662
 def to_pixels(
@@ -90,6 +91,10 @@ class ImageTensors(ImageSet):
         y:Tensor,       # classes, (n,) integers from 0; a tensor, an array or a list
         vocab=None,     # class names, or None for the numbers
     ):
+        if not isinstance(x, Tensor): raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise TypeError(f"images must be uint8 or float in [0,1], got {x.dtype}")
+        if not isinstance(y, Tensor) or len(y): check_labels(y)
         if len(x) != len(y): raise ValueError(f"{len(x)} images but {len(y)} labels")
         self.x, self.y = _images_of(x), check_labels(y, len(x))
         top = int(self.y.max()) if len(y) else -1
@@ -317,6 +322,8 @@ def image_dls(
     device=None,        # where batches go; None for fastai's default device
 )->DataLoaders:
     "fastai `DataLoaders` with `vocab` and `c`: training shuffled and augmented, the others as they are."
+    if device is not None: check_device(device)
+    check_ints(1, none=True, val_bs=val_bs)
     bs, device = check_count(bs, 'bs'), torch.device(device) if device is not None else default_device()
     for d in (valid, *more): _same_classes(train, d)
     if device.type != 'cpu':
@@ -338,6 +345,8 @@ def balanced_order(
     seed:int=0,   # non-negative
 )->Tensor:        # (n,) indices
     "A random order of which any beginning has every class in proportion."
+    check_ints(seed=seed)
+    check_labels(y)
     perm = torch.randperm(len(y), generator=keyed_generator(seed, 2))
     ys = y[perm].long()
     by_class, count = ys.argsort(stable=True), ys.bincount()
@@ -353,6 +362,7 @@ def split_tensors(
     seed:int=0,    # non-negative
 )->tuple:          # (x, y) of the rest, (x, y) of the share
     "Cut a stratified share of n images off a training set."
+    check_ints(n=n, seed=seed); ImageTensors(x, y)
     if not 0 < n < len(x): raise ValueError(f"valid_n must lie between 1 and {len(x) - 1}, got {n}")
     order = balanced_order(y, seed)
     share, rest = order[:n].sort().values, order[n:].sort().values
@@ -486,6 +496,11 @@ def sample_dls(
     device=None,          # where batches go; None for fastai's default device
 )->DataLoaders:
     "The bundled CIFAR-10 sample as fastai `DataLoaders`: 2,000 + 1,000 images in [0,1]."
+    if device is not None: check_device(device)
+    check_ints(1, bs=bs)
+    check_ints(0, valid_n=valid_n, train_n=train_n)
+    check_ints(pad=pad, seed=seed)
+    check_ints(1, none=True, val_bs=val_bs)
     return _cifar_like(sample_tensors(), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
@@ -521,6 +536,7 @@ def open_rgb(
     turn:bool=True,      # turn it as its EXIF orientation says
 ):
     "The picture of a file in RGB; what goes wrong with it inside the block is a `ValueError` that names the file."
+    as_path(path)
     try:
         with Image.open(as_path(path)) as im: yield as_rgb(upright(im) if turn else im)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError,
@@ -542,6 +558,7 @@ def read_image(
     size=None,    # side in pixels to which the middle square is resized, None for the picture as it is
 )->Tensor:        # (3,H,W) uint8
     "One picture as bytes, upright, in RGB on white."
+    check_ints(1, none=True, size=size)
     with open_rgb(path) as im:
         return torch.from_numpy(np.array(im if size is None else square(im, size))).permute(2, 0, 1)
 
@@ -854,6 +871,11 @@ def image_folder_dls(
     device=None,             # where batches go; None for fastai's default device
 )->DataLoaders:
     "Any image folder as fastai `DataLoaders` of squares in [0,1]."
+    if device is not None: check_device(device)
+    check_ints(1, none=True, val_bs=val_bs)
+    check_ints(1, bs=bs, size=size)
+    check_ints(0, none=True, pad=pad)
+    check_numbers('(0, 1)', share=share)
     train, valid, vocab = _folder_parts(as_path(path), share, check_count(seed, 'seed', 0))
     _note_classes(train[1], valid[1], vocab)
     if twice := same_pictures(valid[0], train[0]):
@@ -865,7 +887,11 @@ def image_folder_dls(
                      seed=seed, device=device)
 
 # %% ../nbs/02_data.ipynb #c2850aca
-def _pair(b, name='loader', least=0):
+def check_batch(
+    b,                # what a loader gave
+    name='loader',    # what to call it in a message
+    least:int=0,      # the smallest class, see `check_labels`
+)->tuple:             # images (B,C,H,W), labels (B,) int64
     "Images and labels of one batch as tensors; what is no such batch is refused."
     if not isinstance(b, (tuple, list)) or len(b) < 2:
         got = f"a dict of {', '.join(map(str, b))}" if isinstance(b, dict) else type(b).__name__
@@ -875,6 +901,15 @@ def _pair(b, name='loader', least=0):
     x = x.float() if x.dtype == torch.float64 else x
     return x, check_labels(b[1], len(x), f'labels of the {name}', least)
 
+def check_iterable(
+    dl,               # what the user gave as a loader
+    name='loader',    # what to call it in a message
+):
+    "`dl` if batches can come out of it: `TypeError` for a text, a tensor and what cannot be iterated."
+    if isinstance(dl, (str, bytes, Tensor, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
+        raise TypeError(f"the {name} must give batches of (images, labels), got {type(dl).__name__}")
+    return dl
+
 def take(
     dl,           # any loader or list of (x, y) batches
     n:int=None,   # how many images, None for all
@@ -882,9 +917,9 @@ def take(
     "The first n images of a loader with their labels, as two tensors."
     n = None if n is None else check_count(n)
     got, have = [], 0
-    with peek(dl):
+    with peek(check_iterable(dl)):
         for b in dl:
-            got.append(_pair(b, least=None)); have += len(got[-1][0])
+            got.append(check_batch(b, least=None)); have += len(got[-1][0])
             if n is not None and have >= n: break
     if not got: raise ValueError("the loader is empty: it gives no batch")
     if n is not None and have < n: raise ValueError(f"asked for {n} images, the loader has {have}")
@@ -897,9 +932,9 @@ def check_loader(
     name='loader',         # what to call it in a message
 ):
     "The loader, after a look at its first batch: not empty, images in [0,1], labels that fit."
-    with peek(dl): first = next(iter(dl), None)
+    with peek(check_iterable(dl, name)): first = next(iter(dl), None)
     if first is None: raise ValueError(f"the {name} is empty: it gives no batch")
-    x, y = _pair(first, name)
+    x, y = check_batch(first, name)
     check_images(x, f'images of the {name}')
     if net is not None: _check_logits(net, x, y, name)
     return dl

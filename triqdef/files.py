@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import as_path, atomic_path, unwrap, Vocab
+from .core import (as_path, atomic_path, check_folder, check_numbers, unwrap,
+                          Vocab)
 
 # %% ../nbs/04_files.ipynb #9c706281
 def plain(
@@ -102,11 +103,13 @@ class Resume:
         key:str,           # `fingerprint` of everything that the result depends on; None to read what is there
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
+        check_numbers(every=every)
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
         self.path, self.key, self.every = None if path is None else as_path(path), key, every
         self.last = time.monotonic()
         if self.path is not None and self.path.is_dir():
             raise ValueError(f"{path} is a folder: the state of an attack is a file")
+        if self.path is not None: check_folder(self.path.parent, 'the folder of the state')
 
     @property
     def due(self)->bool:

@@ -25,7 +25,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from .core import as_path, asset, check_choice, check_count, check_labels, Vocab
+from .core import as_path, asset, check_choice, check_labels, Vocab
 from .data import (balanced_order, files_below, ImageLoader, ImageLoaders, ImageSet, is_picture, keyed_generator,
                           natural_key, open_rgb, read_image, to_pixels)
 

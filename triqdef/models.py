@@ -14,7 +14,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .core import Normalize, check_choice, check_count
+from .core import check_choice, check_count, check_ints, Normalize
 from .toys import toy_net
 
 # %% ../nbs/03_models.ipynb #0e75018d
@@ -26,6 +26,8 @@ class ChannelPad(nn.Module):
         stride:int=2,    # subsampling step in pixels
     ):
         super().__init__()
+        check_ints(1, n_in=n_in, stride=stride)
+        check_ints(n_out=n_out)
         if n_out < n_in:
             raise ValueError(f"ChannelPad adds channels: n_out must be at least {n_in}, got {n_out}")
         self.n_in, self.n_out, self.stride = n_in, n_out, stride
@@ -46,6 +48,7 @@ class BasicBlock(nn.Module):
         stride:int=1,    # of the first convolution, in pixels
     ):
         super().__init__()
+        check_ints(1, n_in=n_in, n_out=n_out, stride=stride)
         self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
@@ -81,6 +84,7 @@ class CifarResNet(nn.Module):
     ):
         super().__init__()
         n_classes = check_count(n_classes, 'n_classes')
+        check_ints(1, n=n, width=width)
         self.norm = Normalize(mean, std)
         self.conv1 = nn.Conv2d(len(mean), width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -102,6 +106,8 @@ def cifar_resnet(
     **kwargs,            # width, mean, std of `CifarResNet`
 )->CifarResNet:
     "The CIFAR ResNet with `depth` weight layers, freshly initialised."
+    check_ints(depth=depth)
+    check_ints(1, n_classes=n_classes)
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         raise ValueError(f"depth must be 6n+2 with n at least 1 (8, 14, 20, … 56, …), got {depth}")
@@ -113,6 +119,7 @@ def resnet20(
     **kwargs,            # width, mean, std of `CifarResNet`
 )->CifarResNet:
     "ResNet-20 of He et al. 2016, section 4.2: 0.27 million parameters."
+    check_ints(1, n_classes=n_classes)
     return cifar_resnet(20, n_classes, **kwargs)
 
 # %% ../nbs/03_models.ipynb #584e4a8b
@@ -121,6 +128,7 @@ def resnet56(
     **kwargs,            # width, mean, std of `CifarResNet`
 )->CifarResNet:
     "ResNet-56 of He et al. 2016, section 4.2: 0.85 million parameters."
+    check_ints(1, n_classes=n_classes)
     return cifar_resnet(56, n_classes, **kwargs)
 
 # %% ../nbs/03_models.ipynb #b9f85c4a
@@ -133,4 +141,5 @@ def build_model(
     **kwargs,            # passed to the maker, such as `width`
 )->nn.Module:
     "A freshly initialised network by its name."
+    check_ints(1, n_classes=n_classes)
     return models[check_choice(name, sorted(models), 'model')](n_classes, **kwargs)

@@ -14,7 +14,8 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from .core import Normalize, Vocab, check_count, check_images, check_labels, fixed_seed
+from .core import (check_count, check_device, check_images, check_ints, check_labels,
+                          fixed_seed, Normalize, Vocab)
 
 # %% ../nbs/01_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):
@@ -35,7 +36,7 @@ def toy_images(
     classes, size = check_count(classes, 'classes'), check_count(size, 'size')
     if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
     if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(int(seed))
     y = torch.arange(n) % classes
     r = size*(.22 + .1*torch.rand(n, 1, 1, generator=g))
     cx, cy = (r + (size - 1 - 2*r)*torch.rand(n, 1, 1, generator=g) for _ in range(2))
@@ -53,6 +54,7 @@ class ToyNet(nn.Module):
         width:int=8,      # channels of the first stage; the next have twice and four times as many
     ):
         super().__init__()
+        check_ints(1, classes=classes, width=width)
         def stage(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
         self.norm = Normalize([.4]*3, [.25]*3)
         self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -70,6 +72,8 @@ def toy_net(
     seed:int=0,      # seed of the weights
 )->nn.Module:
     "An untrained `ToyNet` with reproducible weights."
+    check_ints(1, classes=classes, width=width)
+    check_ints(seed=seed)
     with fixed_seed(seed): return ToyNet(classes, width)
 
 # %% ../nbs/01_toys.ipynb #b9431bb8
@@ -97,6 +101,7 @@ def tensor_dls(
     dls = DataLoaders(*(DataLoader(d, bs=bs, shuffle=s, drop_last=False, device=device)
                         for d, s in ((train, True), (valid, False))), device=device)
     dls.vocab, dls.c = train.vocab, len(train.vocab)
+    check_device(device)
     return dls
 
 # %% ../nbs/01_toys.ipynb #288de1fd
@@ -108,6 +113,8 @@ def toy_dls(
     seed:int=0,       # seed of the pictures
 )->DataLoaders:
     "`DataLoaders` of toy pictures, training and validation from different seeds."
+    check_ints(1, n=n, bs=bs)
+    check_ints(classes=classes, seed=seed)
     valid = toy_images(n//2, classes, size, seed + 1)
     return tensor_dls(toy_images(n, classes, size, seed), valid, bs, range(classes))
 
@@ -119,9 +126,11 @@ def trained_toy(
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
     "A `ToyNet` trained for a second or two, in eval mode."
+    check_ints(1, steps=steps, classes=classes)
+    check_ints(seed=seed)
     net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
     opt = torch.optim.Adam(net.parameters(), 1e-2)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(int(seed))
     for _ in range(steps):
         i = torch.randint(len(x), (128,), generator=g)
         opt.zero_grad(); F.cross_entropy(net(x[i]), y[i]).backward(); opt.step()

@@ -13,6 +13,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
+from .core import check_network
 
 # %% ../nbs/07_unfuse.ipynb #79716c97
 def same_pads(
@@ -155,7 +156,7 @@ def unfuse(
     inplace=False,      # change `model` itself; False: a copy of it
 )->nn.Module:
     "`model` with fused pieces as plain layers: the same function, twice differentiable."
-    net = model if inplace else copy.deepcopy(model)
+    net = check_network(model, 'model') if inplace else copy.deepcopy(check_network(model, 'model'))
     kept, new = _kept(net, (skip,) if isinstance(skip, str) else skip), {}
     for m in net.modules():
         if getattr(m, 'fused_attn', None) is True: m.fused_attn = False

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import as_labels, check_choice, first_logits
+from ..core import (as_labels, check_choice, check_int, check_logits, check_number,
+                          check_numbers, first_logits)
 
 # %% ../../nbs/41_attack.criteria.ipynb #bad7a335
 losses = ('ce', 'margin', 'logit')
@@ -43,9 +44,12 @@ class Criterion:
         confidence:float=None,    # least probability of the class reached, in (0,1]; None for any
         temperature:float=1.,     # T, divides the logits in 'ce', > 0
     ):
+        check_numbers('(0, 1]', none=True, confidence=confidence)
+        check_numbers('(0, ∞)', temperature=temperature)
         if target is not None and (isinstance(target, bool) or not isinstance(target, (int, np.integer))):
             raise TypeError(f"target must be a class (an int) or None, got {target!r}")
         if target is not None and target < 0: raise ValueError(f"target must be 0 or more, got {target}")
+        target = None if target is None else int(target)
         if confidence is not None and not 0 < confidence <= 1:
             raise ValueError(f"confidence must lie in (0, 1], got {confidence}")
         if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
@@ -94,6 +98,7 @@ def met(self:Criterion,
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) bool
     "Whether the goal is reached, per image."
+    check_logits(logits, name='the network'); _check_shape(y, len(logits))
     t, top = self._goal(logits, y), logits.argmax(1)
     met = (top != y if t is None else top == t) & ~logits.isnan().any(1)
     if self.confidence is None: return met
@@ -113,7 +118,8 @@ class Targeted(Criterion):
         target:int,               # class to reach
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
-    ): super().__init__(target, loss, None, temperature)
+    ):
+        super().__init__(check_int(target, 'target', 0), loss, None, temperature)
 
 class Confident(Criterion):
     "The label is lost, or one class is predicted, with a probability of at least `confidence`."
@@ -122,7 +128,8 @@ class Confident(Criterion):
         confidence:float=.9,      # least probability of the class reached, in (0,1]
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
-    ): super().__init__(target, loss, confidence, temperature)
+    ):
+        super().__init__(target, loss, check_number(confidence, 'confidence', '(0, 1]'), temperature)
 
 # %% ../../nbs/41_attack.criteria.ipynb #5b4f7b7d
 def as_criterion(
@@ -134,12 +141,19 @@ def as_criterion(
     return Criterion(target, loss or 'ce')
 
 # %% ../../nbs/41_attack.criteria.ipynb #1f14a608
+def _check_shape(y, n):
+    "Labels by their type and shape alone: the values would have to come from the device in each step."
+    if not isinstance(y, Tensor): raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
+        raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
+
 def goal_loss(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) float, to be maximised
     "What an attack maximises, per image."
+    check_logits(logits, name='the network'); _check_shape(y, len(logits))
     if isinstance(target, Tensor) and target.ndim:
         return -F.cross_entropy(logits.float(), target.to(y.device).long(), reduction='none')
     if isinstance(target, Tensor): target = int(target)

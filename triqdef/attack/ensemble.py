@@ -16,8 +16,9 @@ from fastcore.basics import patch
 
 from .criteria import goal_loss, goal_met
 from .pgd import BitMean, as_view, gradient_to, look_at, unit_gradient
-from ..core import check_bit, check_choice, fast_layout, generator
-from ..percept.features import tap_stages
+from ..core import (check_bit, check_bits, check_choice, check_ints, check_numbers,
+                          fast_layout, generator)
+from ..percept.features import check_stages, tap_stages
 from ..quant.convert import at_bits, backward_as
 
 # %% ../../nbs/49_attack.ensemble.ipynb #8835baca
@@ -55,7 +56,10 @@ class BitEnsemble(View, BitMean):
         floor:float=.05,   # γ of min-max, share of the weights that stays even, 0 to 1
         seed=None,         # of 'random', an int; None draws one from torch's global state
     ):
-        super().__init__(bits)
+        check_ints(none=True, seed=seed)
+        check_numbers('[0, ∞)', rate=rate)
+        check_numbers('[0, 1]', floor=floor)
+        super().__init__(check_bits(bits))
         self.how = check_choice(how, ('mean', 'round-robin', 'min-max', 'random'), 'how')
         if not rate >= 0: raise ValueError(f"rate must be 0 or more, got {rate}")
         if not 0 <= floor <= 1: raise ValueError(f"floor must lie between 0 and 1, got {floor}")
@@ -153,7 +157,9 @@ class RandomPrecision(View, BitMean):
         unit=False,         # whether each bit-width's gradient is brought to unit length
         seed=None,          # of the draws, an int; None draws one from torch's global state
     ):
-        super().__init__(bits)
+        check_ints(1, none=True, samples=samples)
+        check_ints(none=True, seed=seed)
+        super().__init__(check_bits(bits))
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         self.samples, self.unit = samples, unit
@@ -197,6 +203,9 @@ class Smoothed(View):
         n:int=20,            # copies, at least 1
         seed=None,           # of the noise, an int; None draws one from torch's global state
     ):
+        check_ints(1, n=n)
+        check_ints(none=True, seed=seed)
+        check_numbers('[0, ∞)', sigma=sigma)
         if not sigma >= 0: raise ValueError(f"sigma must be 0 or more, got {sigma}")
         if n < 1: raise ValueError(f"n must be at least 1, got {n}")
         self.inner, self.sigma, self.n, self.seed = as_view(bits), sigma, n, _fixed(seed)
@@ -241,6 +250,7 @@ class BackwardSwap(View):
         backward='ste-identity',   # 'ste-identity', 'ste-clipped', 'soft', 'shadow', or a bit-width
         temperature:float=.25,     # of 'soft', > 0
     ):
+        check_numbers('(0, ∞)', temperature=temperature)
         names = {'ste-identity': 'identity', 'ste-clipped': 'clipped', 'soft': 'soft', 'shadow': 32}
         if isinstance(backward, str): self.how = names[check_choice(backward, names, 'backward')]
         else: self.how = check_bit(backward, name='backward')
@@ -267,9 +277,11 @@ class FeaturePull(View, BitMean):
         weight:float=1.,    # λ ≥ 0
         stages=None,        # names of stages, or None for `stage_names(net)`
     ):
+        check_numbers('[0, ∞)', weight=weight)
         super().__init__(bits)
         if len(self.bits) < 2: raise ValueError(f"at least two bit-widths, got {self.bits}")
         if not weight >= 0: raise ValueError(f"weight must be 0 or more, got {weight}")
+        if stages is not None: check_stages(stages)
         self.weight, self.stages = weight, stages
 
     def __repr__(self):

@@ -17,11 +17,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .patch import Patch, check_fits, patch_hw, patch_mask, place, random_places
-from .pgd import (RoundRobin, as_view, load_state, save_state, state_file,
+from .patch import (check_fits, check_where, Patch, patch_hw, patch_mask, place,
+                                  random_places)
+from .pgd import (as_view, check_has, load_state, RoundRobin, save_state, state_file,
                                 under_attack)
-from ..core import as_labels, check_choice, check_images, device_of, fixed_seed, generator
-from ..data import ImageLoader, peek
+from ..core import (as_labels, check_choice, check_images, check_ints, check_numbers,
+                          device_of, fixed_seed, generator)
+from ..data import check_iterable, ImageLoader, peek
 from ..files import fingerprint, plain
 
 # %% ../../nbs/43_attack.gap.ipynb #baee12ff
@@ -44,6 +46,7 @@ def attack_batches(
     "`steps` batches of `bs` images and labels; smaller only where the loader holds fewer."
     x = y = None
     given = 0
+    check_iterable(dl)
     while given < steps:
         before, seen = given, 0
         for bx, by in (_xy(b, device) for b in dl):
@@ -95,6 +98,11 @@ class GAP:
         seed=None,           # an int that makes each fit repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
+        check_ints(1, steps=steps)
+        check_ints(bs=bs)
+        check_ints(none=True, seed=seed)
+        check_numbers('(0, ∞)', lr=lr)
+        check_numbers('[0, ∞)', angle=angle)
         for n, v in dict(steps=steps, bs=bs).items():
             if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
         if not lr > 0: raise ValueError(f"lr must be positive, got {lr}")
@@ -102,6 +110,7 @@ class GAP:
             raise ValueError(f"angle must lie between 0 and 180 degrees, got {angle}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale must be 0 < smallest ≤ largest, got {scale}")
+        as_criterion(target); check_where(places, forbidden)
         self.size, self.target = patch_hw(size), target
         self.steps, self.bs, self.lr = steps, bs, lr
         self.angle, self.scale = float(angle), tuple(scale)
@@ -163,6 +172,7 @@ def fit(self:GAP,
 )->Patch:
     "The universal patch, rounded to k/255; the loss of each step is in `self.history`."
     device, view, goal = device_of(net), as_view(bits, RoundRobin), as_criterion(self.target)
+    check_has(net, view); check_iterable(dl)
     file = state_file(self, resume, net, bits)
     s = load_state(file, first_state(self, resume), device, view)
     with seeded_loader(dl, s['seed']), under_attack(net):

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from .criteria import Criterion, check_classes
 from .gap import attack_batches, first_state, seeded_loader, used_batches
-from .patch import (Patch, check_fits, noise_patch, patch_hw, patch_mask, place,
-                                  random_places, to_uint8_grid)
+from .patch import (check_fits, check_where, noise_patch, Patch, patch_hw, patch_mask,
+                                  place, random_places, to_uint8_grid)
 from .pgd import (PatchRun, as_view, best_of, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, device_of, generator
+from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
 from ..files import fingerprint, plain
 
 # %% ../../nbs/44_attack.lavan.ipynb #29bc7e14
@@ -47,11 +47,17 @@ class LaVAN:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
+        check_ints(1, steps=steps, candidates=candidates)
+        check_ints(bs=bs)
+        check_ints(none=True, seed=seed)
+        check_numbers('(0, 1]', none=True, confidence=confidence)
+        check_numbers('(0, ∞)', step_size=step_size)
         self.size, self.area = self._sizes(size, area)
         self.target, self.steps, self.step_size = target, steps, step_size
         self.goal = target if isinstance(target, Criterion) else Criterion(target, loss, confidence)
         self.rule = check_choice(rule, ('sign', 'raw'), 'rule')
         self.universal, self.bs = universal, bs
+        check_where(places, forbidden, ('search',))
         self.places, self.candidates, self.forbidden = places, candidates, forbidden
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.seed, self.progress = seed, progress

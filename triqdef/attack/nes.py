@@ -14,12 +14,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
 from .criteria import as_criterion, check_classes
-from .patch import (check_fits, is_free, noise_patch, patch_hw, patch_mask, place,
-                                  random_places, to_uint8_grid)
+from .patch import (check_fits, check_where, is_free, noise_patch, patch_hw,
+                                  patch_mask, place, random_places, to_uint8_grid)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
 from .sparse_rs import scores_of
-from ..core import check_choice, check_images, generator, images_at_once
+from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
+                          images_at_once)
 
 # %% ../../nbs/46_attack.nes.ipynb #5919dc29
 def nes_probes(
@@ -62,10 +63,18 @@ class NES:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
+        check_ints(1, queries=queries)
+        check_ints(2, samples=samples)
+        check_ints(tries=tries, chunk=chunk)
+        check_ints(none=True, seed=seed)
+        check_numbers(sigma=sigma)
+        check_numbers('(0, ∞)', step_size=step_size)
+        check_numbers('[0, 1)', momentum=momentum)
         self.size, self.queries, self.samples, self.sigma = patch_hw(size), queries, samples, sigma
         self.step_size, self.momentum, self.tries, self.chunk = step_size, momentum, tries, chunk
         self.target, self.goal = target, as_criterion(target, 'margin')
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
+        check_where(places, forbidden)
         self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
         self._check()
 

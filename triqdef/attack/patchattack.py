@@ -20,7 +20,8 @@ from .criteria import as_criterion, check_classes, Criterion
 from .patch import place
 from .pgd import as_view, load_state, save_state, state_file, under_attack
 from .textures import TextureDictionary
-from ..core import check_choice, check_images, generator, images_at_once
+from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
+                          images_at_once)
 
 # %% ../../nbs/48_attack.patchattack.ipynb #8556b479
 class Evade(Criterion):
@@ -197,6 +198,11 @@ class MPA(PatchAgent):
         seed=None,              # an int that makes each call repeat; None for the global state
         progress=False,         # show a progress bar
     ):
+        check_ints(patience=patience, bins=bins)
+        check_ints(none=True, seed=seed)
+        check_numbers('(0, 1]', area_each=area_each)
+        check_numbers('(0, ∞]', sigma=sigma)
+        check_numbers(lr=lr, entropy=entropy)
         self.n_patches, self.area_each = n_patches, area_each
         self.queries, self.target = queries, target
         self.colors = check_choice(colors, ('grey', 'mono', 'rgb'), 'colors')

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from .criteria import as_criterion, check_classes
 from .gap import attack_batches, first_state, seeded_loader
-from .patch import (Patch, allowed_places, check_fits, is_free, patch_hw, patch_mask, place,
-                                  random_places)
+from .patch import (allowed_places, check_fits, check_where, is_free, Patch, patch_hw,
+                                  patch_mask, place, random_places)
 from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
                                 under_attack)
-from ..core import check_choice, check_images, device_of, generator
+from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
 from ..files import fingerprint, plain
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #8aa4d1d6
@@ -118,12 +118,18 @@ class SparseRS:
         seed=None,            # an int that makes each call repeat; None for the global random state
         progress=False,       # show a progress bar
     ):
+        check_ints(1, queries=queries)
+        check_ints(2, move_every=move_every)
+        check_ints(bs=bs)
+        check_ints(none=True, resample=resample, seed=seed)
+        check_numbers('(0, 1]', none=True, alpha=alpha)
         for n, v in dict(queries=queries, bs=bs, resample=resample).items():
             if v is not None and v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
         if move_every < 2: raise ValueError(f"move_every must be at least 2, got {move_every}")
         share = 1 if alpha is None else alpha
         if not 0 < share <= 1: raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
         self.size, self.queries, self.target, self.alpha = patch_hw(size), queries, target, alpha
+        check_where(places, forbidden)
         self.move_every, self.places, self.forbidden = move_every, places, forbidden
         self.start = check_choice(start, ('squares', 'stripes'), 'start')
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from ..core import atomic_path, check_choice, check_images, unwrap, versions
+from ..core import atomic_path, check_choice, check_images, check_ints, unwrap, versions
 from .extract import IntConv2d, IntLayer, single_bit
 from .graph import OnnxGraph, need_modules, translations
 from ..files import fingerprint
@@ -258,6 +258,7 @@ class OnnxNet:
         path,             # a file that `export_onnx` wrote
         threads:int=0,    # of one operator; 0: as many as the runtime likes
     ):
+        check_ints(0, threads=threads)
         self.path, self.about = Path(path).expanduser(), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
         fast = self.about['cpu'] == 'vnni'

@@ -30,13 +30,14 @@ from torch import nn, Tensor
 from ..attack.criteria import check_classes
 from ..attack.patch import Patch, picture_of, random_places
 from ..attack.pgd import under_attack
-from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, device_of, eval_mode,
-                          fixed_seed, generator, images_at_once, logits_of, unwrap, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images,
+                          check_ints, check_labels, check_network, device_of, eval_mode, fixed_seed,
+                          generator, images_at_once, logits_of, unwrap, versions)
 from .transfer import (attack_settings, evaluation_images, for_images, heat_cells, image_hash, records,
                                        run_jobs, save_png)
 from ..files import plain, read_json, write_json
 from ..percept.edges import canny_edges, full, gaussian_smooth, minmax_scale, soft_iou
-from ..percept.features import feature_map, stage_names, tap_stages
+from ..percept.features import check_stages, feature_map, stage_names, tap_stages
 from ..percept.gradients import gradient_from_logits, gradient_map, input_gradient
 from ..percept.hog import cosine, default_cell, hog
 from ..quant.convert import at_bits, bit_state_of, bits_of, calibrate
@@ -131,7 +132,10 @@ def fresh_network(
     bs:int=64,        # images a forward pass
 )->nn.Module:         # in eval mode
     "The same architecture with weights drawn anew, and statistics and steps that fit them."
-    new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(bs)
+    check_ints(seed=seed)
+    check_ints(1, bs=bs)
+    check_network(net); check_images(x)
+    new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(int(bs))
     before = {k: v.clone() for k, v in new.named_parameters()}
     with fixed_seed(seed):
         for m in new.modules():
@@ -325,6 +329,11 @@ def alignment_report(
     label='',           # what the bar says in front, such as the name of the network
 )->Alignment:
     "Agreement of input gradients and stage features between all pairs of bit-widths."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
+    seed = int(seed)
+    if stages is not None: check_stages(stages)
     have = bits_of(net)
     bits = check_bits(have if bits is None else bits, have)
     if len(bits) < 2: raise ValueError(f"alignment compares bit-widths: at least two are needed, got {bits}")
@@ -446,7 +455,7 @@ def gradient_maps(
     bits=None,    # bit-widths, None for all of the network
 )->dict:          # bit-width → |∇| maps (B,1,H,W) on the CPU
     "The magnitude of the input gradient at each bit-width."
-    check_images(x)
+    check_images(x); y = check_labels(y, len(x))
     bits, dev, out = check_bits(bits_of(net) if bits is None else bits, bits_of(net)), device_of(net), {}
     for b in bits:
         with at_bits(net, b), under_attack(net): out[b] = gradient_map(input_gradient(net, x.to(dev), y)).cpu()
@@ -491,8 +500,10 @@ def stage_maps(
     stages=None,    # names of stages, None for `stage_names(net)`
 )->dict:            # 'gradient' and each stage → {bit-width: maps (B,1,H,W) on the CPU}
     "The maps that alignment compares."
-    check_images(x, strict=True)
+    check_images(x, strict=True); check_labels(y, len(x)); y = y.long()
+    if stages is not None: check_stages(stages)
     bits, dev = check_bits(bits_of(net) if bits is None else bits, bits_of(net)), device_of(net)
+    with eval_mode(net): check_classes(net, x.to(dev), y)
     stages = tuple(stage_names(net, x[:1].to(dev)) if stages is None else stages)
     with eval_mode(net): y = check_classes(net, x.to(dev), y)
     seen = _looks(net, x.to(dev), y, bits, stages)

@@ -28,8 +28,9 @@ from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, 
 from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
-from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images, check_logits, device_of,
-                          fixed_seed, images_at_once, logits_of, versions)
+from ..core import (atomic_path, check_bits, check_choice, check_finite, check_folder,
+                          check_images, check_ints, check_logits, check_network, check_numbers,
+                          device_of, fixed_seed, images_at_once, logits_of, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
@@ -80,7 +81,7 @@ class Broken(nn.Module):
         strength=None,       # factor on logits, noise or contrast; None for that of `faults`
     ):
         super().__init__()
-        self.how, self.module = check_choice(how, faults, 'how'), copy.deepcopy(net)
+        self.how, self.module = check_choice(how, faults, 'how'), copy.deepcopy(check_network(net))
         self.strength = _strength[how] if strength is None else float(strength)
         acts = [m for m in self.module.modules() if isinstance(m, Quantizer) and m.kind == 'act']
         if how in ('no-ste', 'split') and not acts:
@@ -130,9 +131,9 @@ class AuditBudget:
     bs:int = None                # images a forward pass; None: `images_at_once`
 
     def __post_init__(self):
-        for k in ('n', 'steps', 'restarts', 'queries', 'copies', 'n_smooth', 'smooth_steps', 'bs'):
-            v = getattr(self, k)
-            if v is not None and v < 1: raise ValueError(f"{k} must be at least 1, got {v}")
+        counts = ('n', 'steps', 'restarts', 'queries', 'copies', 'n_smooth', 'smooth_steps')
+        check_ints(1, **{k: getattr(self, k) for k in counts}); check_ints(1, none=True, bs=self.bs)
+        check_numbers('(0, 1]', step_size=self.step_size); check_numbers('[0, 1]', sigma=self.sigma)
         for s in (*self.sizes, *self.control):
             if not 0 < s <= .5: raise ValueError(f"shares of the image must lie in (0, 0.5], got {s}")
         if not 0 <= self.tolerance < 1: raise ValueError(f"tolerance must lie in [0, 1), got {self.tolerance}")
@@ -842,6 +843,9 @@ def audit(
     label='',           # what the bar says in front, such as the name of the network
 )->Audit:
     "The twelve lines on one network."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    if parts is not None: check_folder(parts, 'parts')
     o = _spend(budget, quick, n)
     have, lines = bits_of(net), _chosen(lines, attack)
     bits = check_bits(have if bits is None else bits, have)

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
+from ..data import check_batch, check_iterable
 from ..attack.patch import check_fits, patch_hw, patch_mask
-from ..core import atomic_path, check_choice
+from ..core import atomic_path, check_choice, check_ints
 from .success import Success, asr, asr_all, asr_targeted
 from .transfer import records, save_png, threat_level, transfer_matrix
 from ..files import read_json, write_json
@@ -81,6 +82,7 @@ def with_setting(
     value,       # the new value; a side or (h, w) for 'size', at least 1 for a budget
 ):
     "A copy of an attack with one setting changed."
+    if not hasattr(attack, '__dict__'): raise TypeError(f"attack must be an object with settings, got {attack!r}")
     have = sorted(k for k in vars(attack) if k[0] != '_')
     if name not in have:
         raise ValueError(f"{type(attack).__name__} has no setting {name!r}: it has {have}")
@@ -195,12 +197,15 @@ def area_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the area of the patch."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
     make, hws = _maker(attack, 'size'), [patch_hw(s) for s in sizes]
     if not hws: raise ValueError("sizes is empty: give at least one side")
     hws = tuple(sorted(set(hws), key=lambda s: s[0]*s[1]))
-    first = next(iter(dl), None)
+    first = next(iter(check_iterable(dl)), None)
     if first is None: raise ValueError("the loader is empty: there is nothing to evaluate")
-    hw = first[0].shape[-2:]
+    hw = check_batch(first)[0].shape[-2:]
     for s in hws: check_fits(s, hw)
     shape = getattr(attack, 'shape', 'square')
     x = tuple(patch_mask(*s, shape).sum().item()/(hw[0]*hw[1]) for s in hws)
@@ -225,6 +230,9 @@ def steps_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the steps, or the queries, that the attack may take."
+    check_ints(none=True, n=n)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
     if what is None: what = next((k for k in ('queries', 'steps') if hasattr(attack, k)), 'steps')
     make, budgets = _maker(attack, what), tuple(sorted(set(budgets)))
     if not budgets or budgets[0] < 1: raise ValueError(f"budgets must be 1 or more, got {budgets}")

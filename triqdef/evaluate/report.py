@@ -28,7 +28,7 @@ from ..attack.nes import NES
 from ..attack.patch import Patch, picture_of
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
-from ..core import check_bits, device_of, images_at_once, versions
+from ..core import check_bits, check_ints, device_of, images_at_once, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
 from .compare import compare, Comparison
@@ -201,6 +201,10 @@ def report(
     progress:bool=True, # show progress bars
 )->Report:
     "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
+    check_ints(none=True, n=n, n_attack=n_attack)
+    check_ints(0, n_align=n_align)
+    check_ints(seed=seed)
+    check_ints(1, seeds=seeds)
     return _report(AttrDict(locals()))
 
 # %% ../../nbs/68_evaluate.report.ipynb #04a5819e

@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images, device_of, eval_mode, fast_layout
+from ..core import (check_bits, check_folder, check_images, check_ints, check_numbers,
+                          device_of, eval_mode, fast_layout)
 from ..data import ImageLoader
 from .success import clean_accuracy, Rate
 from ..files import fingerprint, Resume
@@ -34,6 +35,8 @@ def check_shard(
         if not re.fullmatch(r'\d+/\d+', shard):
             raise ValueError(f"shard must look like 0/4, the first of four, got {shard!r}")
         shard = shard.split('/')
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2 or any(isinstance(v, float) for v in shard):
+        raise ValueError(f"shard must be 'i/n' or a pair (i, n) of whole numbers, got {shard!r}")
     i, n = map(int, shard)
     if not 0 <= i < n: raise ValueError(f"shard must be i/n with 0 ≤ i < n, got {i}/{n}")
     return i, n
@@ -69,7 +72,14 @@ def predict_shard(
     progress:bool=True,   # a bar with the time that is left
 )->dict:                  # 'y' (k,), and for each bit-width 'top/<bits>' (k,5), the best classes first
     "Predict the pictures of one shard at all bit-widths; goes on where an earlier call stopped."
-    bits, shard, device = check_bits(bits or bits_of(net), bits_of(net)), check_shard(shard), device_of(net)
+    check_ints(bs=bs)
+    check_ints(0, num_workers=num_workers)
+    check_numbers(every=every)
+    if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
+        raise TypeError(f"data must be ImageTensors or ImageNetFiles, no loader, got {type(data).__name__}")
+    if folder is not None: check_folder(folder, 'folder')
+    bits = bits_of(net) if bits is None else bits
+    bits, shard, device = check_bits(bits, bits_of(net)), check_shard(shard), device_of(net)
     if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     idx = torch.arange(len(data))[shard[0]::shard[1]]
     if not len(idx): raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(data)} pictures is empty")
@@ -81,7 +91,7 @@ def predict_shard(
     told = dict(work=work, shard=list(shard), images=len(data), bits=list(bits))
     def joined(): return {k: torch.cat(v) for k, v in parts.items()}
     if have < len(idx):
-        dl = ImageLoader(data.subset(idx[have:]), bs, device=device, num_workers=num_workers)
+        dl = ImageLoader(data.subset(idx[have:]), int(bs), device=device, num_workers=num_workers)
         for batch in progress_bar(dl, total=len(dl)) if progress else dl:
             for k, v in _batch(net, batch, bits).items(): parts.setdefault(k, []).append(v)
             if keep.due: keep.save(joined(), **told)

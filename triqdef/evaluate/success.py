@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
-from ..core import (as_labels, check_finite, check_images, device_of, eval_mode, fast_layout, generator,
-                          images_at_once, logits_of)
-from ..data import peek
+from ..core import (as_labels, check_finite, check_images, check_ints, check_numbers,
+                          device_of, eval_mode, fast_layout, generator, images_at_once, logits_of)
+from ..data import check_iterable, peek
 from ..quant.convert import at_bits
 
 # %% ../../nbs/60_evaluate.success.ipynb #54e60d3f
@@ -50,6 +50,9 @@ class Rate:
     n:int             # images counted
     level:float=.95   # confidence of the interval
 
+    def __post_init__(self):
+        check_ints(0, k=self.k, n=self.n); check_numbers('(0, 1)', level=self.level)
+        if self.k > self.n: raise ValueError(f"k must be at most n, got k={self.k}, n={self.n}")
     @property
     def value(self)->float: return self.k/self.n if self.n else float('nan')
     @property
@@ -160,6 +163,8 @@ def paired_difference(
     level:float=.95,   # confidence
 )->dict:               # difference a − b, low, high, images
     "The difference of two rates on the same images with its bootstrap interval."
+    check_ints(draws=draws, seed=seed)
+    check_numbers('(0, 1)', level=level)
     if len(a.hit) != len(b.hit):
         raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
     if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
@@ -187,8 +192,10 @@ def predict(
     bs:int=None,      # images a forward pass, for a tensor; None: `images_at_once`
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
     "Predicted classes, and the labels if there are any."
+    check_ints(1, none=True, bs=bs)
     tensor, device, preds, ys = hasattr(data, 'shape'), device_of(net), [], []
     if tensor: check_images(data)
+    else: check_iterable(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
         for b in data.split(bs or images_at_once(data)) if tensor else data:
             x = b if tensor else check_images(b[0])
@@ -209,6 +216,7 @@ def success(
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
     "`asr`, `asr_all` and, with a target, `asr_targeted` of one attack at one bit-width."
+    check_ints(1, none=True, bs=bs)
     check_images(x); check_images(x_adv, 'x_adv')
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")

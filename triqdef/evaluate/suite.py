@@ -8,14 +8,16 @@ Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 __all__ = ['full_budget', 'quick_budget', 'white_box', 'black_box', 'attack_suite', 'at_area']
 
 # %% ../../nbs/66_evaluate.suite.ipynb #ae48c66e
+from ..attack.criteria import as_criterion
+from ..attack.patch import check_hw
 from ..attack.gap import GAP
 from ..attack.lavan import LaVAN
 from ..attack.nes import NES
 from ..attack.patchattack import MPA, TPA
-from ..attack.pgd import PatchPGD
+from ..attack.pgd import check_attack, PatchPGD
 from ..attack.sparse_rs import SparseRS
 from ..attack.textures import TextureDictionary
-from ..core import check_choice
+from ..core import check_choice, check_ints, check_numbers
 from .curves import with_setting
 from .transfer import attack_name
 
@@ -53,6 +55,11 @@ def attack_suite(
     **budget,           # overrides of `full_budget` or `quick_budget`: gap, pgd, lavan, universal, queries
 )->dict:                # readable name → attack
     "The attacks of a report."
+    check_ints(1, side=side)
+    check_ints(none=True, seed=seed)
+    as_criterion(target)
+    if isinstance(names, str) or names is not None and not hasattr(names, '__iter__'):
+        raise TypeError(f"names must be a sequence of names of attacks, got {names!r}")
     known = white_box + black_box
     chosen = (known[:3] if bounded else known) if names is None else names
     b = dict(quick_budget if bounded else full_budget)
@@ -71,6 +78,9 @@ def at_area(
     hw,              # (height, width) of the image in pixels
 )->dict:             # name → copy; attacks that choose their own area stay as they are
     "Copies of attacks whose patch covers a share of the image."
+    check_hw(hw); check_numbers('(0, 1]', share=share)
+    if not isinstance(attacks, dict) or not attacks: raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
+    for a in attacks.values(): check_attack(a)
     if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)
     for k, a in attacks.items():

@@ -28,11 +28,13 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes, Criterion
 from ..attack.gap import _xy, seeded_loader
-from ..attack.patch import Patch, null_patch, patch_hw, patch_mask, place, random_places
+from ..attack.patch import (check_where, null_patch, Patch, patch_hw, patch_mask, place,
+                                  random_places)
 from ..attack.pgd import own_settings
-from ..core import (atomic_path, check_bit, check_bits, check_choice, check_images, device_of,
-                          eval_mode, fixed_seed, generator, images_at_once, versions)
-from ..data import take
+from ..core import (atomic_path, check_bit, check_bits, check_choice, check_folder,
+                          check_images, check_ints, check_labels, device_of, eval_mode, fixed_seed,
+                          generator, images_at_once, versions)
+from ..data import check_iterable, take
 from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
                                       worst_case)
 from ..files import fingerprint, plain, read_json, Resume, write_json
@@ -123,18 +125,29 @@ def _kind(name, a):
         if len({(p.image.shape, p.shape_name, p.target) for p in a.values()}) > 1:
             raise ValueError(f"the patches of {name!r} must agree in size, shape and target")
         return 'ready'
+    if isinstance(a, type): raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
     if hasattr(a, 'attack') and not getattr(a, 'universal', False): return 'per image'
     if hasattr(a, 'fit'): return 'universal'
     raise TypeError(f"attack {name!r} must have .attack (per image) or .fit (universal), or be a dict "
                     f"bits → Patch; got {type(a).__name__}")
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #49233b2b
+def _check_sources(sources):
+    "Something to go through, not empty, nothing twice."
+    if sources is None or isinstance(sources, dict) and sources: return
+    if isinstance(sources, str) or not hasattr(sources, '__iter__'):
+        raise TypeError(f"sources must be bit-widths, tuples of them or a dict name → view, got {sources!r}")
+    names = list(map(str, sources))
+    if not names: raise ValueError("sources is empty: give at least one")
+    if len(set(names)) < len(names): raise ValueError(f"sources names a source twice: {list(sources)}")
+
 def _plans(attacks, sources, bits, have):
     "The plans for `attacks` (one, several, or a dict name → attack), every name different."
     if _is_ready(attacks) or not isinstance(attacks, (dict, list, tuple)): attacks = [attacks]
     if not len(attacks): raise ValueError("attacks is empty: give at least one attack")
     named = list(attacks.items()) if isinstance(attacks, dict) else [(attack_name(a), a) for a in attacks]
     if callable(sources): sources = [sources]
+    _check_sources(sources)
     out, seen = [], {}
     for name, a in named:
         name, kind = str(name), _kind(name, a)
@@ -202,6 +215,7 @@ def success(self:Transfer,
     definition='asr',      # 'asr', 'asr_all' or, for targeted attacks, 'asr_targeted'
 )->Success:
     "One cell, image by image."
+    check_choice(attack, list(self.attacks), 'attack'); check_bit(target, name='target')
     check_choice((source, target), [(s, t) for a, s, t in self.adv_pred if a == attack], '(source, target)')
     return self._score(self.adv_pred[attack, source, target], attack, target, definition)
 
@@ -514,6 +528,7 @@ def image_hash(
     y:Tensor,    # labels
 )->str:
     "Whether two results were made on the same images: a SHA-256 of pixels and labels."
+    check_images(x); y = check_labels(y, len(x))
     h = hashlib.sha256((x*255).round().clamp(0, 255).byte().cpu().contiguous().numpy().tobytes())
     h.update(y.long().cpu().numpy().tobytes())
     return h.hexdigest()
@@ -527,6 +542,7 @@ def evaluation_images(
     most:int=None,    # how many where `n` is None; a loader with fewer gives what it has, with a warning
 )->tuple:             # x (n,C,H,W) in [0,1], y (n,) int64
     "The first images of a loader, checked against the network."
+    check_ints(none=True, n=n)
     with seeded_loader(dl, seed): x, y = take(_as_far_as(most if n is None else None, dl), n)
     check_images(x, strict=True)
     if most is not None and n is None and len(x) < most:
@@ -568,6 +584,13 @@ def transfer_matrix(
     parts=None,         # a folder for finished jobs: the same call again does only the rest
 )->Transfer:
     "Patches made at each source, scored at each target."
+    check_ints(none=True, n=n, n_attack=n_attack)
+    check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs)
+    check_ints(0, keep=keep)
+    if fit_on is not None: check_iterable(fit_on, 'fit_on')
+    if parts is not None: check_folder(parts, 'parts')
+    check_where(places)
     have = bits_of(net)
     bits = check_bits(have if bits is None else bits, have)
     plans = _plans(attacks, sources, bits, have)
@@ -642,6 +665,7 @@ def matrix(self:Transfer,
 )->pd.DataFrame:        # rows (attack, source), columns target
     "Every matrix, one below the other."
     check_choice(what, ('value', 'interval', 'n'), 'what')
+    check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
     rows = {}
     for a in self.attacks:
         if definition not in self.definitions(a): continue
@@ -681,6 +705,8 @@ def threat_level(
     bits=None,     # all bit-widths of the matrix; None: those of `made_at` are all
 )->str:
     "'T1', 'T1+', 'T2', 'T2+' or 'T3', see the table; 'unknown' where nobody says where it was made."
+    check_bit(target, name='target')
+    if bits is not None: check_bits(bits)
     made = set(made_at)
     if not made: return 'unknown'
     if target not in made: return 'T1' if len(made) == 1 else 'T1+'
@@ -702,6 +728,7 @@ def to_frame(self:Transfer,
     definition=None,    # one definition, or None for all
 )->pd.DataFrame:
     "Tidy rows: attack, source, target, threat, definition, asr, low, high, n, nulls, area, queries."
+    if definition is not None: check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
     rows = []
     for (a, s, b) in self.adv_pred:
         for d in self.definitions(a) if definition is None else (definition,):
@@ -757,6 +784,7 @@ def threat_table(self:Transfer,
     text=False,          # for people: percent with intervals in one cell
 )->pd.DataFrame:         # a row per attack and target
     "T1 (mean and highest over sources), T2 and T3 with 95 % intervals, and the highest null."
+    check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
     attacks = [a for a in self.attacks if definition in self.definitions(a)]
     have = {self.threat(*k) for k in self.adv_pred}
     levels = [l for l in ('T1', 'T1+', 'T2', 'T2+', 'T3') if l in have or '+' not in l]
@@ -783,6 +811,7 @@ def summary(self:Transfer,
     definition='asr',    # a definition of success
 )->pd.DataFrame:         # a row per attack; shares in [0,1]
     "Mean over cells by threat level, the highest transfer and the highest null."
+    check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
     f = self.to_frame(definition)
     if not len(f): return pd.DataFrame()
     out = f.pivot_table(index='attack', columns='threat', values='asr', sort=False).rename_axis(columns=None)
@@ -932,7 +961,7 @@ def save(self:Transfer,
     dir,    # a folder; it is made
 ):
     "Write transfer.json, transfer.csv, transfer.png, predictions.safetensors and the patches."
-    d = Path(dir).expanduser()
+    d = check_folder(dir, 'dir')
     d.mkdir(parents=True, exist_ok=True)
     for (a, s), p in self.patches.items(): p.save(d/self._patch_file(a, s))
     with atomic_path(d/'predictions.safetensors') as tmp: tmp.write_bytes(tensor_bytes(self._tensors()))

@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ..core import check_bit, check_bits
+from ..core import check_bit, check_bits, check_numbers
 from ..percept.edges import full, gaussian_smooth, minmax_scale, soft_edges, soft_iou
 from ..percept.features import feature_map
 from ..percept.hog import cosine, default_cell, hog, soft_hog
@@ -35,6 +35,7 @@ def bit_pairs(
 
 def _own_pairs(bits, pairs):
     "The user's list of pairs, checked against the active bit-widths."
+    if not hasattr(pairs, '__iter__'): raise TypeError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
     out = []
     for p in pairs:
         if not hasattr(p, '__len__') or isinstance(p, str) or len(p) != 2:
@@ -67,6 +68,8 @@ def map_likeness(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # (B,) from 0 to w_edge + w_hog
     "The weighted likeness of each image's maps, averaged over pairs of bit-widths."
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
+    check_numbers(smooth=smooth)
     _check_weights(w_edge, w_hog)
     pairs = bit_pairs(maps, pairs)
     bits = sorted({b for p in pairs for b in p}, reverse=True)
@@ -109,6 +112,8 @@ def fdp(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
     "The feature disalignment penalty: mean likeness of stage features over images and pairs."
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
+    check_numbers(smooth=smooth)
     maps = _stage_maps(features)
     bit_pairs(maps, pairs)
     stages = next(iter(maps.values()))

@@ -10,6 +10,7 @@ __all__ = ['gpdp']
 # %% ../../nbs/31_penalty.gpdp.ipynb #082ee4cd
 from torch import Tensor
 
+from ..core import check_numbers
 from .fdp import map_likeness
 from ..percept.gradients import gradient_map
 
@@ -23,6 +24,8 @@ def gpdp(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
     "The gradient disalignment penalty: mean likeness of gradient maps over images and pairs."
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
+    check_numbers(smooth=smooth)
     if not isinstance(gradients, dict):
         raise TypeError("gradients must be a dict from bit-width to input gradients, "
                         f"got {type(gradients).__name__}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from skimage.feature import canny
 from torch import Tensor
+from ..core import check_numbers
 
 # %% ../../nbs/20_percept.edges.ipynb #aaca71ca
 def check_maps(
@@ -83,6 +84,7 @@ def gaussian_smooth(
     sigma:float,     # standard deviation in pixels, 0 for no smoothing
 )->Tensor:
     "Each map blurred by a Gaussian, as `scipy.ndimage.gaussian_filter` does by default."
+    check_numbers('[0, ∞)', sigma=sigma)
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be a finite number of pixels, 0 or more, got {sigma}")
     if sigma == 0: return m
@@ -130,6 +132,8 @@ def soft_edges(
     level:Tensor=None,         # fixed levels (B,1,1,1) instead of each map's own
 )->Tensor:                     # (B,1,H,W) in [0,1]
     "How much each pixel is an edge, differentiable; a flat map has none."
+    check_numbers(threshold=threshold)
+    check_numbers('(0, ∞)', temperature=temperature)
     if not temperature > 0: raise ValueError(f"temperature must be above 0, got {temperature}")
     s = full(sobel_magnitude(full(m)))
     level = edge_level(s, threshold) if level is None else level
@@ -158,6 +162,7 @@ def edge_iou(
     smooth:float=0.,          # Gaussian blur of both maps first, σ in pixels
 )->Tensor:                    # (B,) in [0,1]
     "Soft Edge IoU of each pair of maps, min-max scaled inside, differentiable."
+    check_numbers(threshold=threshold, temperature=temperature, smooth=smooth)
     check_pair(a, b)
     def edges(m):
         m = minmax_scale(gaussian_smooth(full(m), smooth))
@@ -170,6 +175,7 @@ def canny_edges(
     sigma:float=1.,       # blur before the derivative, pixels
 )->Tensor:                # (B,1,H,W) bool
     "`skimage.feature.canny` of each map, min-max scaled first."
+    check_numbers(sigma=sigma)
     x = minmax_scale(full(check_maps(m).detach())).cpu().numpy()
     return torch.from_numpy(np.stack([canny(o, sigma) for o in x[:, 0]])[:, None]).to(m.device)
 
@@ -178,6 +184,7 @@ def sobel_edges(
     threshold:float=1.,      # standard deviations above the mean strength
 )->Tensor:                   # (B,1,H,W) bool
     "Pixels whose Sobel strength exceeds the map's own level; batched, on any device."
+    check_numbers(threshold=threshold)
     s = sobel_magnitude(minmax_scale(full(check_maps(m).detach())))
     level = edge_level(s, threshold)
     return (s > level) & (level > 1e-12)
@@ -195,6 +202,7 @@ def canny_iou(
     return_empty:bool=False,     # also return which pairs have no edge at all, (B,) bool
 )->Tensor:                       # (B,) in [0,1], no gradient
     "Edge IoU with scikit-image's Canny: the reported value; 1 where neither map has an edge."
+    check_numbers(sigma=sigma)
     check_pair(a, b)
     return _hard_iou(canny_edges(a, sigma), canny_edges(b, sigma), return_empty, a.dtype)
 
@@ -205,5 +213,6 @@ def sobel_iou(
     return_empty:bool=False,     # also return which pairs have no edge at all, (B,) bool
 )->Tensor:                       # (B,) in [0,1], no gradient
     "Edge IoU with hard Sobel edges: the limit of `edge_iou` as the temperature goes to 0."
+    check_numbers(threshold=threshold)
     check_pair(a, b)
     return _hard_iou(sobel_edges(a, threshold), sobel_edges(b, threshold), return_empty, a.dtype)

@@ -57,5 +57,6 @@ def gradient_map(
     g:Tensor,    # gradients, (B,C,H,W) float
 )->Tensor:       # (B,1,H,W), ≥ 0; float32 for half-precision gradients
     "The mean over colour channels of |g| (ours)."
+    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     return full(g).abs().sum(1, keepdim=True)/g.shape[1]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core import check_numbers
 from .edges import (check_maps, check_pair, full, gaussian_smooth, minmax_scale,
                                    safe_sqrt)
 
@@ -161,6 +162,7 @@ def hog_cosine(
     smooth:float=0.,          # Gaussian blur of both maps first, σ in pixels
 )->Tensor:                    # (B,) in [0,1]
     "Cosine of the HOG descriptors of each pair of maps, min-max scaled inside, differentiable."
+    check_numbers(smooth=smooth)
     check_pair(a, b)
     cell = default_cell(a.shape) if cell is None else cell
     describe = soft_hog if soft else hog

@@ -21,8 +21,9 @@ from torch import nn, Tensor
 from ..attack.ensemble import View
 from ..attack.gap import attack_batches, seeded_loader, used_batches
 from ..attack.pgd import as_view
-from ..core import check_images, device_of, fixed_seed, generator
-from ..data import keyed_generator
+from ..core import (check_images, check_ints, check_network, check_numbers, device_of,
+                          fixed_seed, generator)
+from ..data import check_iterable, keyed_generator
 from ..files import Resume, fingerprint
 from .jedi import Purifier, fill_module, load_parts, save_parts
 
@@ -31,6 +32,7 @@ def default_scheduler(
     T:int=1000,    # training steps of the diffusion, at least 1
 ):
     "The DDPM scheduler of diffusers with its linear noise schedule."
+    check_ints(1, T=T)
     try: from diffusers import DDPMScheduler
     except ImportError as e:
         raise ImportError("the default scheduler is that of diffusers: pip install diffusers, "
@@ -61,6 +63,8 @@ class DiffPure(Purifier):
         seed:int=None,         # for the same noise in every call; None draws anew each time
         backward='through',    # gradients: 'through' all steps, or 'identity' (BPDA)
     ):
+        check_ints(t_star=t_star)
+        check_ints(none=True, steps=steps, seed=seed)
         super().__init__(net, backward)
         if not callable(model):
             raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
@@ -164,6 +168,8 @@ class Denoiser(nn.Module):
         channels:int=3,    # of the pictures
     ):
         super().__init__()
+        check_ints(width=width)
+        check_ints(1, channels=channels)
         if width < 4 or width % 4:
             raise ValueError(f"width must be a positive multiple of 4, got {width}")
         w, e, self.config = width, 4*width, dict(width=width, channels=channels)
@@ -237,6 +243,13 @@ def train_denoiser(
     every:float=30.,       # seconds between two savings of the state
 )->nn.Module:              # in eval mode; `.history` has the losses
     "Train a model to predict noise."
+    check_ints(1, steps=steps)
+    check_ints(bs=bs, width=width, seed=seed)
+    check_ints(none=True, max_t=max_t)
+    check_numbers('(0, ∞)', lr=lr)
+    check_numbers(every=every)
+    if model is not None: check_network(model, 'model')
+    check_iterable(dl)
     scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
     T = scheduler.config.num_train_timesteps
     s = dict(steps=steps, bs=bs, lr=lr, max_t=T if max_t is None else max_t, seed=seed)
@@ -310,6 +323,8 @@ class EOT(View):
         n:int=8,        # draws, at least 1
         seed:int=0,     # of the draws, non-negative
     ):
+        check_ints(1, n=n)
+        check_ints(seed=seed)
         if n < 1: raise ValueError(f"n must be at least 1, got {n}")
         self.inner, self.n, self.seed = as_view(bits), n, seed
 

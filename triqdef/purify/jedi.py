@@ -20,9 +20,11 @@ from fastprogress.fastprogress import progress_bar
 from safetensors.torch import save_file
 from torch import nn, Tensor
 
+from ..attack.patch import check_pixels
 from ..attack.gap import attack_batches, seeded_loader
-from ..core import atomic_path, check_choice, check_images, device_of, fixed_seed, generator, logits_of
-from ..data import peek
+from ..core import (atomic_path, check_choice, check_images, check_ints, check_numbers,
+                          device_of, fixed_seed, generator, logits_of)
+from ..data import check_iterable, peek
 from ..quant.checkpoint import read_tensors
 from ..quant.convert import bit_state_of
 
@@ -65,8 +67,10 @@ def grey_levels(
     bins:int=256,   # K, 2 to 256
 )->Tensor:          # (B,H,W) int64, 0 to bins-1
     "The bin of every pixel's luminance (ITU-R BT.601)."
+    check_ints(bins=bins)
     if not 2 <= bins <= 256: raise ValueError(f"bins must lie between 2 and 256, got {bins}")
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    check_pixels(x, 4, 'images')
+    if x.shape[1] not in (1, 3):
         raise ValueError(f"images must be (B,3,H,W) or (B,1,H,W), got {tuple(x.shape)}")
     w = x.new_tensor([.299, .587, .114] if x.shape[1] == 3 else [1.])
     return ((x*w.view(1, -1, 1, 1)).sum(1)*bins).long().clamp(0, bins - 1)
@@ -79,8 +83,12 @@ def entropy_map(
     bins:int=16,    # grey levels told apart, 2 to 256
 )->Tensor:          # ((H − window)//stride + 1 rows, columns alike), bits
     "Shannon entropy of every whole window, (B,h,w)."
+    check_ints(2, window=window)
+    check_ints(1, stride=stride)
+    check_ints(bins=bins)
     if window < 2 or stride < 1:
         raise ValueError(f"window must be at least 2, stride 1, got {window} and {stride}")
+    check_pixels(x, 4, 'images')
     if window > min(x.shape[-2:]):
         raise ValueError(f"a window of {window} does not fit images {tuple(x.shape)}")
     q, out = grey_levels(x, bins), 0
@@ -128,6 +136,7 @@ class MaskCompleter(nn.Module):
         width:int=16,    # channels of the first stage; the code has twice as many
     ):
         super().__init__()
+        check_ints(width=width)
         if width < 1: raise ValueError(f"width must be at least 1, got {width}")
         w, self.width = width, width
         self.encode = nn.Sequential(
@@ -175,6 +184,12 @@ class JEDI(Purifier):
         grow:int=1,             # pixels by which the mask grows before it is filled, ≥ 0
         backward='identity',    # gradients of the purifier: 'identity' (BPDA) or 'through'
     ):
+        check_ints(2, window=window)
+        check_ints(1, stride=stride)
+        check_ints(bins=bins)
+        check_ints(0, grow=grow)
+        check_numbers(quantile=quantile)
+        check_numbers('[0, ∞)', dynamic=dynamic)
         super().__init__(net, backward)
         if not 0 < quantile < 1:
             raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
@@ -198,9 +213,10 @@ def calibrate(self:JEDI,
     n_batches:int=8,     # how many batches to look at
 )->JEDI:
     "Set the threshold by the entropies of clean images; `ValueError` on an empty loader."
+    check_ints(n_batches=n_batches)
     if n_batches < 1: raise ValueError(f"n_batches must be at least 1, got {n_batches}")
     seen = []
-    with peek(dl):
+    with peek(check_iterable(dl)):
         for b, _ in zip(dl, range(n_batches)):
             x = check_images(b[0] if isinstance(b, (tuple, list)) else b, strict=True)
             h = entropy_map(x.as_subclass(Tensor), self.window, self.stride, self.bins)
@@ -239,6 +255,7 @@ def clean(self:JEDI,
     x:Tensor,    # images, (B,C,H,W) in [0,1], checked
 )->Tensor:       # as `x`
     "Images without what the mask, grown by `grow` pixels, covers."
+    check_pixels(x, 4, 'images')
     m = self.mask(x).to(x.dtype)
     return inpaint(x, F.max_pool2d(m, 2*self.grow + 1, 1, self.grow) > 0)
 
@@ -270,6 +287,10 @@ def fit(self:JEDI,
     progress:bool=True,    # show a progress bar
 )->JEDI:
     "Set the threshold if there is none, and train the autoencoder; losses are kept in `history`."
+    check_ints(1, steps=steps)
+    check_ints(bs=bs, width=width, seed=seed)
+    check_numbers('(0, ∞)', lr=lr)
+    check_numbers('[0, ∞)', sparsity=sparsity)
     if steps < 1 or bs < 1:
         raise ValueError(f"steps and bs must be at least 1, got {steps} and {bs}")
     if self.stats.isnan().any(): self.calibrate(dl)

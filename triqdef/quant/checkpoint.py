@@ -20,7 +20,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import asset, atomic_path, check_choice, fixed_seed, unwrap
+from ..core import (asset, atomic_path, check_choice, check_device, check_ints, check_network,
+                          fixed_seed, unwrap)
 from ..classifiers import build_any, check_arch
 from ..imagenet import Preset
 from .convert import bit_state_of, keep_bits, to_multibit
@@ -35,6 +36,7 @@ def description_of(
     meta=None,        # anything JSON can hold
 )->dict:
     "What a checkpoint says about its network."
+    check_ints(1, n_classes=n_classes)
     state = bit_state_of(net)
     if isinstance(n_classes, bool) or not hasattr(n_classes, '__index__'):
         raise TypeError(f"n_classes must be an int, got {n_classes!r} of type {type(n_classes).__name__}")
@@ -103,6 +105,7 @@ def save_checkpoint(
     meta=None,        # anything JSON can hold: class names, settings, accuracies
 )->Path:
     "Write tensors and description to `path`, whole or not at all."
+    check_ints(1, n_classes=n_classes)
     check_arch(arch)
     path, net = _file(path), unwrap(net)
     if path.is_dir(): raise ValueError(f"path must name a file, {path} is a folder")
@@ -161,7 +164,7 @@ def load_weights(
 )->nn.Module:
     "Fill `net` from a checkpoint; `ValueError` with the differing names if it belongs to another network."
     tensors, header = read_tensors(path)
-    inner = unwrap(net)
+    inner = unwrap(check_network(net))
     prefix = re.compile(r'(?:module\.|_orig_mod\.)+')
     if all(prefix.match(k) for k in tensors): tensors = {prefix.sub('', k, 1): v for k, v in tensors.items()}
     shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (tensors, inner.state_dict())]
@@ -191,6 +194,7 @@ def load_checkpoint(
     device='cpu',        # where the network is put
 )->nn.Module:            # in eval mode, at its highest bit-width; `.description` holds the header
     "Build the network that a checkpoint describes and fill it."
+    check_device(device)
     d = read_description(path)
     net = _as_stored(_built(d), read_tensors(path)[0])
     load_weights(net, path).eval().to(device)
@@ -209,5 +213,6 @@ def pretrained(
     device='cpu',      # where the network is put
 )->nn.Module:          # in eval mode; `.description['meta']` says how it was trained
     "A trained network that ships with the package."
+    check_device(device)
     check_choice(name, pretrained_names(), 'name')
     return load_checkpoint(asset(f'{name}.safetensors'), device)

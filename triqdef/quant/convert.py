@@ -22,9 +22,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import (check_bit, check_bits, check_choice, check_images, device_of, eval_mode,
-                          fast_layout, unwrap)
-from ..data import peek
+from ..core import (check_bit, check_bits, check_choice, check_images, check_network,
+                          check_numbers, device_of, eval_mode, fast_layout, unwrap)
+from ..data import check_iterable, peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import keeps_statistics, MultiBitNorm
 from ..unfuse import SameConv2d, unfuse
@@ -247,7 +247,7 @@ def bit_state_of(
     net:nn.Module,    # a multi-bit network, wrapped or not, or a plain one
 ):
     "The `BitState` that the layers of `net` share, or None for a plain network; `ValueError` where there are several."
-    net = unwrap(net)
+    net = unwrap(check_network(net))
     state = getattr(net, 'bit_state', None)
     return _only_state(net) if state is None else state
 
@@ -291,6 +291,7 @@ def backward_as(
     temperature:float=.25,   # of the soft staircase, > 0
 ):
     "Run a block with gradients that pass the activations `how`, and go back, after exceptions too."
+    check_numbers('(0, ∞)', temperature=temperature)
     state = bit_state_of(net) or BitState((32,))
     before = state.backward, state.temperature
     try:
@@ -303,9 +304,11 @@ def _first_batches(dl, n, net):
     "Up to `n` batches of images of a loader of `(x, ...)` or `x`, where `net` is and in the type of its weights."
     dtype = next(m.weight.dtype for m in net.modules() if isinstance(m, (QConv2d, QLinear)))
     out = []
+    check_iterable(dl)
     with peek(dl):
         for batch in dl:
-            x = check_images(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            x = check_images(batch[0] if isinstance(batch, (tuple, list)) and batch else batch,
+                             'images of the loader')
             out.append(fast_layout(x.as_subclass(Tensor).to(device_of(net), dtype)))
             if len(out) == n: break
     if not out: raise ValueError("the loader is empty: calibration needs at least one batch of images")
@@ -437,6 +440,7 @@ def quant_summary(
     x:Tensor=None,     # example images (B,C,H,W), to count multiply-adds; None: they are not counted
 )->pd.DataFrame:       # a row per kind: modules, weights, shares, width at each bit-width, and a note
     "`quant_table` added up by kind."
+    if x is not None: check_images(x)
     table, net = quant_table(net), unwrap(net)
     bits, table['modules'] = [c for c in table if c.endswith(' bits')], 1
     summed = ['modules', 'weights']

@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..core import device_of
+from ..core import check_network, device_of
 from .convert import at_bits, backward_as, bit_state_of
 from .norm import MultiBitNorm
 from .quantizers import Quantizer
@@ -188,6 +188,7 @@ def block_names(
     net:nn.Module,    # any network
 )->tuple:             # names as in `named_modules`; empty if the network repeats nothing
     "The names of the residual blocks or transformer layers of a network."
+    check_network(net)
     containers = nn.Sequential, nn.ModuleList, nn.ModuleDict
     def layers(m): return sum(isinstance(c, (nn.modules.conv._ConvNd, nn.Linear)) for c in m.modules())
     half = layers(net)/2
@@ -218,7 +219,7 @@ def checkpointed(
     names=None,       # names of modules, as in `named_modules`, or None for `block_names(net)`
 ):
     "Run a block of code in which `net` keeps only the inputs of its blocks for the backward pass."
-    blocks = [m for m in _blocks(net, names) if 'forward' not in vars(m)]
+    blocks = [m for m in _blocks(check_network(net), names) if 'forward' not in vars(m)]
     try:
         for m in blocks: m.forward = MethodType(_run, m)
         yield net

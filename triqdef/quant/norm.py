@@ -16,6 +16,7 @@ from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ..core import check_network
 from .layers import BitState
 
 # %% ../../nbs/13_quant.norm.ipynb #74349cdb
@@ -171,7 +172,7 @@ def sync_norms(
     on:bool=True,      # batch statistics of all processes, or of each one's own images
 )->nn.Module:          # the network
     "Choose whether the norms of `net` take their statistics over all processes; `TypeError` for norms that cannot."
-    if not any(getattr(m, 'bit_state', None) is not None for m in net.modules()):
+    if not any(getattr(m, 'bit_state', None) is not None for m in check_network(net).modules()):
         raise ValueError("sync_norms needs a multi-bit network: see to_multibit")
     norms = [m for m in net.modules() if isinstance(m, MultiBitNorm) and not _is_frozen(m.active)]
     able = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FreeBatchNorm

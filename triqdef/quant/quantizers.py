@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_choice
+from ..core import check_choice, check_ints, check_numbers
 from .ste import quantize
 
 # %% ../../nbs/11_quant.quantizers.ipynb #9a72ae00
@@ -87,6 +87,7 @@ def levels(
     signed:bool,      # two's complement, or from zero
 )->tuple:             # (lowest, highest), whole numbers
     "The lowest and the highest level of a quantizer."
+    check_ints(1, width=width)
     return (-2**(width - 1), 2**(width - 1) - 1) if signed else (0, 2**width - 1)
 
 # %% ../../nbs/11_quant.quantizers.ipynb #ad15e52f
@@ -324,6 +325,7 @@ class MinMax(Quantizer):
         shape:tuple=(),     # shape of a step
         momentum:float=.1,  # share of a new range in the moving average, 0 to 1
     ):
+        check_numbers('[0, 1]', momentum=momentum)
         super().__init__(widths, kind, shape)
         self.momentum = momentum
         if kind == 'act': self.register_buffer('ranges', torch.zeros(len(self.widths), 2))

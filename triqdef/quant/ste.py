@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from ..core import check_numbers
 
 # %% ../../nbs/10_quant.ste.ipynb #8f9bbf5a
 def round_ste(
@@ -142,6 +143,7 @@ def soft_round(
     temperature:float=.25,   # T > 0: towards 0 hard rounding, towards ∞ the identity
 )->Tensor:
     "A smooth staircase through the whole numbers, Gong 2019."
+    check_numbers('(0, ∞)', temperature=temperature)
     if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
     k = u.detach().floor()
     climb = ((u - k - .5)/temperature).tanh()/math.tanh(.5/temperature)

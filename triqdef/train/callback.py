@@ -24,9 +24,9 @@ from torch import nn, Tensor
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from ..attack.pgd import PatchPGD
-from ..core import (check_bit, check_bits, check_choice, check_images, check_logits, eval_mode, fixed_seed,
-                          this_process, unwrap)
+from ..attack.pgd import check_attack, PatchPGD
+from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
+                          check_logits, check_numbers, eval_mode, fixed_seed, this_process, unwrap)
 from ..quant.convert import at_bits, bit_state_of
 from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer
@@ -90,7 +90,13 @@ class TriQDef(Callback):
         checkpoint=False,       # keep only the inputs of blocks, for memory: True, or names for `checkpointed`
         **objective,            # `pairs`, `stages`, `smooth`, `distill` of `Objective`
     ):
+        check_ints(seed=seed)
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
+                      lambda_gpdp=lambda_gpdp)
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
+        else: check_bit(source, name='source')
+        if bits is not None: check_bits(bits)
+        if attack is not None: check_attack(attack)
         self.bits, self.source, self.seed, self.history, self.checkpoint = bits, source, seed, [], checkpoint
         self._init_state()
         self.attack = PatchPGD(8, steps=5, step_size=32/255, keep='loss') if attack is None else attack
@@ -392,6 +398,7 @@ class PatchAT(TriQDef):
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, 0., 0., **kwargs)
 
 class JointQAT(TriQDef):

@@ -13,7 +13,7 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import generator
+from ..core import check_numbers, generator
 from ..percept.edges import full, gaussian_smooth
 from .callback import PatchAT, Partner, TriQDef
 from .objective import Objective
@@ -27,6 +27,7 @@ class GradientNoise(PatchAT):
         sigma:float=.5,         # σ of the noise in units of each gradient's root mean square, ≥ 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, sigma=sigma)
         if not 0 <= sigma < float('inf'): raise ValueError(f"sigma must be a finite number ≥ 0, got {sigma}")
         super().__init__(bits, lambda_adv, **kwargs)
         self.sigma = sigma
@@ -53,7 +54,9 @@ def roughness(
     sigma:float=1.,    # σ of the blur in pixels, > 0
 )->Tensor:             # (B,), from 0 to about 1
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
+    check_numbers('(0, ∞)', sigma=sigma)
     if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
+    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
     u = torch.where(top > 1e-12, full(g)/top.clamp_min(1e-12), 0.)
@@ -82,5 +85,7 @@ class GradientSmooth(TriQDef):
         sigma:float=1.,         # σ of the blur in pixels, > 0
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, weight=weight)
+        check_numbers('(0, ∞)', sigma=sigma)
         if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
         super().__init__(bits, lambda_adv, 0., weight, smooth=sigma, **kwargs)

@@ -12,7 +12,7 @@ import random
 
 from fastcore.basics import patch
 
-from ..core import check_bits
+from ..core import check_bits, check_ints, check_numbers
 
 # %% ../../nbs/50_train.curriculum.ipynb #d4b7a734
 class BACT:
@@ -24,6 +24,9 @@ class BACT:
         ramp:float=.1,        # share of training over which the penalties rise from 0 to 1
         seed:int=0,           # seed of the draws
     ):
+        check_ints(2, none=True, max_active=max_active)
+        check_ints(seed=seed)
+        check_numbers('[0, 1]', warmup=warmup, ramp=ramp)
         self.bits, self.warmup, self.ramp, self.seed = check_bits(bits), warmup, ramp, seed
         for name, share in dict(warmup=warmup, ramp=ramp).items():
             if not 0 <= share <= 1: raise ValueError(f"{name} is a share of training between 0 and 1, got {share}")

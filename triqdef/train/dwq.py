@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_choice, generator
+from ..core import check_bits, check_choice, check_ints, check_numbers, generator
 from ..quant.convert import at_bits, bit_state_of, bits_of
 from .pbat import PBAT
 
@@ -25,6 +25,7 @@ class OneBit:
         bits,          # bit-widths to draw from
         seed:int=0,    # of the draws
     ):
+        check_ints(seed=seed)
         self.bits, self.seed = check_bits(bits), seed
 
     def __repr__(self): return f"OneBit({self.bits}, seed={self.seed})"
@@ -40,6 +41,7 @@ class DWQ(PBAT):
         share:float=1.,    # share of a batch that is patched, above 0 and at most 1
         **kwargs,          # `attack`, `curriculum`, `seed` of `PBAT`
     ):
+        check_numbers('(0, 1]', share=share)
         super().__init__(bits, share, **kwargs)
 
 # %% ../../nbs/54_train.dwq.ipynb #b4b1bd11
@@ -52,6 +54,7 @@ class RPI(nn.Module):
         each='image',      # 'image', or 'batch': one draw for all images of a call
     ):
         super().__init__()
+        check_ints(none=True, seed=seed)
         if bit_state_of(net) is None:
             raise ValueError("net is not a multi-bit network: convert it with to_multibit first")
         self.net, self.bits = net, check_bits(bits_of(net) if bits is None else bits, bits_of(net))

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images
+from ..core import check_bits, check_images, check_labels, check_logits, check_numbers
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
-from ..percept.features import stage_names, tap_stages
+from ..percept.features import check_stages, stage_names, tap_stages
 from ..quant.convert import at_bits, bits_of
 
 # %% ../../nbs/51_train.objective.ipynb #721a87ae
@@ -81,6 +81,21 @@ def patched_passes(
     return losses, feats, grads
 
 # %% ../../nbs/51_train.objective.ipynb #01bff5d7
+def _check_batch(x, y):
+    "Images and labels by type and shape; reading values would wait for a GPU at every step."
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        raise TypeError("images (B,C,H,W) of floats and labels are needed as tensors, "
+                        f"got {_kind(x)} and {_kind(y)}")
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"one label for each image is needed, got {len(y)} for {len(x)} images")
+
+def _kind(v): return f"{v.dtype} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
+
+def _check_classes(y, logits):
+    "Classes that the network has, where they are numbers and reading them costs nothing: on a CPU."
+    if y.device.type == 'cpu' and y.ndim == 1 and not y.is_floating_point():
+        check_labels(y, len(logits), classes=logits.shape[1])
+
 def clean_losses(
     net:nn.Module,             # a multi-bit network
     x:Tensor,                  # images, (B,3,H,W) in [0,1]
@@ -93,7 +108,8 @@ def clean_losses(
     "Mean loss of clean images at each bit-width."
     out = []
     for b in bits:
-        with at_bits(net, b): logits = net(x)
+        with at_bits(net, b): logits = check_logits(net(x), len(x))
+        if not out: _check_classes(y, logits)
         out.append(loss_func(logits, y))
         if not distill: continue
         if teacher is None: teacher = logits.detach()
@@ -113,9 +129,15 @@ class Objective:
         loss_func=F.cross_entropy, # logits and labels → mean loss
         distill:float=0.,          # share of the lower bit-widths' clean loss owed to the highest one, 0 to 1
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
+                      lambda_gpdp=lambda_gpdp)
+        check_numbers(smooth=smooth)
+        check_numbers('[0, 1]', distill=distill)
         if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
         for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
             if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")
+        if stages is not None: check_stages(stages)
+        if pairs is not None: bit_pairs(range(1, 33), pairs)
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func
         self.distill = distill
@@ -153,7 +175,10 @@ def __call__(self:Objective,
     teacher:Tensor=None, # its logits, which `distill` needs where `first` is given
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
+    check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    _check_batch(x, y)
+    if x_adv is not None: check_images(x_adv, 'x_adv')
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]
     teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)

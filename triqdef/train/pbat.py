@@ -11,6 +11,7 @@ __all__ = ['PBAT']
 import torch
 from fastcore.basics import patch
 
+from ..core import check_numbers
 from ..attack.pgd import PatchPGD
 from .callback import TriQDef
 
@@ -23,6 +24,7 @@ class PBAT(TriQDef):
         attack=None,        # anything with `.attack(net, x, y, bits)`; default `PatchPGD`, 25 steps
         **kwargs,           # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('(0, 1]', share=share)
         if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
         attack = PatchPGD(8, steps=25, keep='loss') if attack is None else attack
         super().__init__(bits, 0., 0., 0., attack=attack, **kwargs)

@@ -14,9 +14,9 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..attack.criteria import check_classes
-from ..attack.patch import check_fits, patch_hw, place, random_places
+from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
-from ..core import check_images, generator
+from ..core import check_images, check_ints, check_numbers, generator
 from .callback import PatchAT
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
@@ -28,6 +28,9 @@ def guided_cells(
     share:float=.5,     # share of the cells that is kept, above 0 and at most 1
 )->Tensor:              # M, (B,1,H,W), 0 or 1
     "The cells of a box with the largest mean |gradient|, as a mask."
+    check_ints(1, cell=cell)
+    check_numbers('(0, 1]', share=share)
+    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     (h, w), B = patch_hw(size), len(g)
     ones = place(g.new_zeros(B, 1, *g.shape[2:]), g.new_ones(1, h, w), top_left)
     inside = g.abs().mean(1)[ones[:, 0] > 0].view(B, 1, h, w)
@@ -50,6 +53,11 @@ class CompositePGD:
         places='random',         # 'random', 'corner', 'center', a pair (row, col), or (B,2)
         seed=None,               # an int that makes each call repeat; None for the global random state
     ):
+        check_ints(1, steps=steps)
+        check_ints(cell=cell)
+        check_ints(none=True, seed=seed)
+        check_numbers(eps_patch=eps_patch, eps_global=eps_global)
+        check_numbers('(0, 1]', share=share)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share
         if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
         for n, v in dict(eps_patch=eps_patch, eps_global=eps_global).items():
@@ -57,6 +65,7 @@ class CompositePGD:
         if cell < 1 or any(s % cell for s in self.size):
             raise ValueError(f"cell must divide both sides of the box {self.size}, got {cell}")
         if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
+        check_where(places)
         self.eps_patch, self.eps_global, self.places = eps_patch, eps_global, places
         self.seed, self.shape = seed, 'square'
 
@@ -91,4 +100,5 @@ class PBCAT(PatchAT):
         attack=None,            # anything with `.attack(net, x, y, bits)`; default `CompositePGD()`
         **kwargs,               # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
+        check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, attack=CompositePGD() if attack is None else attack, **kwargs)

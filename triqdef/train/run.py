@@ -29,8 +29,8 @@ from filelock import FileLock, Timeout
 # %% ../../nbs/58_train.run.ipynb #144900ac
 from ..attack.patch import check_fits
 from ..attack.pgd import PatchPGD
-from ..core import atomic_path, check_bits, check_choice, eval_mode, fixed_seed, seed_everything, this_process
-from ..core import unwrap, versions
+from ..core import (atomic_path, check_bits, check_choice, eval_mode, fixed_seed,
+                          seed_everything, this_process, unwrap, versions)
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset

@@ -1,0 +1,271 @@
+"""A small valid call of each public function, on toys; and the names that take nothing a user could get wrong, with the reason."""
+import copy
+from functools import cached_property
+
+import torch
+from PIL import Image
+
+from badinput import Call, public
+from triqdef.attack.gap import GAP
+from triqdef.attack.lavan import LaVAN
+from triqdef.attack.nes import NES
+from triqdef.attack.patch import Patch
+from triqdef.attack.patchattack import MPA
+from triqdef.attack.pgd import PatchPGD
+from triqdef.attack.sparse_rs import SparseRS
+from triqdef.data import ImageTensors
+from triqdef.evaluate.audit import AuditBudget
+from triqdef.evaluate.success import asr_all
+from triqdef.evaluate.transfer import transfer_matrix
+from triqdef.models import build_model
+from triqdef.purify.diffpure import Denoiser
+from triqdef.purify.jedi import JEDI
+from triqdef.quant.checkpoint import save_checkpoint
+from triqdef.quant.convert import calibrate, to_multibit
+from triqdef.toys import toy_images, toy_net
+from triqdef.train.curriculum import BACT
+from triqdef.train.objective import Objective
+from triqdef.train.pbcat import CompositePGD
+
+BITS = (32, 4, 2)
+TINY = AuditBudget(n=8, steps=1, queries=2, n_smooth=2, smooth_steps=1, copies=1)
+
+
+class World:
+    "What the calls work on; `root` holds every file."
+    def __init__(self, root):
+        self.root, self.folder, self.file = root, root/'folder', root/'file'
+        (self.folder/'empty').mkdir(parents=True)
+        self.file.write_text('mine')
+        self.x, self.y = toy_images(8)
+        self.x = (self.x*255).round()/255
+        self.dl, self.map = [(self.x, self.y)], self.x.mean(1, keepdim=True)
+        self.plain = toy_net().eval()
+        self.net = calibrate(to_multibit(self.plain, BITS).eval(), [toy_images(16, seed=3)])
+        with torch.no_grad(): self.logits = self.net(self.x)
+        self.patch, self.pgd = Patch(torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))), PatchPGD(4, steps=1, seed=0)
+        self.saved = save_checkpoint(self.net, root/'net.safetensors', 'toy_net', 4)
+        self.pred, self.spare = self.y.clone(), copy.deepcopy(self.net)
+        self.other = build_model('resnet8', 4, width=4).eval()
+        self.patch_file, self.pictures = self.patch.save(root/'patch'), root/'pictures'
+        for i in range(8):
+            self.picture = self.pictures/'ab'[i % 2]/f'{i}.png'
+            self.picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('RGB', (12, 12), (20*i, 0, 0)).save(self.picture)
+    def nets(self): return self.net, self.plain, self.spare
+    @cached_property
+    def matrix(self): return transfer_matrix(self.net, self.dl, {'pgd': self.pgd}, nulls=True, progress=False)
+
+
+ATTACK = dict(size=4, seed=0, target=None)
+RUN = lambda w: dict(net=w.net, x=w.x, y=w.y, bits=4)
+
+# name → its arguments; or (function, arguments) for a method or another call
+CALLS = {
+    # ground
+    'core.check_bit': lambda w: dict(b=4),
+    'core.check_bits': lambda w: dict(bits=(4, 2)), 'core.check_images': lambda w: dict(x=w.x), 'core.fast_layout': lambda w: dict(x=w.x),
+    'core.Normalize': lambda w: dict(mean=(.5,)*3, std=(.5,)*3), 'core.Normalize.forward': lambda w: (w.plain.norm.forward, dict(x=w.x)),
+    'core.seed_everything': lambda w: dict(seed=0), 'core.fixed_seed': lambda w: dict(seed=0), 'core.generator': lambda w: dict(seed=0),
+    'core.eval_mode': lambda w: dict(net=w.net), 'core.check_logits': lambda w: dict(out=w.logits, n=8, classes=4), 'core.device_of': lambda w: dict(net=w.net),
+    'core.images_at_once': lambda w: dict(x=w.x, most=4), 'core.atomic_path': lambda w: dict(path=w.folder/'new'), 'core.versions': lambda w: dict(device='cpu'),
+    'toys.toy_images': lambda w: dict(n=4, classes=4, size=8, seed=0), 'toys.toy_net': lambda w: dict(classes=4, width=4, seed=0), 'toys.ToyNet': lambda w: dict(classes=4, width=4),
+    'toys.tensor_dls': lambda w: dict(train=(w.x, w.y), valid=(w.x, w.y), bs=4, device='cpu'), 'toys.toy_dls': lambda w: dict(n=8, bs=4, classes=4, size=8, seed=0),
+    'toys.trained_toy': lambda w: dict(steps=1, classes=4, size=8, seed=0),
+    'data.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'data.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
+    'data.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
+    'data.balanced_order': lambda w: dict(y=w.y, seed=0), 'data.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
+    'data.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
+    'data.cifar_dls': lambda w: dict(path=w.folder/'cifar', device='cpu'), 'data.cifar_tensors': lambda w: dict(path=w.folder/'cifar'),
+    'data.image_folder_dls': lambda w: dict(path=w.pictures, size=8, bs=2, share=.5, seed=0, val_bs=2, device='cpu'), 'data.read_image': lambda w: dict(path=w.picture, size=8),
+    'data.open_rgb': lambda w: dict(path=w.picture), 'data.class_files': lambda w: dict(folder=w.pictures), 'data.take': lambda w: dict(dl=w.dl, n=4),
+    'data.check_loader': lambda w: dict(dl=w.dl, net=w.net),
+    'models.build_model': lambda w: dict(name='resnet8', n_classes=4), 'models.cifar_resnet': lambda w: dict(depth=8, n_classes=4),
+    'models.CifarResNet': lambda w: dict(n=1, n_classes=4, width=4), 'models.resnet20': lambda w: dict(n_classes=4), 'models.resnet56': lambda w: dict(n_classes=4),
+    'models.BasicBlock': lambda w: dict(n_in=4, n_out=8, stride=2), 'models.ChannelPad': lambda w: dict(n_in=4, n_out=8, stride=2),
+    'files.write_json': lambda w: dict(path=w.folder/'new', v={}), 'files.read_json': lambda w: dict(path=w.file, format='any'),
+    'files.Resume': lambda w: dict(path=w.folder/'new', key='k', every=1.),
+    'classifiers.check_arch': lambda w: dict(name='resnet8'), 'classifiers.build_any': lambda w: dict(name='resnet8', n_classes=4), 'classifiers.classifier': lambda w: dict(name='resnet18', n_classes=4),
+    'classifiers.read_state': lambda w: dict(path=w.saved), 'classifiers.Classifier': lambda w: dict(net=w.plain), 'unfuse.unfuse': lambda w: dict(model=w.plain),
+    # quantized networks
+    'quant.quantizers.levels': lambda w: dict(width=4, signed=True),
+    'quant.quantizers.make_quantizer': lambda w: dict(name='lsq', widths={4: 4}, kind='weight'), 'quant.quantizers.LSQ': lambda w: dict(widths={4: 4}, kind='weight'),
+    'quant.quantizers.MinMax': lambda w: dict(widths={4: 4}, kind='weight', momentum=.1),
+    'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
+    'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
+    'quant.convert.bit_state_of': lambda w: dict(net=w.net), 'quant.convert.bits_of': lambda w: dict(net=w.net), 'quant.convert.at_bits': lambda w: dict(net=w.net, bits=4),
+    'quant.convert.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
+    'quant.convert.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
+    'quant.convert.quant_summary': lambda w: dict(net=w.net), 'quant.convert.keep_bits': lambda w: dict(net=w.net, bits=4),
+    'quant.checkpoint.save_checkpoint': lambda w: dict(net=w.net, path=w.folder/'new', arch='toy_net', n_classes=4), 'quant.checkpoint.read_tensors': lambda w: dict(path=w.saved),
+    'quant.checkpoint.description_of': lambda w: dict(net=w.net, arch='toy_net', n_classes=4),
+    'quant.checkpoint.read_description': lambda w: dict(path=w.saved), 'quant.checkpoint.load_weights': lambda w: dict(net=w.net, path=w.saved),
+    'quant.checkpoint.load_checkpoint': lambda w: dict(path=w.saved, device='cpu'), 'quant.checkpoint.pretrained': lambda w: dict(name='cifar10-resnet20-fp', device='cpu'),
+    'quant.memory.block_names': lambda w: dict(net=w.net), 'quant.memory.checkpointed': lambda w: dict(net=w.net), 'quant.norm.sync_norms': lambda w: dict(net=w.net, on=False),
+    # perception and penalties
+    'percept.edges.check_maps': lambda w: dict(m=w.map), 'percept.edges.check_pair': lambda w: dict(a=w.map, b=w.map),
+    'percept.edges.gaussian_smooth': lambda w: dict(m=w.map, sigma=1.), 'percept.edges.minmax_scale': lambda w: dict(m=w.map), 'percept.edges.sobel_magnitude': lambda w: dict(m=w.map),
+    'percept.edges.soft_edges': lambda w: dict(m=w.map, threshold=1., temperature=.1), 'percept.edges.edge_iou': lambda w: dict(a=w.map, b=w.map, threshold=1., temperature=.1, smooth=1.),
+    'percept.edges.canny_edges': lambda w: dict(m=w.map, sigma=1.), 'percept.edges.sobel_edges': lambda w: dict(m=w.map, threshold=1.),
+    'percept.edges.canny_iou': lambda w: dict(a=w.map, b=w.map, sigma=1.), 'percept.edges.sobel_iou': lambda w: dict(a=w.map, b=w.map, threshold=1.),
+    'percept.hog.hog': lambda w: dict(m=w.map, orientations=9, cell=4, block=3), 'percept.hog.soft_hog': lambda w: dict(m=w.map, orientations=9, cell=4, block=3),
+    'percept.hog.hog_cosine': lambda w: dict(a=w.map, b=w.map, orientations=9, cell=4, block=3, smooth=1.),
+    'percept.features.feature_map': lambda w: dict(f=w.x), 'percept.features.stage_names': lambda w: dict(net=w.net), 'percept.features.tap_stages': lambda w: dict(net=w.net, names=('layer1',)),
+    'percept.gradients.input_gradient': lambda w: dict(net=w.net, x=w.x, y=w.y), 'percept.gradients.gradient_map': lambda w: dict(g=w.x),
+    'penalty.fdp.bit_pairs': lambda w: dict(bits=(32, 4, 2)), 'penalty.fdp.map_likeness': lambda w: dict(maps={32: w.map, 4: w.map}, w_edge=1., w_hog=1., smooth=1.),
+    'penalty.fdp.fdp': lambda w: dict(features={32: [w.x], 4: [w.x]}, w_edge=1., w_hog=1., smooth=1.), 'penalty.gpdp.gpdp': lambda w: dict(gradients={32: w.x, 4: w.x}, w_edge=1., w_hog=1., smooth=1.),
+    # patches
+    'attack.patch.patch_hw': lambda w: dict(size=4), 'attack.patch.check_fits': lambda w: dict(hw=(4, 4), image_hw=(16, 16)), 'attack.patch.patch_mask': lambda w: dict(h=4, w=4, shape='circle', device='cpu'),
+    'attack.patch.place': lambda w: dict(x=w.x, patch=w.patch.image, top_left=(0, 0), angle=10., scale=1.), 'attack.patch.allowed_places': lambda w: dict(image_hw=(16, 16), hw=(4, 4)),
+    'attack.patch.random_places': lambda w: dict(B=4, image_hw=(16, 16), hw=(4, 4)), 'attack.patch.noise_patch': lambda w: dict(x=w.x, size=4),
+    'attack.patch.grey_patch': lambda w: dict(x=w.x, size=4), 'attack.patch.crop_patch': lambda w: dict(x=w.x, size=4), 'attack.patch.null_patch': lambda w: dict(kind='grey', x=w.x, size=4),
+    'attack.patch.Patch': lambda w: dict(image=w.patch.image, target=1), 'attack.patch.Patch.apply': lambda w: (w.patch.apply, dict(x=w.x, top_left=(0, 0), angle=10., scale=1.)),
+    'attack.patch.Patch.area': lambda w: (w.patch.area, dict(image_hw=(16, 16))), 'attack.patch.Patch.save': lambda w: (w.patch.save, dict(path=w.folder/'new')),
+    'attack.patch.Patch.to': lambda w: (w.patch.to, dict(device='cpu')), 'attack.patch.Patch.load': lambda w: (Patch.load, dict(path=w.patch_file)),
+    'attack.criteria.Criterion': lambda w: dict(target=1, loss='ce', confidence=.9, temperature=1.), 'attack.criteria.Untargeted': lambda w: dict(loss='ce', temperature=1.),
+    'attack.criteria.Targeted': lambda w: dict(target=1, loss='ce', temperature=1.), 'attack.criteria.Confident': lambda w: dict(target=1, confidence=.9, loss='ce', temperature=1.),
+    'attack.criteria.as_criterion': lambda w: dict(target=1), 'attack.criteria.goal_loss': lambda w: dict(logits=w.logits, y=w.y, target=1), 'attack.criteria.goal_met': lambda w: dict(logits=w.logits, y=w.y, target=1),
+    'attack.criteria.check_classes': lambda w: dict(net=w.net, x=w.x, y=w.y, target=1),
+    'attack.pgd.PatchPGD': lambda w: dict(ATTACK, steps=1, step_size=.1, stride=2, move_every=5, restarts=1), 'attack.pgd.PatchPGD.run': lambda w: (w.pgd.run, RUN(w)), 'attack.pgd.PatchPGD.attack': lambda w: (w.pgd.attack, RUN(w)),
+    'attack.gap.GAP': lambda w: dict(ATTACK, steps=1, bs=4, lr=.1, angle=10.), 'attack.gap.GAP.fit': lambda w: (GAP(4, 1, steps=1, bs=8, seed=0).fit, dict(net=w.net, dl=w.dl, bits=4)),
+    'attack.lavan.LaVAN': lambda w: dict(ATTACK, steps=1, step_size=.1, bs=4, confidence=.9, candidates=2), 'attack.lavan.LaVAN.run': lambda w: (LaVAN(4, steps=1, seed=0).run, RUN(w)),
+    'attack.lavan.LaVAN.attack': lambda w: (LaVAN(4, steps=1, seed=0).attack, RUN(w)), 'attack.lavan.LaVAN.fit': lambda w: (LaVAN(4, steps=1, bs=8, seed=0).fit, dict(net=w.net, dl=w.dl, bits=4)),
+    'attack.sparse_rs.SparseRS': lambda w: dict(ATTACK, queries=2, alpha=.3, move_every=5, bs=4, resample=2), 'attack.sparse_rs.SparseRS.run': lambda w: (SparseRS(4, queries=2, seed=0).run, RUN(w)),
+    'attack.sparse_rs.SparseRS.attack': lambda w: (SparseRS(4, queries=2, seed=0).attack, RUN(w)), 'attack.sparse_rs.SparseRS.fit': lambda w: (SparseRS(4, queries=2, bs=8, seed=0).fit, dict(net=w.net, dl=w.dl, bits=4)),
+    'attack.nes.NES': lambda w: dict(ATTACK, queries=8, samples=2, sigma=.1, step_size=.1, momentum=.9, tries=1, chunk=8), 'attack.nes.NES.run': lambda w: (NES(4, queries=4, samples=2, seed=0).run, RUN(w)),
+    'attack.nes.NES.attack': lambda w: (NES(4, queries=4, samples=2, seed=0).attack, RUN(w)),
+    'attack.patchattack.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
+    'attack.patchattack.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.patchattack.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
+    'attack.ensemble.BitEnsemble': lambda w: dict(bits=(4, 2), rate=.5, floor=.05, seed=0), 'attack.ensemble.RandomPrecision': lambda w: dict(bits=(4, 2), samples=2, seed=0),
+    'attack.ensemble.Smoothed': lambda w: dict(bits=4, sigma=.03, n=2, seed=0), 'attack.ensemble.BackwardSwap': lambda w: dict(bits=4, backward='soft', temperature=.25), 'attack.ensemble.FeaturePull': lambda w: dict(bits=(4, 2), weight=1.),
+    # training
+    'train.curriculum.BACT': lambda w: dict(bits=(4, 2), warmup=.3, max_active=2, ramp=.1, seed=0),
+    'train.objective.Objective': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, smooth=1., distill=.5),
+    'train.objective.Objective.__call__': lambda w: (Objective(1., .1, .1, smooth=1.).__call__, dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=(4, 2))),
+    'train.callback.TriQDef': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, seed=0), 'train.callback.PatchAT': lambda w: dict(lambda_adv=1.), 'train.callback.JointQAT': lambda w: dict(bits=(4, 2)),
+    'train.controls.GradientNoise': lambda w: dict(lambda_adv=1., sigma=.5), 'train.controls.GradientSmooth': lambda w: dict(lambda_adv=1., weight=.1, sigma=1.), 'train.controls.SmoothObjective': lambda w: dict(lambda_adv=1., smooth=1., distill=.5),
+    'train.controls.roughness': lambda w: dict(g=w.x, sigma=1.), 'train.dwq.OneBit': lambda w: dict(bits=(4, 2), seed=0), 'train.dwq.DWQ': lambda w: dict(share=1.), 'train.dwq.RPI': lambda w: dict(net=w.net, bits=(4, 2), seed=0),
+    'train.pbat.PBAT': lambda w: dict(share=.5), 'train.pbcat.PBCAT': lambda w: dict(lambda_adv=1.), 'train.pbcat.CompositePGD': lambda w: dict(size=4, steps=1, eps_patch=.25, eps_global=.01, cell=2, share=.5, seed=0),
+    'train.pbcat.CompositePGD.attack': lambda w: (CompositePGD(4, steps=1, seed=0).attack, RUN(w)), 'train.pbcat.guided_cells': lambda w: dict(g=w.x, top_left=torch.zeros(8, 2).long(), size=(4, 4), cell=2, share=.5),
+    'train.run.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.run.load_run': lambda w: dict(folder=w.folder/'run'),
+    # evidence
+    'evaluate.success.wilson': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.Rate': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.asr': lambda w: dict(clean=w.pred, adv=w.pred, y=w.y),
+    'evaluate.success.asr_all': lambda w: dict(adv=w.pred, y=w.y), 'evaluate.success.asr_targeted': lambda w: dict(adv=w.pred, y=w.y, target=1), 'evaluate.success.clean_accuracy': lambda w: dict(pred=w.pred, y=w.y),
+    'evaluate.success.worst_case': lambda w: dict(attacks=[asr_all(w.pred, w.y)]), 'evaluate.success.paired_difference': lambda w: dict(a=asr_all(w.pred, w.y), b=asr_all(w.pred, w.y), draws=10, seed=0, level=.9),
+    'evaluate.success.predict': lambda w: dict(net=w.net, data=w.x, bits=4, bs=4), 'evaluate.success.success': lambda w: dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=4, target=1, bs=4),
+    'evaluate.success.null_success': lambda w: dict(net=w.net, x=w.x, y=w.y, size=4, bits=4, target=1, shape='square', seed=0),
+    'evaluate.transfer.evaluation_images': lambda w: dict(net=w.net, dl=w.dl, n=4, seed=0), 'evaluate.transfer.image_hash': lambda w: dict(x=w.x, y=w.y),
+    'evaluate.transfer.transfer_matrix': lambda w: dict(net=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, nulls=False, seed=0, bs=4, keep=0, progress=False),
+    'evaluate.transfer.Transfer.success': lambda w: (w.matrix.success, dict(attack='pgd', source=4, target=4)), 'evaluate.transfer.Transfer.matrix': lambda w: (w.matrix.matrix, dict(what='value')),
+    'evaluate.transfer.Transfer.to_frame': lambda w: (w.matrix.to_frame, dict(definition='asr')), 'evaluate.transfer.Transfer.threat_table': lambda w: (w.matrix.threat_table, dict(definition='asr')),
+    'evaluate.transfer.Transfer.worst': lambda w: (w.matrix.worst, dict(definition='asr')), 'evaluate.transfer.Transfer.summary': lambda w: (w.matrix.summary, dict(definition='asr')),
+    'evaluate.transfer.Transfer.save': lambda w: (w.matrix.save, dict(dir=w.folder/'new')), 'evaluate.transfer.threat_level': lambda w: dict(made_at=(4,), target=4),
+    'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.alignment.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
+    'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
+    'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
+    'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
+    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
+    'evaluate.audit.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
+    'evaluate.audit.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
+    'evaluate.suite.attack_suite': lambda w: dict(names=('pgd',), side=16, size=4, target=1, seed=0), 'evaluate.suite.at_area': lambda w: dict(attacks={'pgd': w.pgd}, share=.1, hw=(16, 16)),
+    'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.report.check_report_folder': lambda w: dict(out=w.folder/'new'),
+    'evaluate.report.report': lambda w: dict(nets=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, n_align=0, audit=False, seed=0, progress=False),
+    'evaluate.sharded.check_shard': lambda w: dict(shard=(0, 2)), 'evaluate.sharded.predict_shard': lambda w: dict(net=w.net, data=ImageTensors(w.x, w.y), bits=(4,), shard=(0, 1), bs=4, progress=False),
+    'study.load_recipe': lambda w: dict(name='cifar10', scale='toys'),
+    # deployment and purification
+    'deploy.extract.single_bit': lambda w: dict(net=w.net, bits=4), 'deploy.onnx.network_key': lambda w: dict(net=w.net, bits=4),
+    'deploy.onnx.export_onnx': lambda w: dict(net=w.net, path=w.folder/'new.onnx', bits=4, example=w.x), 'deploy.onnx.check_writable_file': lambda w: dict(path=w.folder/'new.onnx'),
+    'deploy.onnx.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
+    'purify.jedi.JEDI': lambda w: dict(net=w.net, window=3, stride=1, bins=16, quantile=.9, dynamic=0., grow=1), 'purify.jedi.JEDI.calibrate': lambda w: (JEDI(w.net).calibrate, dict(dl=w.dl, n_batches=1)),
+    'purify.jedi.JEDI.clean': lambda w: (JEDI(w.net).calibrate(w.dl).clean, dict(x=w.x)), 'purify.jedi.JEDI.fit': lambda w: (JEDI(w.net).fit, dict(dl=w.dl, steps=1, bs=4, lr=.1, sparsity=.1, width=4, seed=0, progress=False)),
+    'purify.jedi.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.jedi.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.jedi.MaskCompleter': lambda w: dict(width=4),
+    'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.diffpure.Denoiser': lambda w: dict(width=4, channels=3), 'purify.diffpure.default_scheduler': lambda w: dict(T=10),
+    'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
+
+PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
+                      'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
+        'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
+        'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
+        'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
+
+# what the comments do not say
+KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
+         'percept.features.feature_map': {'f': 'maps'}, 'percept.gradients.gradient_map': {'g': 'maps'}, 'train.controls.roughness': {'g': 'maps'}, 'train.pbcat.guided_cells': {'g': 'maps', 'size': None},
+         'core.images_at_once': {'x': None}, 'core.fast_layout': {'x': None}, 'core.device_of': {'net': None}, 'core.eval_mode': {'net': None}, 'files.Resume': {'key': None},
+         'attack.patch.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.patch.random_places': {'B': 'int', 'fixed': 'places'},
+         'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'data.sample_dls': {'valid': 'choice'}, 'data.cifar_dls': {'valid': 'choice'},
+         'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
+         'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.quantizers.make_quantizer': {'name': 'choice', 'kind': 'choice'},
+         'quant.layers.BitState': {'allowed': 'bits'}, 'evaluate.success.asr': {'clean': 'preds', 'adv': 'preds'}, 'evaluate.success.asr_all': {'adv': 'preds'},
+         'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
+         'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.transfer.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
+         'evaluate.transfer.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
+         'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
+         'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
+         'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
+         'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
+         'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
+         'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
+                     'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
+                     'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
+                     'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
+                     'attack.patch.place attack.patch.noise_patch attack.patch.grey_patch attack.patch.crop_patch attack.patch.null_patch': {'x': 'pixels'},
+                     'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
+                     'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'label order'},
+                     'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.patch.allowed_places attack.patch.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
+                     'percept.hog.hog percept.hog.soft_hog percept.hog.hog_cosine': {'m': None, 'orientations': 'strict int', 'cell': 'strict int', 'block': 'strict int'},
+                     'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.patch.place': {'patch': 'patch pixels'},
+                     'evaluate.alignment.fresh_network': {'net': 'module'}}.items():
+    for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
+for kind, names in PATH.items():
+    for n in names.split(): KINDS.setdefault(n, {}).setdefault('folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path', kind)
+KINDS['evaluate.report.check_report_folder'] = {'out': 'write folder'}
+
+
+def call_of(name, world):
+    "The valid call of a name."
+    made = CALLS[name](world)
+    f, kwargs = made if isinstance(made, tuple) else (public()[name], made)
+    return Call(name, f, kwargs, world, KINDS.get(name, {}))
+
+
+# reason → names that have no entry
+EXEMPT = {
+    'takes no argument, or values that may be anything': '''core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
+        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key evaluate.transfer.slug deploy.graph.need_modules''',
+    'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
+        core.check_path core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.pgd.check_has attack.pgd.check_attack percept.features.check_stages
+        purify.diffpure.check_scheduler study.check_cell_keys''',
+    'is a step inside a loop, called with what its caller has checked': '''attack.criteria.top_other attack.criteria.at_class attack.ensemble.View attack.ensemble.alike attack.gap.attack_batches attack.gap.seeded_loader attack.gap.used_batches
+        attack.gap.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
+        attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.pgd.under_attack attack.pgd.unit_gradient attack.pgd.BitMean attack.pgd.gradient_to attack.pgd.look_at attack.pgd.RoundRobin
+        attack.pgd.as_view attack.pgd.own_settings attack.pgd.state_key attack.pgd.state_file attack.pgd.save_state attack.pgd.load_state attack.pgd.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
+        attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
+        data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
+        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
+        evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
+        evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices evaluate.transfer.save_png evaluate.transfer.records
+        percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
+        percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
+        purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
+        train.callback.share_quantizers train.callback.first_steps train.callback.reached_params train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
+    'is a layer or a quantizer that to_multibit or unfuse puts in': '''quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
+        quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
+        unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
+    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.pgd.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+        evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
+    'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
+        evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
+        results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
+    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''data.read_images data.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
+        evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
+        imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
+        study.transfer_of study.Arm study.study''',
+    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
+        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
+        train.run.make_callback train.run.RunState train.run.train train.run.recorded_settings''',
+    'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
+        deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
+        deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
+        deploy.speed.kind_of deploy.speed.kernels deploy.speed.latencies'''}
