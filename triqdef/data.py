@@ -817,7 +817,8 @@ def _note_parts(path, paths):
     kinds = list(inner.values())
     if () not in kinds[0] and len(kinds[0]) > 1 and all(k == kinds[0] for k in kinds):
         warnings.warn(f"each of the folders {sorted(inner)} in {path} holds the folders "
-                      f"{sorted(k[0] for k in kinds[0])}; the former are taken as classes. If they are parts of a data set, call them train and valid")
+                      f"{sorted(k[0] for k in kinds[0])}; the former are taken as classes. "
+                      "If they are parts of a data set, call them train and valid")
 
 # %% ../nbs/02_data.ipynb #a8ce3329
 def _note_classes(train_y, valid_y, vocab):
