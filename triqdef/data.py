@@ -601,6 +601,7 @@ def _note_left_out(folder, files, unclassed):
         some = ', '.join(p.name for p in found[:5])
         if found: warnings.warn(f"in {folder}, {len(found)} {what}: {some}", stacklevel=3)
 
+# %% ../nbs/02_data.ipynb #2e973448
 def class_files(
     folder,        # a folder with one subfolder per class
     vocab=None,    # class names in order, or None for the sorted names of the subfolders that hold pictures
@@ -724,25 +725,35 @@ def read(self:ImageSet,
     with picture_of(item) as im: return torch.from_numpy(np.array(self.fit(im))).permute(2, 0, 1)
 
 @patch
-def fit(self:ImageTensors, im:Image.Image)->Image.Image:
+def fit(self:ImageTensors,
+    im:Image.Image,    # an RGB picture
+)->Image.Image:
     "A picture cut and resized to the size of these images."
     c, h, w = self.shape
     if c != 3 or h != w and im.size != (w, h): raise ValueError(f"a picture for this set must be (3,{h},{w})")
     return im if im.size == (w, h) else square(im, h)
 
 @patch
-def fit(self:ImageFiles, im:Image.Image)->Image.Image:
+def fit(self:ImageFiles,
+    im:Image.Image,    # an RGB picture
+)->Image.Image:
     "The middle square of a picture, resized as the files are."
     return square(im, self.size)
 
 @patch(as_prop=True)
-def shape(self:ImageTensors): return self.x.shape[1:]
+def shape(self:ImageTensors):
+    "Shape of an image, (C,H,W)."
+    return self.x.shape[1:]
 
 @patch(as_prop=True)
-def shape(self:ImageFiles): return torch.Size([3, self.size, self.size])
+def shape(self:ImageFiles):
+    "Shape of an image, (3,size,size)."
+    return torch.Size([3, self.size, self.size])
 
 @patch
-def index(self:ImageSet, path):
+def index(self:ImageSet,
+    path,    # a file, or anything else
+):
     "The place of a file in the set, or None."
     if not isinstance(path, (str, Path)) or not hasattr(self, 'paths'): return None
     if getattr(self, '_at', (None,))[0] is not self.paths:
