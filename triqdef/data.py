@@ -740,6 +740,7 @@ def fit(self:ImageFiles,
     "The middle square of a picture, resized as the files are."
     return square(im, self.size)
 
+# %% ../nbs/02_data.ipynb #b1bed80e
 @patch(as_prop=True)
 def shape(self:ImageTensors):
     "Shape of an image, (C,H,W)."
