@@ -350,6 +350,7 @@ def exported_success(
     file = file if isinstance(file, OnnxNet) else OnnxNet(file)
     return _success(unwrap(net), file, _same(net, file, bits), *_checked(file, x, y, patched), clean)
 
+# %% ../../nbs/76_deploy.parity.ipynb #53b6edb6
 @torch.no_grad()
 def _success(net, file, bits, x, y, patched, clean):
     "`exported_success` of checked arguments."
