@@ -125,8 +125,9 @@ def _hint(own, state, wrong):
     "What to do if it is the number of classes alone that differs."
     try: head = set(wrong) == set(head_tensors(own, state)) and wrong
     except ValueError: return ''
-    return f": the weights have {len(state[wrong[0]])} classes, not {len(own[wrong[0]])}; fresh_head=True draws a new " \
-        "last layer" if head else ''
+    if not head: return ''
+    return (f": the weights have {len(state[wrong[0]])} classes, not {len(own[wrong[0]])}; fresh_head=True draws a new "
+            "last layer")
 
 # %% ../nbs/06_classifiers.ipynb #946c5d48
 def _torchvision(name, weights, file, n_classes):

@@ -618,6 +618,7 @@ def _note_left_out(folder, files, unclassed):
         some = ', '.join(p.name for p in found[:5])
         if found: warnings.warn(f"in {folder}, {len(found)} {what}: {some}", stacklevel=3)
 
+# %% ../nbs/02_data.ipynb #2e973448
 def class_files(
     folder,        # a folder with one subfolder per class
     vocab=None,    # class names in order, or None for the sorted names of the subfolders that hold pictures
@@ -741,25 +742,36 @@ def read(self:ImageSet,
     with picture_of(item) as im: return torch.from_numpy(np.array(self.fit(im))).permute(2, 0, 1)
 
 @patch
-def fit(self:ImageTensors, im:Image.Image)->Image.Image:
+def fit(self:ImageTensors,
+    im:Image.Image,    # an RGB picture
+)->Image.Image:
     "A picture cut and resized to the size of these images."
     c, h, w = self.shape
     if c != 3 or h != w and im.size != (w, h): raise ValueError(f"a picture for this set must be (3,{h},{w})")
     return im if im.size == (w, h) else square(im, h)
 
 @patch
-def fit(self:ImageFiles, im:Image.Image)->Image.Image:
+def fit(self:ImageFiles,
+    im:Image.Image,    # an RGB picture
+)->Image.Image:
     "The middle square of a picture, resized as the files are."
     return square(im, self.size)
 
+# %% ../nbs/02_data.ipynb #b1bed80e
 @patch(as_prop=True)
-def shape(self:ImageTensors): return self.x.shape[1:]
+def shape(self:ImageTensors):
+    "Shape of an image, (C,H,W)."
+    return self.x.shape[1:]
 
 @patch(as_prop=True)
-def shape(self:ImageFiles): return torch.Size([3, self.size, self.size])
+def shape(self:ImageFiles):
+    "Shape of an image, (3,size,size)."
+    return torch.Size([3, self.size, self.size])
 
 @patch
-def index(self:ImageSet, path):
+def index(self:ImageSet,
+    path,    # a file, or anything else
+):
     "The place of a file in the set, or None."
     if not isinstance(path, (str, Path)) or not hasattr(self, 'paths'): return None
     if getattr(self, '_at', (None,))[0] is not self.paths:
@@ -834,7 +846,8 @@ def _note_parts(path, paths):
     kinds = list(inner.values())
     if () not in kinds[0] and len(kinds[0]) > 1 and all(k == kinds[0] for k in kinds):
         warnings.warn(f"each of the folders {sorted(inner)} in {path} holds the folders "
-                      f"{sorted(k[0] for k in kinds[0])}; the former are taken as classes. If they are parts of a data set, call them train and valid")
+                      f"{sorted(k[0] for k in kinds[0])}; the former are taken as classes. "
+                      "If they are parts of a data set, call them train and valid")
 
 # %% ../nbs/02_data.ipynb #a8ce3329
 def _note_classes(train_y, valid_y, vocab):

@@ -34,7 +34,7 @@ from ..core import (atomic_path, check_bits, check_choice, eval_mode, fixed_seed
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
 from ..imagenet import imagenet_dls, Preset
-from ..classifiers import build_any, check_arch, classifier, read_state
+from ..classifiers import build_any, check_arch, classifier
 from ..percept.features import stage_names, tap_stages
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
@@ -268,13 +268,10 @@ def _listed(names, most=12): return ', '.join(map(str, names[:most])) + ', …'*
 # %% ../../nbs/58_train.run.ipynb #6e149e65
 def _from_weights(s, n):
     "The network of trained weights, with a fresh last layer where theirs has another number of classes."
-    other = n != 1000
-    if Path(s.weights).is_file():
-        own, state = classifier(s.arch, n_classes=n).net.state_dict(), read_state(s.weights)
-        other = any(k in state and state[k].shape != v.shape for k, v in own.items())
-    if not other: return classifier(s.arch, s.weights, n)
-    warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: the last layer is fresh")
-    return classifier(s.arch, s.weights, n, fresh_head=True)
+    net = classifier(s.arch, s.weights, n, fresh_head=True)
+    if net.fresh_head:
+        warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: the last layer is fresh")
+    return net
 
 # %% ../../nbs/58_train.run.ipynb #e6e75629
 def make_callback(
