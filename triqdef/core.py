@@ -114,7 +114,8 @@ def check_labels(
     if least is not None and len(y) and int(y.min()) < least:
         raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
     if classes is not None and len(y) and int(y.max()) >= classes:
-        raise ValueError(f"{name} lie in {int(y.min())}…{int(y.max())}, the network has {classes} classes, 0…{classes - 1}")
+        raise ValueError(f"{name} lie in {int(y.min())}…{int(y.max())}, "
+                         f"the network has {classes} classes, 0…{classes - 1}")
     return y.long()
 
 def _as_tensor(v, name):
@@ -146,7 +147,8 @@ def check_number(
         raise TypeError(f"{name} must be a number, got {v!r} of type {type(v).__name__}")
     lo, hi = (float(e.replace('∞', 'inf')) for e in within[1:-1].split(','))
     if not (lo < v < hi or v == lo and within[0] == '[' or v == hi and within[-1] == ']'):
-        known = {'[0, ∞)': 'be 0 or more', '(0, ∞)': 'be positive', '(-∞, ∞)': 'be finite', '[0, 1]': 'lie between 0 and 1'}
+        known = {'[0, ∞)': 'be 0 or more', '(0, ∞)': 'be positive', '(-∞, ∞)': 'be finite',
+                 '[0, 1]': 'lie between 0 and 1'}
         raise ValueError(f"{name} must {known.get(within, f'lie in {within}')}, got {v}")
     return float(v)
 
@@ -177,7 +179,8 @@ def check_device(
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"{name} must be a torch.device or its name, such as 'cpu' or 'cuda', got {device!r}")
     try: d = torch.device(device)
-    except RuntimeError as e: raise ValueError(f"{name} must be such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from e
+    except RuntimeError as e:
+        raise ValueError(f"{name} must be such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from e
     if d.type == 'cuda' and (d.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"{name} is {str(device)!r}, and torch sees {torch.cuda.device_count()} CUDA devices here")
     return d

@@ -91,10 +91,6 @@ class ImageTensors(ImageSet):
         y:Tensor,       # classes, (n,) integers from 0; a tensor, an array or a list
         vocab=None,     # class names, or None for the numbers
     ):
-        if not isinstance(x, Tensor): raise TypeError(f"images must be a torch.Tensor, got {type(x).__name__}")
-        if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise TypeError(f"images must be uint8 or float in [0,1], got {x.dtype}")
-        if not isinstance(y, Tensor) or len(y): check_labels(y)
         if len(x) != len(y): raise ValueError(f"{len(x)} images but {len(y)} labels")
         self.x, self.y = _images_of(x), check_labels(y, len(x))
         top = int(self.y.max()) if len(y) else -1
@@ -497,10 +493,8 @@ def sample_dls(
 )->DataLoaders:
     "The bundled CIFAR-10 sample as fastai `DataLoaders`: 2,000 + 1,000 images in [0,1]."
     if device is not None: check_device(device)
-    check_ints(1, bs=bs)
-    check_ints(0, valid_n=valid_n, train_n=train_n)
-    check_ints(pad=pad, seed=seed)
-    check_ints(1, none=True, val_bs=val_bs)
+    check_ints(1, bs=bs); check_ints(0, valid_n=valid_n, train_n=train_n)
+    check_ints(pad=pad, seed=seed); check_ints(1, none=True, val_bs=val_bs)
     return _cifar_like(sample_tensors(), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
@@ -885,10 +879,8 @@ def image_folder_dls(
 )->DataLoaders:
     "Any image folder as fastai `DataLoaders` of squares in [0,1]."
     if device is not None: check_device(device)
-    check_ints(1, none=True, val_bs=val_bs)
-    check_ints(1, bs=bs, size=size)
-    check_ints(0, none=True, pad=pad)
-    check_numbers('(0, 1)', share=share)
+    check_ints(1, none=True, val_bs=val_bs); check_ints(1, bs=bs, size=size)
+    check_ints(0, none=True, pad=pad); check_numbers('(0, 1)', share=share)
     train, valid, vocab = _folder_parts(as_path(path), share, check_count(seed, 'seed', 0))
     _note_classes(train[1], valid[1], vocab)
     if twice := same_pictures(valid[0], train[0]):
@@ -914,6 +906,7 @@ def check_batch(
     x = x.float() if x.dtype == torch.float64 else x
     return x, check_labels(b[1], len(x), f'labels of the {name}', least)
 
+# %% ../nbs/02_data.ipynb #34adc7c1
 def check_iterable(
     dl,               # what the user gave as a loader
     name='loader',    # what to call it in a message

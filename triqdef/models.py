@@ -26,8 +26,7 @@ class ChannelPad(nn.Module):
         stride:int=2,    # subsampling step in pixels
     ):
         super().__init__()
-        check_ints(1, n_in=n_in, stride=stride)
-        check_ints(n_out=n_out)
+        check_ints(1, n_in=n_in, stride=stride); check_ints(n_out=n_out)
         if n_out < n_in:
             raise ValueError(f"ChannelPad adds channels: n_out must be at least {n_in}, got {n_out}")
         self.n_in, self.n_out, self.stride = n_in, n_out, stride
@@ -106,8 +105,7 @@ def cifar_resnet(
     **kwargs,            # width, mean, std of `CifarResNet`
 )->CifarResNet:
     "The CIFAR ResNet with `depth` weight layers, freshly initialised."
-    check_ints(depth=depth)
-    check_ints(1, n_classes=n_classes)
+    check_ints(depth=depth); check_ints(1, n_classes=n_classes)
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         raise ValueError(f"depth must be 6n+2 with n at least 1 (8, 14, 20, … 56, …), got {depth}")

@@ -72,8 +72,7 @@ def toy_net(
     seed:int=0,      # seed of the weights
 )->nn.Module:
     "An untrained `ToyNet` with reproducible weights."
-    check_ints(1, classes=classes, width=width)
-    check_ints(seed=seed)
+    check_ints(1, classes=classes, width=width); check_ints(seed=seed)
     with fixed_seed(seed): return ToyNet(classes, width)
 
 # %% ../nbs/01_toys.ipynb #b9431bb8
@@ -113,8 +112,7 @@ def toy_dls(
     seed:int=0,       # seed of the pictures
 )->DataLoaders:
     "`DataLoaders` of toy pictures, training and validation from different seeds."
-    check_ints(1, n=n, bs=bs)
-    check_ints(classes=classes, seed=seed)
+    check_ints(1, n=n, bs=bs); check_ints(classes=classes, seed=seed)
     valid = toy_images(n//2, classes, size, seed + 1)
     return tensor_dls(toy_images(n, classes, size, seed), valid, bs, range(classes))
 
@@ -126,8 +124,7 @@ def trained_toy(
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
     "A `ToyNet` trained for a second or two, in eval mode."
-    check_ints(1, steps=steps, classes=classes)
-    check_ints(seed=seed)
+    check_ints(1, steps=steps, classes=classes); check_ints(seed=seed)
     net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
     opt = torch.optim.Adam(net.parameters(), 1e-2)
     g = torch.Generator().manual_seed(int(seed))

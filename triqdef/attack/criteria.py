@@ -92,6 +92,12 @@ def loss(self:Criterion,
     return at_class(z, t) - (top_other(z, t) if self.kind == 'margin' else at_class(z, y))
 
 # %% ../../nbs/41_attack.criteria.ipynb #77091317
+def _check_shape(y, n):
+    "Labels by their type and shape alone: the values would have to come from the device in each step."
+    if not isinstance(y, Tensor): raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
+        raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
+
 @patch
 def met(self:Criterion,
     logits:Tensor,    # (B,classes)
@@ -141,12 +147,6 @@ def as_criterion(
     return Criterion(target, loss or 'ce')
 
 # %% ../../nbs/41_attack.criteria.ipynb #1f14a608
-def _check_shape(y, n):
-    "Labels by their type and shape alone: the values would have to come from the device in each step."
-    if not isinstance(y, Tensor): raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
-        raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
-
 def goal_loss(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64

@@ -56,8 +56,7 @@ class BitEnsemble(View, BitMean):
         floor:float=.05,   # γ of min-max, share of the weights that stays even, 0 to 1
         seed=None,         # of 'random', an int; None draws one from torch's global state
     ):
-        check_ints(none=True, seed=seed)
-        check_numbers('[0, ∞)', rate=rate)
+        check_ints(none=True, seed=seed); check_numbers('[0, ∞)', rate=rate)
         check_numbers('[0, 1]', floor=floor)
         super().__init__(check_bits(bits))
         self.how = check_choice(how, ('mean', 'round-robin', 'min-max', 'random'), 'how')
@@ -157,8 +156,7 @@ class RandomPrecision(View, BitMean):
         unit=False,         # whether each bit-width's gradient is brought to unit length
         seed=None,          # of the draws, an int; None draws one from torch's global state
     ):
-        check_ints(1, none=True, samples=samples)
-        check_ints(none=True, seed=seed)
+        check_ints(1, none=True, samples=samples); check_ints(none=True, seed=seed)
         super().__init__(check_bits(bits))
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
@@ -203,9 +201,7 @@ class Smoothed(View):
         n:int=20,            # copies, at least 1
         seed=None,           # of the noise, an int; None draws one from torch's global state
     ):
-        check_ints(1, n=n)
-        check_ints(none=True, seed=seed)
-        check_numbers('[0, ∞)', sigma=sigma)
+        check_ints(1, n=n); check_ints(none=True, seed=seed); check_numbers('[0, ∞)', sigma=sigma)
         if not sigma >= 0: raise ValueError(f"sigma must be 0 or more, got {sigma}")
         if n < 1: raise ValueError(f"n must be at least 1, got {n}")
         self.inner, self.sigma, self.n, self.seed = as_view(bits), sigma, n, _fixed(seed)

@@ -98,16 +98,8 @@ class GAP:
         seed=None,           # an int that makes each fit repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
-        check_ints(1, steps=steps)
-        check_ints(bs=bs)
-        check_ints(none=True, seed=seed)
-        check_numbers('(0, ∞)', lr=lr)
-        check_numbers('[0, ∞)', angle=angle)
-        for n, v in dict(steps=steps, bs=bs).items():
-            if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
-        if not lr > 0: raise ValueError(f"lr must be positive, got {lr}")
-        if not 0 <= angle <= 180:
-            raise ValueError(f"angle must lie between 0 and 180 degrees, got {angle}")
+        check_ints(1, steps=steps); check_ints(1, bs=bs); check_ints(none=True, seed=seed)
+        check_numbers('(0, ∞)', lr=lr); check_numbers('[0, 180]', angle=angle)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale must be 0 < smallest ≤ largest, got {scale}")
         as_criterion(target); check_where(places, forbidden)

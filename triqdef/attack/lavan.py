@@ -47,17 +47,11 @@ class LaVAN:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
-        check_ints(1, steps=steps, candidates=candidates)
-        check_ints(bs=bs)
-        check_ints(none=True, seed=seed)
-        check_numbers('(0, 1]', none=True, confidence=confidence)
-        check_numbers('(0, ∞)', step_size=step_size)
         self.size, self.area = self._sizes(size, area)
         self.target, self.steps, self.step_size = target, steps, step_size
+        check_numbers('(0, 1]', none=True, confidence=confidence)
         self.goal = target if isinstance(target, Criterion) else Criterion(target, loss, confidence)
-        self.rule = check_choice(rule, ('sign', 'raw'), 'rule')
-        self.universal, self.bs = universal, bs
-        check_where(places, forbidden, ('search',))
+        self.rule, self.universal, self.bs = check_choice(rule, ('sign', 'raw'), 'rule'), universal, bs
         self.places, self.candidates, self.forbidden = places, candidates, forbidden
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.seed, self.progress = seed, progress
@@ -74,10 +68,10 @@ def _sizes(self:LaVAN, size, area):
 
 @patch
 def _check(self:LaVAN):
-    "A `ValueError` for budgets that allow nothing."
-    for k in ('steps', 'bs', 'candidates'):
-        if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
-    if not self.step_size > 0: raise ValueError(f"step_size must be positive, got {self.step_size}")
+    "Refuse budgets that allow nothing, and places that cannot be."
+    check_ints(1, steps=self.steps, bs=self.bs, candidates=self.candidates)
+    check_ints(none=True, seed=self.seed); check_numbers('(0, ∞)', step_size=self.step_size)
+    check_where(self.places, self.forbidden, ('search',))
 
 # %% ../../nbs/44_attack.lavan.ipynb #1d29ddef
 @patch

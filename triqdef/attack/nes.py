@@ -63,12 +63,9 @@ class NES:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
-        check_ints(1, queries=queries)
-        check_ints(2, samples=samples)
-        check_ints(tries=tries, chunk=chunk)
-        check_ints(none=True, seed=seed)
-        check_numbers(sigma=sigma)
-        check_numbers('(0, ∞)', step_size=step_size)
+        check_ints(1, queries=queries); check_ints(2, samples=samples)
+        check_ints(tries=tries, chunk=chunk); check_ints(none=True, seed=seed)
+        check_numbers(sigma=sigma); check_numbers('(0, ∞)', step_size=step_size)
         check_numbers('[0, 1)', momentum=momentum)
         self.size, self.queries, self.samples, self.sigma = patch_hw(size), queries, samples, sigma
         self.step_size, self.momentum, self.tries, self.chunk = step_size, momentum, tries, chunk

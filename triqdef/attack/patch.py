@@ -154,6 +154,7 @@ def check_pixels(
         raise ValueError(f"{name} must have shape {shapes}, got {tuple(v.shape)}")
     return v
 
+# %% ../../nbs/40_attack.patch.ipynb #86672106
 def place(
     x:Tensor,        # images, (B,C,H,W) float in [0,1]
     patch:Tensor,    # one patch (C,h,w) for all images, or (B,C,h,w), float in [0,1]
@@ -235,12 +236,14 @@ def check_where(
             raise TypeError(f"places must be a rule, a pair (row, col), or (B,2) whole pixels, got {places!r}")
         t = torch.as_tensor(places)
         if t.is_floating_point(): raise TypeError(f"places must be whole pixels, got {t.dtype}")
-        if t.ndim not in (1, 2) or t.shape[-1] != 2: raise ValueError(f"places must be (2,) or (B,2), got {tuple(t.shape)}")
+        if t.ndim not in (1, 2) or t.shape[-1] != 2:
+            raise ValueError(f"places must be (2,) or (B,2), got {tuple(t.shape)}")
         if t.numel() and t.min() < 0: raise ValueError(f"places must be 0 or more, got {t.min().item()}")
     if forbidden is None: return
     whole = isinstance(forbidden, Tensor) and forbidden.ndim == 2
     _forbidden_map(forbidden, forbidden.shape if whole else (1, 1))
 
+# %% ../../nbs/40_attack.patch.ipynb #41128a68
 def random_places(
     B:int,             # how many
     image_hw,          # (H, W) of the image in pixels

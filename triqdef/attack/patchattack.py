@@ -198,10 +198,8 @@ class MPA(PatchAgent):
         seed=None,              # an int that makes each call repeat; None for the global state
         progress=False,         # show a progress bar
     ):
-        check_ints(patience=patience, bins=bins)
-        check_ints(none=True, seed=seed)
-        check_numbers('(0, 1]', area_each=area_each)
-        check_numbers('(0, ∞]', sigma=sigma)
+        check_ints(0, patience=patience); check_ints(bins=bins); check_ints(none=True, seed=seed)
+        check_numbers('(0, 1]', area_each=area_each); check_numbers('(0, ∞]', sigma=sigma)
         check_numbers(lr=lr, entropy=entropy)
         self.n_patches, self.area_each = n_patches, area_each
         self.queries, self.target = queries, target
@@ -209,8 +207,6 @@ class MPA(PatchAgent):
         self.sigma, self.patience, self.samples, self.bins = sigma, patience, samples, bins
         self.lr, self.entropy, self.bs, self.seed, self.progress = lr, entropy, bs, seed, progress
         _check_agent(self); agent_criterion(target)
-        if not sigma > 0: raise ValueError(f"sigma must be positive, got {sigma}")
-        if patience < 0: raise ValueError(f"patience must be 0 or more steps, got {patience}")
 
     @property
     def _each_round(self): return self.n_patches

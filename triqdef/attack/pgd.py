@@ -170,15 +170,9 @@ class PatchPGD:
         seed=None,           # an int that makes each call repeat; None for the global random state
         progress=False,      # show a progress bar
     ):
-        check_ints(1, steps=steps)
-        check_ints(0, stride=stride)
-        check_ints(move_every=move_every, restarts=restarts)
-        check_ints(none=True, seed=seed)
+        check_ints(1, steps=steps); check_ints(0, stride=stride)
+        check_ints(1, move_every=move_every, restarts=restarts); check_ints(none=True, seed=seed)
         check_numbers('(0, ∞)', step_size=step_size)
-        for n, v in dict(steps=steps, move_every=move_every, restarts=restarts).items():
-            if v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
-        if not step_size > 0: raise ValueError(f"step_size must be positive, got {step_size}")
-        if stride < 0: raise ValueError(f"stride must be 0 or more pixels, got {stride}")
         self.size, self.steps, self.step_size = patch_hw(size), steps, step_size
         self.target, self.stride, self.move_every = target, stride, move_every
         if not isinstance(target, Tensor): as_criterion(target)

@@ -118,16 +118,9 @@ class SparseRS:
         seed=None,            # an int that makes each call repeat; None for the global random state
         progress=False,       # show a progress bar
     ):
-        check_ints(1, queries=queries)
-        check_ints(2, move_every=move_every)
-        check_ints(bs=bs)
-        check_ints(none=True, resample=resample, seed=seed)
+        check_ints(1, queries=queries); check_ints(2, move_every=move_every); check_ints(1, bs=bs)
+        check_ints(1, none=True, resample=resample); check_ints(none=True, seed=seed)
         check_numbers('(0, 1]', none=True, alpha=alpha)
-        for n, v in dict(queries=queries, bs=bs, resample=resample).items():
-            if v is not None and v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
-        if move_every < 2: raise ValueError(f"move_every must be at least 2, got {move_every}")
-        share = 1 if alpha is None else alpha
-        if not 0 < share <= 1: raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
         self.size, self.queries, self.target, self.alpha = patch_hw(size), queries, target, alpha
         check_where(places, forbidden)
         self.move_every, self.places, self.forbidden = move_every, places, forbidden

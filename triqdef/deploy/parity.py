@@ -314,6 +314,7 @@ def _checked(file, x, y, patched):
         raise ValueError(f"patched must have the shape of x, {tuple(x.shape)}, got {tuple(patched.shape)}")
     return x, y, patched.float()
 
+# %% ../../nbs/76_deploy.parity.ipynb #322e9e87
 def _classes(y, n, k):
     "Classes as whole numbers from 0 to `k` - 1, one for each of `n` images."
     if y.shape != (n,): raise ValueError(f"x has {n} images, so y must have shape {(n,)}, got {tuple(y.shape)}")

@@ -132,8 +132,7 @@ def fresh_network(
     bs:int=64,        # images a forward pass
 )->nn.Module:         # in eval mode
     "The same architecture with weights drawn anew, and statistics and steps that fit them."
-    check_ints(seed=seed)
-    check_ints(1, bs=bs)
+    check_ints(seed=seed); check_ints(1, bs=bs)
     check_network(net); check_images(x)
     new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(int(bs))
     before = {k: v.clone() for k, v in new.named_parameters()}
@@ -329,13 +328,9 @@ def alignment_report(
     label='',           # what the bar says in front, such as the name of the network
 )->Alignment:
     "Agreement of input gradients and stage features between all pairs of bit-widths."
-    check_ints(none=True, n=n)
-    check_ints(seed=seed)
-    check_ints(1, none=True, bs=bs)
-    seed = int(seed)
+    check_ints(none=True, n=n); check_ints(seed=seed); check_ints(1, none=True, bs=bs)
     if stages is not None: check_stages(stages)
-    have = bits_of(net)
-    bits = check_bits(have if bits is None else bits, have)
+    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     if len(bits) < 2: raise ValueError(f"alignment compares bit-widths: at least two are needed, got {bits}")
     smooth = tuple(smooth) if hasattr(smooth, '__iter__') else (smooth,)
     for s in smooth: gaussian_smooth(torch.zeros(1, 1, 3, 3), s)

@@ -843,12 +843,9 @@ def audit(
     label='',           # what the bar says in front, such as the name of the network
 )->Audit:
     "The twelve lines on one network."
-    check_ints(none=True, n=n)
-    check_ints(seed=seed)
-    if parts is not None: check_folder(parts, 'parts')
-    o = _spend(budget, quick, n)
-    have, lines = bits_of(net), _chosen(lines, attack)
-    bits = check_bits(have if bits is None else bits, have)
+    check_ints(none=True, n=n, seed=seed)
+    o, lines = _spend(budget, quick, n), _chosen(lines, attack, parts)
+    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     x, y = (t.cpu() for t in evaluation_images(net, dl, o.n if n or budget else None, seed=seed, most=o.n))
     given = dict(transfer=_check_transfer(transfer, net), gradient_free=gradient_free, undefended=undefended,
                  controls=controls, exported=exported)
@@ -871,10 +868,11 @@ def _check_transfer(transfer, net):
         raise ValueError("transfer was scored on other weights than those of this network: it says nothing of it")
     return transfer
 
-def _chosen(lines, attack):
+def _chosen(lines, attack, parts):
     "The numbers of the lines to run; an error for others, or for an attack that cannot be audited."
     if attack is not None and not (hasattr(attack, 'run') and hasattr(attack, 'size')):
         raise TypeError(f"attack must have .run and .size, got {type(attack).__name__}")
+    if parts is not None: check_folder(parts, 'parts')
     return sorted({check_choice(k, _lines, 'lines') for k in (_lines if lines is None else lines)})
 
 def _result(bench, lines):

@@ -197,9 +197,7 @@ def area_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the area of the patch."
-    check_ints(none=True, n=n)
-    check_ints(seed=seed)
-    check_ints(1, none=True, bs=bs)
+    check_ints(none=True, n=n); check_ints(seed=seed); check_ints(1, none=True, bs=bs)
     make, hws = _maker(attack, 'size'), [patch_hw(s) for s in sizes]
     if not hws: raise ValueError("sizes is empty: give at least one side")
     hws = tuple(sorted(set(hws), key=lambda s: s[0]*s[1]))
@@ -230,9 +228,7 @@ def steps_curve(
     parts=None,         # a folder for finished attacks: the same call again makes only the rest
 )->Curve:
     "Attack success against the steps, or the queries, that the attack may take."
-    check_ints(none=True, n=n)
-    check_ints(seed=seed)
-    check_ints(1, none=True, bs=bs)
+    check_ints(none=True, n=n); check_ints(seed=seed); check_ints(1, none=True, bs=bs)
     if what is None: what = next((k for k in ('queries', 'steps') if hasattr(attack, k)), 'steps')
     make, budgets = _maker(attack, what), tuple(sorted(set(budgets)))
     if not budgets or budgets[0] < 1: raise ValueError(f"budgets must be 1 or more, got {budgets}")

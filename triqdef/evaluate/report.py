@@ -201,10 +201,8 @@ def report(
     progress:bool=True, # show progress bars
 )->Report:
     "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
-    check_ints(none=True, n=n, n_attack=n_attack)
-    check_ints(0, n_align=n_align)
-    check_ints(seed=seed)
-    check_ints(1, seeds=seeds)
+    check_ints(none=True, n=n, n_attack=n_attack); check_ints(0, n_align=n_align)
+    check_ints(seed=seed); check_ints(1, seeds=seeds)
     return _report(AttrDict(locals()))
 
 # %% ../../nbs/68_evaluate.report.ipynb #04a5819e

@@ -60,6 +60,14 @@ def shard_path(
     return Path(folder)/'shard-{}-of-{}.safetensors'.format(*shard)
 
 # %% ../../nbs/71_evaluate.sharded.ipynb #c9e09cbf
+def _check_places(data, folder, bs, num_workers, every):
+    "A dataset that can be cut into shards, a folder, and numbers that make sense."
+    check_ints(1, bs=bs); check_ints(0, num_workers=num_workers); check_numbers(every=every)
+    if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
+        raise TypeError(f"data must be ImageTensors or ImageNetFiles, no loader, got {type(data).__name__}")
+    if folder is not None: check_folder(folder, 'folder')
+
+# %% ../../nbs/71_evaluate.sharded.ipynb #52daee46
 def predict_shard(
     net:nn.Module,        # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,                 # a dataset with `batch`, `subset` and `y`: `ImageNetFiles` or `ImageTensors`
@@ -72,26 +80,19 @@ def predict_shard(
     progress:bool=True,   # a bar with the time that is left
 )->dict:                  # 'y' (k,), and for each bit-width 'top/<bits>' (k,5), the best classes first
     "Predict the pictures of one shard at all bit-widths; goes on where an earlier call stopped."
-    check_ints(bs=bs)
-    check_ints(0, num_workers=num_workers)
-    check_numbers(every=every)
-    if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
-        raise TypeError(f"data must be ImageTensors or ImageNetFiles, no loader, got {type(data).__name__}")
-    if folder is not None: check_folder(folder, 'folder')
-    bits = bits_of(net) if bits is None else bits
-    bits, shard, device = check_bits(bits, bits_of(net)), check_shard(shard), device_of(net)
-    if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
+    _check_places(data, folder, bs, num_workers, every)
+    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    shard = check_shard(shard)
     idx = torch.arange(len(data))[shard[0]::shard[1]]
     if not len(idx): raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(data)} pictures is empty")
     work = work_key(net, data, bits)
     keep = Resume(folder and shard_path(folder, shard), fingerprint(work, shard), every)
-    got, notes = keep.load() or ({}, {})
-    have = len(got.get('y', ()))
-    parts = {k: [v] for k, v in got.items()}
+    got, _ = keep.load() or ({}, {})
+    have, parts = len(got.get('y', ())), {k: [v] for k, v in got.items()}
     told = dict(work=work, shard=list(shard), images=len(data), bits=list(bits))
     def joined(): return {k: torch.cat(v) for k, v in parts.items()}
     if have < len(idx):
-        dl = ImageLoader(data.subset(idx[have:]), int(bs), device=device, num_workers=num_workers)
+        dl = ImageLoader(data.subset(idx[have:]), int(bs), device=device_of(net), num_workers=num_workers)
         for batch in progress_bar(dl, total=len(dl)) if progress else dl:
             for k, v in _batch(net, batch, bits).items(): parts.setdefault(k, []).append(v)
             if keep.due: keep.save(joined(), **told)

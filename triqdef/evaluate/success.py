@@ -163,8 +163,7 @@ def paired_difference(
     level:float=.95,   # confidence
 )->dict:               # difference a − b, low, high, images
     "The difference of two rates on the same images with its bootstrap interval."
-    check_ints(draws=draws, seed=seed)
-    check_numbers('(0, 1)', level=level)
+    check_ints(draws=draws, seed=seed); check_numbers('(0, 1)', level=level)
     if len(a.hit) != len(b.hit):
         raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
     if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")

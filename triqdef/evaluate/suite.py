@@ -55,8 +55,7 @@ def attack_suite(
     **budget,           # overrides of `full_budget` or `quick_budget`: gap, pgd, lavan, universal, queries
 )->dict:                # readable name → attack
     "The attacks of a report."
-    check_ints(1, side=side)
-    check_ints(none=True, seed=seed)
+    check_ints(1, side=side); check_ints(none=True, seed=seed)
     as_criterion(target)
     if isinstance(names, str) or names is not None and not hasattr(names, '__iter__'):
         raise TypeError(f"names must be a sequence of names of attacks, got {names!r}")
@@ -79,7 +78,8 @@ def at_area(
 )->dict:             # name → copy; attacks that choose their own area stay as they are
     "Copies of attacks whose patch covers a share of the image."
     check_hw(hw); check_numbers('(0, 1]', share=share)
-    if not isinstance(attacks, dict) or not attacks: raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
+    if not isinstance(attacks, dict) or not attacks:
+        raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
     for a in attacks.values(): check_attack(a)
     if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)

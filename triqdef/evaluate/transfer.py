@@ -565,6 +565,15 @@ def _as_far_as(most, dl):
         if left is not None and left <= 0: return
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #c61ef815
+def _check_call(n, n_attack, seed, bs, keep, fit_on, parts, places):
+    "Settings that can be judged before any work."
+    check_ints(none=True, n=n, n_attack=n_attack); check_ints(seed=seed)
+    check_ints(1, none=True, bs=bs); check_ints(0, keep=keep)
+    if fit_on is not None: check_iterable(fit_on, 'fit_on')
+    if parts is not None: check_folder(parts, 'parts')
+    check_where(places)
+
+# %% ../../nbs/61_evaluate.transfer.ipynb #68adacaf
 def transfer_matrix(
     net,                # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,                 # evaluation images: a loader of (x, y), or a list of batches
@@ -584,17 +593,10 @@ def transfer_matrix(
     parts=None,         # a folder for finished jobs: the same call again does only the rest
 )->Transfer:
     "Patches made at each source, scored at each target."
-    check_ints(none=True, n=n, n_attack=n_attack)
-    check_ints(seed=seed)
-    check_ints(1, none=True, bs=bs)
-    check_ints(0, keep=keep)
-    if fit_on is not None: check_iterable(fit_on, 'fit_on')
-    if parts is not None: check_folder(parts, 'parts')
-    check_where(places)
+    _check_call(n, n_attack, seed, bs, keep, fit_on, parts, places)
     have = bits_of(net)
     bits = check_bits(have if bits is None else bits, have)
-    plans = _plans(attacks, sources, bits, have)
-    notes = _notes(plans, fit_on)
+    notes = _notes(plans := _plans(attacks, sources, bits, have), fit_on)
     x, y = evaluation_images(net, dl, n, {s.get('target') for s in notes.values()}, seed)
     n_attack = len(x) if n_attack is None else n_attack
     if not 1 <= n_attack <= len(x):

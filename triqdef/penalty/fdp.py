@@ -68,8 +68,7 @@ def map_likeness(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # (B,) from 0 to w_edge + w_hog
     "The weighted likeness of each image's maps, averaged over pairs of bit-widths."
-    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
-    check_numbers(smooth=smooth)
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     _check_weights(w_edge, w_hog)
     pairs = bit_pairs(maps, pairs)
     bits = sorted({b for p in pairs for b in p}, reverse=True)
@@ -112,8 +111,7 @@ def fdp(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
     "The feature disalignment penalty: mean likeness of stage features over images and pairs."
-    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
-    check_numbers(smooth=smooth)
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     maps = _stage_maps(features)
     bit_pairs(maps, pairs)
     stages = next(iter(maps.values()))

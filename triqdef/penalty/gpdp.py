@@ -24,8 +24,7 @@ def gpdp(
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
     "The gradient disalignment penalty: mean likeness of gradient maps over images and pairs."
-    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog)
-    check_numbers(smooth=smooth)
+    check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     if not isinstance(gradients, dict):
         raise TypeError("gradients must be a dict from bit-width to input gradients, "
                         f"got {type(gradients).__name__}")

@@ -132,8 +132,7 @@ def soft_edges(
     level:Tensor=None,         # fixed levels (B,1,1,1) instead of each map's own
 )->Tensor:                     # (B,1,H,W) in [0,1]
     "How much each pixel is an edge, differentiable; a flat map has none."
-    check_numbers(threshold=threshold)
-    check_numbers('(0, ∞)', temperature=temperature)
+    check_numbers(threshold=threshold); check_numbers('(0, ∞)', temperature=temperature)
     if not temperature > 0: raise ValueError(f"temperature must be above 0, got {temperature}")
     s = full(sobel_magnitude(full(m)))
     level = edge_level(s, threshold) if level is None else level

@@ -63,8 +63,7 @@ class DiffPure(Purifier):
         seed:int=None,         # for the same noise in every call; None draws anew each time
         backward='through',    # gradients: 'through' all steps, or 'identity' (BPDA)
     ):
-        check_ints(t_star=t_star)
-        check_ints(none=True, steps=steps, seed=seed)
+        check_ints(t_star=t_star); check_ints(none=True, steps=steps, seed=seed)
         super().__init__(net, backward)
         if not callable(model):
             raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
@@ -168,8 +167,7 @@ class Denoiser(nn.Module):
         channels:int=3,    # of the pictures
     ):
         super().__init__()
-        check_ints(width=width)
-        check_ints(1, channels=channels)
+        check_ints(width=width); check_ints(1, channels=channels)
         if width < 4 or width % 4:
             raise ValueError(f"width must be a positive multiple of 4, got {width}")
         w, e, self.config = width, 4*width, dict(width=width, channels=channels)
@@ -243,11 +241,8 @@ def train_denoiser(
     every:float=30.,       # seconds between two savings of the state
 )->nn.Module:              # in eval mode; `.history` has the losses
     "Train a model to predict noise."
-    check_ints(1, steps=steps)
-    check_ints(bs=bs, width=width, seed=seed)
-    check_ints(none=True, max_t=max_t)
-    check_numbers('(0, ∞)', lr=lr)
-    check_numbers(every=every)
+    check_ints(1, steps=steps); check_ints(bs=bs, width=width, seed=seed)
+    check_ints(none=True, max_t=max_t); check_numbers('(0, ∞)', lr=lr); check_numbers(every=every)
     if model is not None: check_network(model, 'model')
     check_iterable(dl)
     scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
@@ -259,6 +254,7 @@ def train_denoiser(
     key = '' if resume is None else fingerprint(s, str(scheduler.config), model)
     return _train(dl, model, scheduler, s, Resume(resume, key, every), progress)
 
+# %% ../../nbs/78_purify.diffpure.ipynb #c873d170
 def _check_training(s, T):
     steps, bs, t = s['steps'], s['bs'], s['max_t']
     if steps < 1 or bs < 1:
@@ -323,8 +319,7 @@ class EOT(View):
         n:int=8,        # draws, at least 1
         seed:int=0,     # of the draws, non-negative
     ):
-        check_ints(1, n=n)
-        check_ints(seed=seed)
+        check_ints(1, n=n); check_ints(seed=seed)
         if n < 1: raise ValueError(f"n must be at least 1, got {n}")
         self.inner, self.n, self.seed = as_view(bits), n, seed
 

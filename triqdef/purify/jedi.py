@@ -83,9 +83,7 @@ def entropy_map(
     bins:int=16,    # grey levels told apart, 2 to 256
 )->Tensor:          # ((H − window)//stride + 1 rows, columns alike), bits
     "Shannon entropy of every whole window, (B,h,w)."
-    check_ints(2, window=window)
-    check_ints(1, stride=stride)
-    check_ints(bins=bins)
+    check_ints(2, window=window); check_ints(1, stride=stride); check_ints(bins=bins)
     if window < 2 or stride < 1:
         raise ValueError(f"window must be at least 2, stride 1, got {window} and {stride}")
     check_pixels(x, 4, 'images')
@@ -184,17 +182,10 @@ class JEDI(Purifier):
         grow:int=1,             # pixels by which the mask grows before it is filled, ≥ 0
         backward='identity',    # gradients of the purifier: 'identity' (BPDA) or 'through'
     ):
-        check_ints(2, window=window)
-        check_ints(1, stride=stride)
-        check_ints(bins=bins)
-        check_ints(0, grow=grow)
-        check_numbers(quantile=quantile)
+        check_ints(2, window=window); check_ints(1, stride=stride); check_ints(bins=bins)
+        check_ints(0, grow=grow); check_numbers('(0, 1)', quantile=quantile)
         check_numbers('[0, ∞)', dynamic=dynamic)
         super().__init__(net, backward)
-        if not 0 < quantile < 1:
-            raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
-        if not dynamic >= 0: raise ValueError(f"dynamic must be 0 or more, got {dynamic}")
-        if grow < 0: raise ValueError(f"grow must be 0 or more pixels, got {grow}")
         entropy_map(torch.zeros(1, 1, max(window, 1), max(window, 1)), window, stride, bins)
         self.window, self.stride, self.bins, self.quantile = window, stride, bins, quantile
         self.dynamic, self.grow = dynamic, grow
@@ -287,12 +278,8 @@ def fit(self:JEDI,
     progress:bool=True,    # show a progress bar
 )->JEDI:
     "Set the threshold if there is none, and train the autoencoder; losses are kept in `history`."
-    check_ints(1, steps=steps)
-    check_ints(bs=bs, width=width, seed=seed)
-    check_numbers('(0, ∞)', lr=lr)
-    check_numbers('[0, ∞)', sparsity=sparsity)
-    if steps < 1 or bs < 1:
-        raise ValueError(f"steps and bs must be at least 1, got {steps} and {bs}")
+    check_ints(1, steps=steps); check_ints(1, bs=bs, width=width); check_ints(seed=seed)
+    check_numbers('(0, ∞)', lr=lr); check_numbers('[0, ∞)', sparsity=sparsity)
     if self.stats.isnan().any(): self.calibrate(dl)
     with fixed_seed(seed): net = MaskCompleter(width).to(self.stats.device)
     opt, g, history = torch.optim.Adam(net.parameters(), lr), generator(seed), []

@@ -91,8 +91,6 @@ class TriQDef(Callback):
         **objective,            # `pairs`, `stages`, `smooth`, `distill` of `Objective`
     ):
         check_ints(seed=seed)
-        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
-                      lambda_gpdp=lambda_gpdp)
         if isinstance(source, str): check_choice(source, ('random', 'all'), 'source')
         else: check_bit(source, name='source')
         if bits is not None: check_bits(bits)

@@ -24,8 +24,7 @@ class BACT:
         ramp:float=.1,        # share of training over which the penalties rise from 0 to 1
         seed:int=0,           # seed of the draws
     ):
-        check_ints(2, none=True, max_active=max_active)
-        check_ints(seed=seed)
+        check_ints(2, none=True, max_active=max_active); check_ints(seed=seed)
         check_numbers('[0, 1]', warmup=warmup, ramp=ramp)
         self.bits, self.warmup, self.ramp, self.seed = check_bits(bits), warmup, ramp, seed
         for name, share in dict(warmup=warmup, ramp=ramp).items():

@@ -96,6 +96,7 @@ def _check_classes(y, logits):
     if y.device.type == 'cpu' and y.ndim == 1 and not y.is_floating_point():
         check_labels(y, len(logits), classes=logits.shape[1])
 
+# %% ../../nbs/51_train.objective.ipynb #2d61ffaa
 def clean_losses(
     net:nn.Module,             # a multi-bit network
     x:Tensor,                  # images, (B,3,H,W) in [0,1]
@@ -131,8 +132,7 @@ class Objective:
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
                       lambda_gpdp=lambda_gpdp)
-        check_numbers(smooth=smooth)
-        check_numbers('[0, 1]', distill=distill)
+        check_numbers(smooth=smooth); check_numbers('[0, 1]', distill=distill)
         if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
         for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
             if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")

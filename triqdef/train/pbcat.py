@@ -28,8 +28,7 @@ def guided_cells(
     share:float=.5,     # share of the cells that is kept, above 0 and at most 1
 )->Tensor:              # M, (B,1,H,W), 0 or 1
     "The cells of a box with the largest mean |gradient|, as a mask."
-    check_ints(1, cell=cell)
-    check_numbers('(0, 1]', share=share)
+    check_ints(1, cell=cell); check_numbers('(0, 1]', share=share)
     if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     (h, w), B = patch_hw(size), len(g)
     ones = place(g.new_zeros(B, 1, *g.shape[2:]), g.new_ones(1, h, w), top_left)
@@ -53,9 +52,7 @@ class CompositePGD:
         places='random',         # 'random', 'corner', 'center', a pair (row, col), or (B,2)
         seed=None,               # an int that makes each call repeat; None for the global random state
     ):
-        check_ints(1, steps=steps)
-        check_ints(cell=cell)
-        check_ints(none=True, seed=seed)
+        check_ints(1, steps=steps); check_ints(cell=cell); check_ints(none=True, seed=seed)
         check_numbers(eps_patch=eps_patch, eps_global=eps_global)
         check_numbers('(0, 1]', share=share)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share

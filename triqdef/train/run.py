@@ -270,7 +270,8 @@ def _from_weights(s, n):
     "The network of trained weights, with a fresh last layer where theirs has another number of classes."
     net = classifier(s.arch, s.weights, n, fresh_head=True)
     if net.fresh_head:
-        warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: the last layer is fresh")
+        warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: "
+                      "the last layer is fresh")
     return net
 
 # %% ../../nbs/58_train.run.ipynb #e6e75629
