@@ -235,9 +235,11 @@ EXEMPT = {
     'takes no argument, or values that may be anything': '''core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key evaluate.transfer.slug deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
-        core.check_path core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.pgd.check_has attack.pgd.check_attack percept.features.check_stages
+        core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.pgd.check_has attack.pgd.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
-    'is a step inside a loop, called with what its caller has checked': '''attack.criteria.top_other attack.criteria.at_class attack.ensemble.View attack.ensemble.alike attack.gap.attack_batches attack.gap.seeded_loader attack.gap.used_batches
+    'is a step inside a loop, called with what its caller has checked': '''attack.patch.picture_of classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
+        data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
+        train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.ensemble.View attack.ensemble.alike attack.gap.attack_batches attack.gap.seeded_loader attack.gap.used_batches
         attack.gap.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.pgd.under_attack attack.pgd.unit_gradient attack.pgd.BitMean attack.pgd.gradient_to attack.pgd.look_at attack.pgd.RoundRobin
         attack.pgd.as_view attack.pgd.own_settings attack.pgd.state_key attack.pgd.state_file attack.pgd.save_state attack.pgd.load_state attack.pgd.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
@@ -250,7 +252,7 @@ EXEMPT = {
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
         purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
         train.callback.share_quantizers train.callback.first_steps train.callback.reached_params train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
-    'is a layer or a quantizer that to_multibit or unfuse puts in': '''quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
+    'is a layer or a quantizer that to_multibit or unfuse puts in': '''quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
         quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.pgd.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap

@@ -38,7 +38,7 @@ BASE = {'demo': ['--quick'], 'train': ['{new}', '--data', 'toys', '--arch', 'toy
         'export': ['cifar10-resnet20-qat', '--bits', '4'], 'study': ['cifar10', '--scale', 'toys']}
 BY_TYPE = {int: ('x', '2.5', 'nan', ''), float: ('x', '', '1,5')}
 TRAIN = {'method': ('fgsm', ''), 'data': ('nowhere', ''), 'arch': ('vgg', ''), 'start': ('nowhere.safetensors',), 'pairs': ('some',), 'weight': ('nf4',), 'act': ('nf4',), 'amp': ('fp4',),
-         'device': ('tpu9',), 'weights': ('nowhere.safetensors',), 'bits': ('1', '33', '0'), 'epochs': ('0', '-1'), 'bs': ('0', '-1'), 'lr': ('0', '-1', 'nan', 'inf'), 'wd': ('-1', 'nan'),
+         'device': ('tpu9',), 'bits': ('1', '33', '0'), 'epochs': ('0', '-1'), 'bs': ('0', '-1'), 'lr': ('0', '-1', 'nan', 'inf'), 'wd': ('-1', 'nan'),
          'lambda_adv': ('-1', 'nan'), 'lambda_fdp': ('-1', 'nan'), 'lambda_gpdp': ('-1', 'nan'), 'smooth': ('-1', 'nan'), 'distill': ('-1', '2', 'nan'), 'warmup': ('-1', '2', 'nan'),
          'max_active': ('-1', '1'), 'patch_size': ('-1', '999'), 'attack_steps': ('-1',), 'step_size': ('-1', 'nan')}
 

@@ -40,7 +40,7 @@ from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bit_state_of, bits_of, quant_summary
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
-from .train.run import TrainSettings, alone, check_device, check_same_classes, check_writable
+from .train.run import TrainSettings, alone, named_device, check_same_classes, check_writable
 from .train.run import load_run, make_data, recorded_settings, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
@@ -117,7 +117,7 @@ def _check_options(args):
     for n, why in _idle_options(args).items(): raise ValueError(f"{_option(n)} has no effect {why}: leave it out")
     for s in (args.seed,) if hasattr(args, 'seed') else args.seeds or ():
         if not 0 <= s < 2**32: raise ValueError(f"a seed must lie between 0 and {2**32 - 1}, got {s}")
-    check_device(getattr(args, 'device', ''))
+    named_device(getattr(args, 'device', ''))
 
 # %% ../nbs/80_cli.ipynb #39e2be60
 def _fit_to(args, dls, most=None, lowered=('n', 'n_attack', 'n_align')):
@@ -236,7 +236,7 @@ def _data_of(runs, args):
 
 def _there(device):
     "A recorded device, or the best there is, if that of the training is not here."
-    try: return check_device(device)
+    try: return named_device(device)
     except ValueError: return ''
 
 # %% ../nbs/80_cli.ipynb #b3a2338d

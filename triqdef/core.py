@@ -105,9 +105,11 @@ def check_labels(
     classes=None,    # how many classes there are, or None for any number
 )->Tensor:           # (n,) int64
     "Labels as integers of torch; `ValueError` for what is not one whole number from 0 for each image."
+    if y is None or isinstance(y, str): raise TypeError(f"{name} must be integers, got {y!r}")
     if not isinstance(y, Tensor): y = _as_tensor(y if hasattr(y, '__array__') else list(y), name)
     many = '' if n is None else f'{n} '
-    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or n not in (None, len(y)):
+    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if y.ndim != 1 or not whole or n not in (None, len(y)):
         hint = ': y.argmax(1) turns one-hot rows into classes' if y.ndim == 2 and y.shape[1] > 1 else \
             ': y.flatten() makes a row of a column' if y.ndim == 2 else ''
         raise ValueError(f"{name} must be {many}integers, got {y.dtype} of shape {tuple(y.shape)}{hint}")
@@ -181,8 +183,10 @@ def check_device(
     try: d = torch.device(device)
     except RuntimeError as e:
         raise ValueError(f"{name} must be such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from e
-    if d.type == 'cuda' and (d.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{name} is {str(device)!r}, and torch sees {torch.cuda.device_count()} CUDA devices here")
+    kind = getattr(torch, d.type, None)
+    n = 1 if d.type in ('cpu', 'meta') else kind.device_count() if hasattr(kind, 'device_count') else 0
+    if (d.index or 0) >= n:
+        raise ValueError(f"{name} is {str(device)!r}, and torch sees {n} devices of that kind here")
     return d
 
 def check_generator(
@@ -362,6 +366,9 @@ def logits_of(
     name='the network',   # what to call it in a message
 )->Tensor:                # (B,classes) float
     "What the network says to images, checked; an error that says why where it cannot."
+    if isinstance(net, (type, Tensor)) or not callable(net):
+        raise TypeError(f"{name} must be a module or a function of images, got {net!r:.60}")
+    if not isinstance(x, Tensor): check_images(x)
     try: out = net(x)
     except (RuntimeError, NotImplementedError) as e:
         if why := _misfit(net, x): raise ValueError(f"{name} {why}") from e
@@ -374,6 +381,7 @@ def first_logits(
     name='the network',   # what to call it in a message
 )->Tensor:                # (1,classes)
     "The logits of the first image; an error that says why where there are none."
+    if not isinstance(x, Tensor): check_images(x)
     with torch.no_grad(): z = logits_of(net, x[:1].detach().as_subclass(Tensor).clone(), name)
     if z.is_meta: raise ValueError(f"{name} has no weights: it is on the meta device")
     return check_finite(z, name)
@@ -452,6 +460,7 @@ def atomic_path(
 ):
     "A temporary path to write to, renamed to `path` when the block ends well and removed when it does not."
     path = as_path(path)
+    if path.exists() and not path.is_file(): raise ValueError(f"{path} is no regular file: it would be replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
     os.close(fd); tmp = Path(tmp)

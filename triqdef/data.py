@@ -342,7 +342,8 @@ def balanced_order(
 )->Tensor:        # (n,) indices
     "A random order of which any beginning has every class in proportion."
     check_ints(seed=seed)
-    check_labels(y)
+    y = check_labels(y)
+    if not len(y): raise ValueError("y is empty: there is no image to put into an order")
     perm = torch.randperm(len(y), generator=keyed_generator(seed, 2))
     ys = y[perm].long()
     by_class, count = ys.argsort(stable=True), ys.bincount()
@@ -618,7 +619,7 @@ def class_files(
     vocab=None,    # class names in order, or None for the sorted names of the subfolders that hold pictures
 )->tuple:          # paths, labels (n,), vocab
     "The images of a folder of class folders, in natural order of their names."
-    folder = as_path(folder)
+    folder = as_path(folder, 'folder')
     if not folder.is_dir(): raise ValueError(f"there is no folder {folder}")
     files = {p: files_below(p) for p in _folders(folder)}
     pictures = {p: [f for f in fs if is_picture(f)] for p, fs in files.items()}
@@ -657,6 +658,13 @@ def cifar_tensors(
     return out
 
 # %% ../nbs/02_data.ipynb #1f62f158
+def _check_loading(valid, valid_n, train_n, seed, bs, pad, val_bs, device):
+    "Settings of loaders that can be judged before a file is read."
+    check_choice(valid, ('test', 'split'), 'valid')
+    check_ints(0, valid_n=valid_n, train_n=train_n, seed=seed, pad=pad)
+    check_ints(1, bs=bs); check_ints(1, none=True, val_bs=val_bs)
+    if device is not None: check_device(device)
+
 def cifar_dls(
     path=None,            # folder of the fastai layout, or None to let fastai find or download it
     bs:int=128,           # training batch size
@@ -671,6 +679,7 @@ def cifar_dls(
     cache:bool=True,      # keep the decoded bytes in that folder, if it can be written
 )->DataLoaders:
     "CIFAR-10 as fastai `DataLoaders`: 50,000 + 10,000 images in [0,1]."
+    _check_loading(valid, valid_n, train_n, seed, bs, pad, val_bs, device)
     return _cifar_like(cifar_tensors(path, cache), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
@@ -912,7 +921,7 @@ def check_iterable(
     name='loader',    # what to call it in a message
 ):
     "`dl` if batches can come out of it: `TypeError` for a text, a tensor and what cannot be iterated."
-    if isinstance(dl, (str, bytes, Tensor, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
+    if isinstance(dl, (str, bytes, Tensor, np.ndarray, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
         raise TypeError(f"the {name} must give batches of (images, labels), got {type(dl).__name__}")
     return dl
 

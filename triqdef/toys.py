@@ -95,6 +95,7 @@ def tensor_dls(
     device='cpu',       # where the batches are put
 )->DataLoaders:
     "fastai `DataLoaders` of in-memory tensors, training shuffled, with `vocab` and `c`."
+    check_device(device)
     bs, train = check_count(bs, 'bs'), _Pairs(*train, vocab, 'training')
     valid = _Pairs(*valid, train.vocab, 'validation')
     dls = DataLoaders(*(DataLoader(d, bs=bs, shuffle=s, drop_last=False, device=device)

@@ -58,7 +58,7 @@ class BitEnsemble(View, BitMean):
     ):
         check_ints(none=True, seed=seed); check_numbers('[0, ∞)', rate=rate)
         check_numbers('[0, 1]', floor=floor)
-        super().__init__(check_bits(bits))
+        super().__init__(bits)
         self.how = check_choice(how, ('mean', 'round-robin', 'min-max', 'random'), 'how')
         if not rate >= 0: raise ValueError(f"rate must be 0 or more, got {rate}")
         if not 0 <= floor <= 1: raise ValueError(f"floor must lie between 0 and 1, got {floor}")
@@ -157,7 +157,7 @@ class RandomPrecision(View, BitMean):
         seed=None,          # of the draws, an int; None draws one from torch's global state
     ):
         check_ints(1, none=True, samples=samples); check_ints(none=True, seed=seed)
-        super().__init__(check_bits(bits))
+        super().__init__(bits)
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         self.samples, self.unit = samples, unit

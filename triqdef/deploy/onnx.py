@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from ..core import atomic_path, check_choice, check_images, check_ints, unwrap, versions
+from ..core import (as_path, atomic_path, check_choice, check_images, check_ints, unwrap,
+                          versions)
 from .extract import IntConv2d, IntLayer, single_bit
 from .graph import OnnxGraph, need_modules, translations
 from ..files import fingerprint
@@ -180,7 +181,7 @@ def check_writable_file(
     path,     # where a file will be
 )->Path:
     "The path, if a file can be written there; else a `ValueError`, before any long work."
-    path = Path(path).expanduser()
+    path = as_path(path)
     try:
         if path.is_dir(): raise ValueError(f"{path} is a folder: an ONNX network is a file")
         if path.exists() and not path.is_file(): raise ValueError(f"{path} is a device, not a file")
@@ -195,7 +196,7 @@ def read_onnx(
     path,       # a file that `export_onnx` wrote
 )->dict:        # its metadata; `ValueError` for a damaged file or one of something else
     "What an exported file says about itself."
-    path, onnx = Path(path).expanduser(), need_modules('onnx')
+    path, onnx = as_path(path), need_modules('onnx')
     DecodeError = need_modules('google.protobuf.message').DecodeError
     if not path.is_file(): raise FileNotFoundError(f"no exported network at {path}")
     whole = path.read_bytes()
@@ -259,7 +260,7 @@ class OnnxNet:
         threads:int=0,    # of one operator; 0: as many as the runtime likes
     ):
         check_ints(0, threads=threads)
-        self.path, self.about = Path(path).expanduser(), read_onnx(path)
+        self.path, self.about = as_path(path), read_onnx(path)
         self.bits, self.classes, self.form = (self.about[k] for k in ('bits', 'classes', 'form'))
         fast = self.about['cpu'] == 'vnni'
         if fast and any(l.get('saturates', True) for l in self.about['layers']) and saturates_here():

@@ -303,6 +303,7 @@ def plain_floats(
         with torch.autocast(torch.device(device).type, enabled=False): yield
     finally: cudnn.allow_tf32, matmul.allow_tf32 = before
 
+# %% ../../nbs/76_deploy.parity.ipynb #789141bb
 def _checked(file, x, y, patched):
     "Images that the file takes, as many classes, and as many patched images; images in float32."
     if x is None: raise ValueError("check_parity needs images: give x")

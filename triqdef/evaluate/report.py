@@ -28,7 +28,7 @@ from ..attack.nes import NES
 from ..attack.patch import Patch, picture_of
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
-from ..core import check_bits, check_ints, device_of, images_at_once, versions
+from ..core import as_path, check_bits, check_ints, device_of, images_at_once, versions
 from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
 from .audit import Audit, audit, AuditBudget
 from .compare import compare, Comparison
@@ -38,13 +38,14 @@ from .suite import at_area, attack_suite
 from .transfer import _as_far_as, evaluation_images, records, save_png, slug, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
+from ..percept.features import check_stages, tap_stages
 
 # %% ../../nbs/68_evaluate.report.ipynb #4b2a4ce4
 def check_report_folder(
     out,    # where the report will be
 )->Path:
     "The path, if a report can be written there; else a `ValueError` that says why not."
-    out = Path(out).expanduser().absolute()
+    out = as_path(out, 'out').absolute()
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file: a report needs a folder")
     if out.is_dir() and any(out.iterdir()) and not (out/'report.json').is_file():
         raise ValueError(f"{out} holds something that is not a report: give an empty or a new folder")
@@ -234,9 +235,12 @@ def _images(net, dl, o):
 def _report(o):
     "The work of `report`; finished jobs lie beside the folder until it is whole."
     start, out = time.time(), None if o.out is None else check_report_folder(o.out)
+    if o.stages is not None: check_stages(o.stages)
     if o.quick: _bounded(o)
     (nets, o.bits), (dl, o.fit_on) = _networks(o.nets, o.bits), _loaders(o.dl, o.fit_on)
     _check_named(o, nets)
+    for net in nets.values() if o.stages is not None else ():
+        with tap_stages(net, o.stages): pass
     x, y = _images(next(iter(nets.values())), dl, o)
     o.n_align, o.parts = min(o.n_align, len(x)), None if out is None else out.parent/f'.{out.name}-unfinished'
     kept = ('title', 'bits', 'n_attack', 'n_align', 'smooth', 'stages', 'places', 'seed', 'seeds', 'quick')

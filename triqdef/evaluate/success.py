@@ -46,12 +46,13 @@ def wilson(
 @dataclass(frozen=True)
 class Rate:
     "A share k/n with its interval."
-    k:int             # images hit
+    k:float           # images hit, not whole where it is a mean of draws
     n:int             # images counted
     level:float=.95   # confidence of the interval
 
     def __post_init__(self):
-        check_ints(0, k=self.k, n=self.n); check_numbers('(0, 1)', level=self.level)
+        check_ints(0, n=self.n); check_numbers('[0, ∞)', k=self.k)
+        check_numbers('(0, 1)', level=self.level)
         if self.k > self.n: raise ValueError(f"k must be at most n, got k={self.k}, n={self.n}")
     @property
     def value(self)->float: return self.k/self.n if self.n else float('nan')
@@ -95,6 +96,8 @@ def _aligned(**classes):
     if len({len(v) for v in out}) > 1:
         given = ', '.join(f'{len(v)} of {k}' for k, v in zip(classes, out))
         raise ValueError(f"one class for each image is needed, got {given}")
+    for k, v in zip(classes, out):
+        if len(v) and v.min() < 0: raise ValueError(f"{k} must count from 0, got {v.min().item()}")
     return out
 
 def asr(
@@ -123,6 +126,7 @@ def asr_targeted(
 )->Success:
     "Of the images whose label is not `target`, the share classified as `target`."
     adv, y = _aligned(adv=adv, y=y)
+    check_ints(0, target=target)
     return Success('asr_targeted', adv == target, y != target)
 
 # %% ../../nbs/60_evaluate.success.ipynb #65f8c90d
@@ -196,7 +200,7 @@ def predict(
     if tensor: check_images(data)
     else: check_iterable(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
-        for b in data.split(bs or images_at_once(data)) if tensor else data:
+        for b in data.split(int(bs or images_at_once(data))) if tensor else data:
             x = b if tensor else check_images(b[0])
             preds.append(_classes_of(net, x.as_subclass(Tensor).to(device)))
             if not tensor: ys.append(as_labels(b[1], len(x), 'cpu'))

@@ -542,7 +542,7 @@ def evaluation_images(
     most:int=None,    # how many where `n` is None; a loader with fewer gives what it has, with a warning
 )->tuple:             # x (n,C,H,W) in [0,1], y (n,) int64
     "The first images of a loader, checked against the network."
-    check_ints(none=True, n=n)
+    check_ints(none=True, n=n); check_ints(1, none=True, most=most); check_iterable(dl)
     with seeded_loader(dl, seed): x, y = take(_as_far_as(most if n is None else None, dl), n)
     check_images(x, strict=True)
     if most is not None and n is None and len(x) < most:

@@ -121,7 +121,7 @@ def stage_names(
     x:Tensor=None,         # an example batch (B,C,H,W), None for one grey image, 64×64 unless the network has a size
 )->tuple:                  # at most 4 names by rules 2 and 3, shallow to deep
     "The names of a network's stages; of a wrapped or compiled one, those of the network inside."
-    net = unwrap(net)
+    net = unwrap(check_network(net))
     if (names := _resnet_stages(net)): return names
     x = _example(net) if x is None else x
     names = _by_resolution(_candidates(net, _outputs(net, x)), channels=x.shape[1])

@@ -20,8 +20,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core import (asset, atomic_path, check_choice, check_device, check_ints, check_network,
-                          fixed_seed, unwrap)
+from ..core import (as_path, asset, atomic_path, check_choice, check_device, check_ints,
+                          check_network, fixed_seed, unwrap)
 from ..classifiers import build_any, check_arch
 from ..imagenet import Preset
 from .convert import bit_state_of, keep_bits, to_multibit
@@ -119,7 +119,7 @@ def save_checkpoint(
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={'triqdef': header})
     return path
 
-def _file(path): return Path(path).expanduser()
+_file = as_path
 
 def _is_alone(net, d):
     "Whether this is what `keep_bits` leaves: one bit-width, and plain norms."

@@ -22,8 +22,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import (check_bit, check_bits, check_choice, check_images, check_network,
-                          check_numbers, device_of, eval_mode, fast_layout, unwrap)
+from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
+                          check_network, check_numbers, device_of, eval_mode, fast_layout, unwrap)
 from ..data import check_iterable, peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import keeps_statistics, MultiBitNorm
@@ -253,7 +253,7 @@ def bit_state_of(
 
 def _only_state(net, needs=None):
     "The one `BitState` in `net`, or None; `ValueError` for several, and for None where `needs` names who needs one."
-    states = {id(s): s for m in net.modules() if (s := getattr(m, 'bit_state', None)) is not None}
+    states = {id(s): s for m in check_network(net).modules() if (s := getattr(m, 'bit_state', None)) is not None}
     if len(states) > 1:
         raise ValueError(f"{type(net).__name__} holds {len(states)} multi-bit networks, and one bit-width cannot be "
                          "switched for several: use each of them alone, or convert the whole with to_multibit")
@@ -385,8 +385,7 @@ def calibrate(
     "Fit steps and BatchNorm statistics of every low bit-width to data; `ValueError` on an empty loader."
     given, net = net, unwrap(net)
     state, method = _only_state(net, 'calibrate'), check_choice(method, ('mse', 'lsq'), 'method')
-    if not isinstance(n_batches, (int, np.integer)) or n_batches < 1:
-        raise ValueError(f"n_batches must be a whole number of at least 1, got {n_batches!r}")
+    check_ints(1, n_batches=n_batches)
     widths = check_bits(state.allowed if bits is None else bits, state.allowed)
     batches = _first_batches(dl, n_batches, net)
     with eval_mode(net):

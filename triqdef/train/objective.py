@@ -81,13 +81,15 @@ def patched_passes(
     return losses, feats, grads
 
 # %% ../../nbs/51_train.objective.ipynb #01bff5d7
-def _check_batch(x, y):
-    "Images and labels by type and shape; reading values would wait for a GPU at every step."
+def _check_batch(x, y, loss_func):
+    "Images and labels by type and shape; reading values would wait for a GPU at every step. Returns the labels."
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4 or not x.is_floating_point():
         raise TypeError("images (B,C,H,W) of floats and labels are needed as tensors, "
                         f"got {_kind(x)} and {_kind(y)}")
     if len(x) != len(y) or not len(x):
-        raise ValueError(f"one label for each image is needed, got {len(y)} for {len(x)} images")
+        raise ValueError(f"y must have one label for each image, got {len(y)} for {len(x)} images")
+    classes = loss_func is F.cross_entropy and not (y.ndim == 2 and y.is_floating_point())
+    return check_labels(y, len(x), 'y', least=None) if classes else y
 
 def _kind(v): return f"{v.dtype} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
 
@@ -177,7 +179,7 @@ def __call__(self:Objective,
     "The terms of one step (paper, equation of L_total)."
     check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
-    _check_batch(x, y)
+    y = _check_batch(x, y, self.loss_func)
     if x_adv is not None: check_images(x_adv, 'x_adv')
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     known = [] if first is None else [first]

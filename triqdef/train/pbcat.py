@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from ..attack.criteria import check_classes
 from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
-from ..core import check_images, check_ints, check_numbers, generator
+from ..core import check_images, check_ints, check_labels, check_numbers, generator
 from .callback import PatchAT
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
@@ -76,6 +76,7 @@ def attack(self:CompositePGD,
 )->Tensor:            # (B,C,H,W) in [0,1]
     "The perturbed images of the last step."
     check_images(x); check_fits(self.size, x.shape[-2:])
+    y = check_labels(y, len(x), least=None)
     x, y = x.detach().as_subclass(Tensor), y.as_subclass(Tensor)
     at = random_places(len(x), x.shape[-2:], self.size, generator(self.seed), fixed=self.places).to(x.device)
     view = as_view(bits)
