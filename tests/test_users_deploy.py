@@ -95,6 +95,7 @@ def test_file_of_another_tool(net, tmp_path):
 
 @pytest.mark.parametrize('key', ['bits', 'layers', 'cpu', 'shape', 'network_sha256'])
 def test_description_without_a_part(key, good, tmp_path):
+    "A description that lacks a part is refused, not guessed at."
     about = {k: v for k, v in read_onnx(good).items() if k != key}
     with pytest.raises(ValueError, match='part.onnx has a description'): OnnxNet(resealed(good, tmp_path/'part.onnx', about=about))
 

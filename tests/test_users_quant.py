@@ -87,7 +87,7 @@ def test_every_norm_with_statistics_is_kept_per_width(kind):
 
 @pytest.mark.parametrize('kind', ['BatchNormAct2d', 'FrozenBatchNormAct2d', 'EvoNorm2dB0', 'split'])
 def test_norms_of_timm(kind):
-    "Norms with an activation, frozen ones, ones that hold others; what calibrate cannot move it names. timm #2003, pytorch #41642"
+    "Norms with an activation, frozen ones, ones that hold others; what calibrate cannot move it names. pytorch #41642"
     layers = pytest.importorskip('timm', reason='timm is not installed').layers
     plain = layers.convert_splitbn_model(net(), 2) if kind == 'split' else net(getattr(layers, kind)(8))
     m = to_multibit(plain.eval(), (32, 4))
@@ -228,7 +228,7 @@ def test_attributes_and_buffers_stay():
         assert layer.lr_mult == 3 and torch.equal(layer.tag, torch.ones(1)) and not layer.weight.requires_grad
 
 def test_forward_of_the_instance():
-    "A forward that a tool put on the instance would be lost, or be that of the original: refused by name. optimum-amd #83"
+    "A forward that a tool put on the instance would be lost, or be that of the original: refused by name."
     plain = net(); own = plain[3].forward; plain[3].forward = lambda x: 2*own(x)
     with pytest.raises(ValueError, match="layer '3'.*forward of its own"): to_multibit(plain, (32, 4))
 
@@ -295,12 +295,12 @@ def test_compiled_networks_everywhere():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
 def test_calibration_in_another_number_format(dtype):
-    "A loader gives float32; the network is calibrated in its own format. optimum-quanto #299"
+    "A loader gives float32; the network is calibrated in its own format."
     m = calibrate(to_multibit(net().to(dtype), (32, 4)), [(X, None)])
     assert at(m, 4, X.to(dtype)).isfinite().all() and m[0].weight.dtype == dtype
 
 def test_numbers_of_numpy():
-    "Bit-widths and counts may be NumPy's; nonsense is refused before the work. torchvision #3547"
+    "Bit-widths and counts may be NumPy's; nonsense is refused before the work."
     m = calibrate(to_multibit(net(), np.array([32, 4])), [X], n_batches=np.int64(1), bits=np.array([4]))
     assert bits_of(m) == (32, 4) and bits_of(keep_bits(m, np.int64(4))) == (4,)
     for bad in (dict(method='mean'), dict(bits=()), dict(n_batches=0), dict(n_batches=1.5)):

@@ -14,7 +14,7 @@ from ..attack.gap import GAP
 from ..attack.lavan import LaVAN
 from ..attack.nes import NES
 from ..attack.patchattack import MPA, TPA
-from ..attack.pgd import check_attack, PatchPGD
+from ..attack.pgd import PatchPGD
 from ..attack.sparse_rs import SparseRS
 from ..attack.textures import TextureDictionary
 from ..core import check_choice, check_ints, check_numbers
@@ -80,7 +80,9 @@ def at_area(
     check_hw(hw); check_numbers('(0, 1]', share=share)
     if not isinstance(attacks, dict) or not attacks:
         raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
-    for a in attacks.values(): check_attack(a)
+    for k, a in attacks.items():
+        if isinstance(a, type) or not (hasattr(a, 'attack') or hasattr(a, 'fit')):
+            raise TypeError(f"attacks[{k!r}] must be an attack, with .attack or .fit, got {a!r:.60}")
     if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)
     for k, a in attacks.items():
