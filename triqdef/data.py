@@ -921,7 +921,8 @@ def check_iterable(
     name='loader',    # what to call it in a message
 ):
     "`dl` if batches can come out of it: `TypeError` for a text, a tensor and what cannot be iterated."
-    if isinstance(dl, (str, bytes, Tensor, np.ndarray, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
+    iterates = hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')
+    if isinstance(dl, (str, bytes, Tensor, np.ndarray, dict)) or not iterates:
         raise TypeError(f"the {name} must give batches of (images, labels), got {type(dl).__name__}")
     return dl
 

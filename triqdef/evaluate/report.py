@@ -39,6 +39,7 @@ from .transfer import _as_far_as, evaluation_images, records, save_png, slug, Tr
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 from ..percept.features import check_stages, tap_stages
+from ..data import check_iterable
 
 # %% ../../nbs/68_evaluate.report.ipynb #4b2a4ce4
 def check_report_folder(
@@ -145,7 +146,7 @@ def default_attacks(
 def _loaders(dl, fit_on):
     "Evaluation and training loader, from one argument or two."
     if hasattr(dl, 'valid') and hasattr(dl, 'train'): return dl.valid, dl.train if fit_on is None else fit_on
-    return dl, fit_on
+    return check_iterable(dl), fit_on
 
 def _networks(nets, bits):
     "Name → network, and the bit-widths to evaluate, which all of them must have."

@@ -196,7 +196,7 @@ def predict(
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
     "Predicted classes, and the labels if there are any."
     check_ints(1, none=True, bs=bs)
-    tensor, device, preds, ys = hasattr(data, 'shape'), device_of(net), [], []
+    tensor, device, preds, ys = isinstance(data, (Tensor, np.ndarray)), device_of(net), [], []
     if tensor: check_images(data)
     else: check_iterable(data)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):

@@ -105,6 +105,7 @@ def check(self:TrainSettings,
     check_choice(self.method, methods, 'method'); check_choice(self.pairs, ('neighbours', 'all'), 'pairs')
     check_choice(self.amp, ('', 'bf16'), 'amp')
     if self.distill and self.method == 'dwq': raise ValueError("distill has no teacher in 'dwq': one bit-width a step")
+    if not self.data: raise ValueError("data is empty: name 'sample', 'cifar10', 'imagenet', 'toys' or a folder")
     if self.data == 'imagenet' and not self.path: raise ValueError("data 'imagenet' needs path, the folder of pictures")
     if self.weights and self.start != 'scratch': raise ValueError("weights are for arch: leave start at 'scratch'")
     if self.start == 'scratch': check_arch(self.arch)
