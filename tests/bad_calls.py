@@ -237,7 +237,7 @@ EXEMPT = {
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.pgd.check_has attack.pgd.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
-    'is a step inside a loop, called with what its caller has checked': '''attack.patch.picture_of classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
+    'is a step inside a loop, called with what its caller has checked': '''attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.ensemble.View attack.ensemble.alike attack.gap.attack_batches attack.gap.seeded_loader attack.gap.used_batches
         attack.gap.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion

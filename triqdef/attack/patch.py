@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.patch.html.md"""
 # %% auto #0
 __all__ = ['patch_hw', 'check_hw', 'check_fits', 'patch_mask', 'to_uint8_grid', 'check_pixels', 'place', 'allowed_places',
            'is_free', 'check_where', 'random_places', 'noise_patch', 'grey_patch', 'crop_patch', 'null_patch', 'Patch',
-           'picture_of']
+           'as_picture']
 
 # %% ../../nbs/40_attack.patch.ipynb #158d2a13
 import hashlib, io, json, math
@@ -461,7 +461,7 @@ def load(cls:Patch,
     return cls(torch.from_numpy(a).permute(2, 0, 1), d['shape_name'], d['target'], d['meta'])
 
 # %% ../../nbs/40_attack.patch.ipynb #2a9c8d15
-def picture_of(
+def as_picture(
     image:Tensor,    # (C,h,w) float
 )->np.ndarray:       # (h,w,3) float
     "An image as one can look at it: its colours, or the mean of its channels in grey."
@@ -472,7 +472,7 @@ def picture_of(
 @patch
 def _repr_png_(self:Patch)->bytes:
     "The patch as PNG bytes, enlarged to about 128 pixels, transparent outside its shape."
-    a = picture_of(self.image*255).round().astype(np.uint8)
+    a = as_picture(self.image*255).round().astype(np.uint8)
     alpha = self.mask.cpu().numpy()[..., None].astype(np.uint8)*255
     im, k = Image.fromarray(np.concatenate([a, alpha], 2)), max(1, 128//max(a.shape[:2]))
     out = io.BytesIO()

@@ -28,7 +28,7 @@ from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
 from ..attack.criteria import check_classes
-from ..attack.patch import Patch, picture_of, random_places
+from ..attack.patch import Patch, as_picture, random_places
 from ..attack.pgd import under_attack
 from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images,
                           check_ints, check_labels, check_network, device_of, eval_mode, fixed_seed,
@@ -467,7 +467,7 @@ def draw_gradient_maps(
     fig, axs = plt.subplots(n, 1 + len(maps), figsize=(max(1.1*(1 + len(maps)), .065*len(caption)), 1.1*n + .5),
                             dpi=100, squeeze=False, layout='constrained')
     for i, line in enumerate(axs):
-        line[0].imshow(picture_of(x[i].clamp(0, 1)))
+        line[0].imshow(as_picture(x[i].clamp(0, 1)))
         for ax, (b, m) in zip(line[1:], maps.items()):
             ax.imshow(minmax_scale(m[i:i+1])[0, 0], cmap='magma', vmin=0, vmax=1)
             if not m[i].any(): ax.text(.5, .5, 'zero', color='w', ha='center', transform=ax.transAxes, fontsize=7)
@@ -530,7 +530,7 @@ def draw_stage_maps(
         for ax, b in zip(line[1:], bits):
             first = maps[what][bits[0]][i:i+1]
             _map_cell(ax, first if b == bits[0] else maps[what][b][i:i+1], first, '' if row else f'{b} bits')
-    axs[0][0].imshow(picture_of(image.clamp(0, 1)))
+    axs[0][0].imshow(as_picture(image.clamp(0, 1)))
     fig.suptitle(caption, fontsize=9)
     return fig
 

@@ -25,7 +25,7 @@ from torch import nn, Tensor
 
 from ..attack.gap import seeded_loader
 from ..attack.nes import NES
-from ..attack.patch import Patch, picture_of
+from ..attack.patch import Patch, as_picture
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
 from ..core import as_path, check_bits, check_ints, device_of, images_at_once, versions
@@ -453,7 +453,7 @@ def patches_figure(self:Report,
             _bare(ax)
             p = self.transfers[k].patches.get((a, s))
             if p is None: continue
-            ax.imshow(picture_of(torch.where(p.mask, p.image, 1.)))
+            ax.imshow(as_picture(torch.where(p.mask, p.image, 1.)))
         line[0].set_ylabel(textwrap.fill(f'{k}: {a}', 16), fontsize=7, rotation=0, ha='right', va='center')
     fig.suptitle(caption, fontsize=9)
     return fig
@@ -471,7 +471,7 @@ def patched_figure(self:Report,
     for (k, a), ax in zip(rows, axs[:, 0]):
         t = self.transfers[k]; s = t.sources(a)[0]
         strip = torch.cat(list(t.samples[a, s][:most]), 2)
-        ax.imshow(picture_of(strip/255)); _bare(ax)
+        ax.imshow(as_picture(strip/255)); _bare(ax)
         ax.set_title(f'{k}: {a}, made at {s}', fontsize=7, loc='left')
     fig.suptitle(caption, fontsize=9)
     return fig
