@@ -341,4 +341,4 @@ def test_dictionary_files(tmp_path):
         with pytest.raises(ValueError, match='textures.safetensors'): TextureDictionary.load(path)
     with pytest.raises(ValueError, match='absent'): TextureDictionary.load(tmp_path/'absent')
     with pytest.raises(TypeError, match='TextureDictionary'): TPA(d.images)
-    with pytest.raises(ValueError, match='1 channels|channels'): go('tpa', make_tpa(), trained_toy(1), torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match='channels|takes images'): go('tpa', make_tpa(), trained_toy(1), torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))

@@ -247,7 +247,7 @@ def test_exported_networks_in_the_audit(trained, here, tmp_path):
     one_line(r, 2, "['qat']", '--of')
     weights = trained/'network.safetensors'
     before = weights.read_bytes()
-    one_line(here('export', weights, '--bits', 2, '-o', weights), 2, 'the network itself')
+    one_line(here('export', weights, '--bits', 2, '-o', weights), 2, 'NAME.onnx')
     assert weights.read_bytes() == before
     r = here('export', weights, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 16, '--report', tmp_path/'report')
     assert r.returncode == 0 and 'made at 2 on qat' in r.stdout, r.stderr      # its own data, by its own record
@@ -292,11 +292,11 @@ BAD_COMMANDS = {
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
-    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'bits must'), 'export': (['export', 'absent', '--bits', '2'], 'cifar10-resnet20-qat'), 'export float': (['export', 'cifar10-resnet20-fp', '--bits', '4'], 'float network'),
+    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'must be one of'), 'export': (['export', 'absent', '--bits', '2'], 'cifar10-resnet20-qat'), 'export float': (['export', 'cifar10-resnet20-fp', '--bits', '4'], 'float network'),
     'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
     'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
     'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),
-    'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n 0'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--of has no effect without --report'),
+    'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n must'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--of has no effect without --report'),
     'export without audit': (['evaluate', 'TRAINED', '--export', '--no-audit'], '--no-audit'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
     'recipe': (['study', 'imagenet9000'], "['cifar10']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),

@@ -163,6 +163,7 @@ def test_place_is_linear_in_the_patch(seed, angle, scale):
 
 @given(seeds, st.integers(1, 8), st.integers(1, 8), st.lists(st.tuples(*[st.integers(0, 10)]*4), max_size=3))
 def test_places_avoid_what_is_forbidden(seed, h, w, boxes):
+    boxes = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes]
     bad = torch.zeros(10, 10, dtype=torch.bool)
     for a, b, c, d in boxes: bad[a:c, b:d] = True
     want = torch.tensor([[not bad[i:i + h, j:j + w].any() for j in range(11 - w)] for i in range(11 - h)])

@@ -163,7 +163,7 @@ def test_images_of_another_library(call, net):
     with pytest.raises(TypeError, match='from_numpy'): calls[call](net, x.numpy(), y)
     with pytest.raises(TypeError, match='uint8'): calls[call](net, (x*255).byte(), y)
 
-@pytest.mark.parametrize('call', calls)
+@pytest.mark.parametrize('call', [c for c in calls if c not in ('matrix', 'alignment', 'audit', 'report')])      # a loader's float64 is made float32
 def test_types_and_devices_that_differ(call, net):
     "A network in another precision, or elsewhere, is named before any work."
     with pytest.raises(ValueError, match='is torch.float32, the images are torch.float64'): calls[call](net, x.double(), y)

@@ -203,7 +203,7 @@ def test_labels_that_would_be_cut_or_broadcast(y, telling):
 def test_pixels_in_another_form():
     "Bytes as floats, int64, channels last, NaN; float64 is made float32: pillow #2574 is the neighbouring kind."
     x, y = toy_images(4)
-    for bad, kind, telling in ((x*255, ValueError, 'divide by 255'), ((x*255).long(), TypeError, 'int64'), (x/0, ValueError, '0,1|NaN'),
+    for bad, kind, telling in ((x*255, ValueError, 'divide by 255'), ((x*255).long(), TypeError, 'int64'), (x/0, ValueError, '0,1|NaN|infinite'),
                                (x.permute(0, 2, 3, 1), ValueError, 'permute'), ([x], TypeError, 'array')):
         with pytest.raises(kind, match=telling): ImageTensors(bad, y if len(bad) == 4 else y[:1])
     xb, _ = ImageLoader(ImageTensors(x.double(), y), 4, device='cpu').one_batch()

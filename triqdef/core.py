@@ -114,7 +114,8 @@ def check_labels(
             ': y.flatten() makes a row of a column' if y.ndim == 2 else ''
         raise ValueError(f"{name} must be {many}integers, got {y.dtype} of shape {tuple(y.shape)}{hint}")
     if least is not None and len(y) and int(y.min()) < least:
-        raise ValueError(f"{name} must count from {least}, got {int(y.min())}")
+        raise ValueError(f"{name} lie in {int(y.min())}…{int(y.max())}: "
+                         f"they must count from {least}, got {int(y.min())}")
     if classes is not None and len(y) and int(y.max()) >= classes:
         raise ValueError(f"{name} lie in {int(y.min())}…{int(y.max())}, "
                          f"the network has {classes} classes, 0…{classes - 1}")

@@ -195,8 +195,8 @@ def _forbidden_map(forbidden, image_hw):
     m = torch.zeros(*image_hw, dtype=torch.bool)
     for box in forbidden:
         whole = len(box) == 4 and all(isinstance(v, (int, np.integer)) for v in box)
-        if not whole or min(box) < 0 or box[0] >= box[2] or box[1] >= box[3]:
-            raise ValueError(f"a forbidden box is (top, left, bottom, right), whole, ≥ 0 and not empty, got {box}")
+        if not whole or min(box) < 0 or box[0] > box[2] or box[1] > box[3]:
+            raise ValueError(f"a forbidden box is (top, left, bottom, right), whole and ≥ 0, got {box}")
         m[box[0]:box[2], box[1]:box[3]] = True
     return m
 

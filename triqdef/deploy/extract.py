@@ -271,7 +271,7 @@ def _folded(net):
         return []
 
 def _extractable(net):
-    "The network, if it is multi-bit, in float32, and its quantized layers and norms do what their kinds do."
+    "The network, if it is multi-bit, in float32, and its quantized layers do what their kinds do."
     name = type(net).__name__
     if not isinstance(net, nn.Module): raise TypeError(f"single_bit needs a network, a torch.nn.Module, got {name}")
     if bit_state_of(net) is None or any(hasattr(m, 'extracted') for m in net.modules()):
@@ -279,7 +279,7 @@ def _extractable(net):
     odd = {str(t.dtype) for t in net.state_dict().values() if t.is_floating_point()} - {'torch.float32'}
     if odd: raise ValueError(f"single_bit needs a network in float32, got {', '.join(sorted(odd))}: call .float()")
     for n, m in net.named_modules():
-        if isinstance(m, (QConv2d, QLinear, MultiBitNorm)) and (m._forward_hooks or m._forward_pre_hooks):
+        if isinstance(m, (QConv2d, QLinear)) and (m._forward_hooks or m._forward_pre_hooks):
             raise ValueError(f"{n or name} carries forward hooks, which no extracted layer has: remove them first")
     return net
 

@@ -203,7 +203,7 @@ def area_curve(
     hws = tuple(sorted(set(hws), key=lambda s: s[0]*s[1]))
     first = next(iter(check_iterable(dl)), None)
     if first is None: raise ValueError("the loader is empty: there is nothing to evaluate")
-    hw = check_batch(first)[0].shape[-2:]
+    hw = check_batch(first, least=None)[0].shape[-2:]
     for s in hws: check_fits(s, hw)
     shape = getattr(attack, 'shape', 'square')
     x = tuple(patch_mask(*s, shape).sum().item()/(hw[0]*hw[1]) for s in hws)
