@@ -510,10 +510,9 @@ def load_run(
 
 def _table(path, columns, rows=None):
     "A table of a run; `ValueError` if it is missing, damaged or cut short."
-    try:
-        out = pd.read_csv(path)
-        if not path.read_bytes().endswith(b'\n'): raise ValueError("it ends within a line")
+    try: out = pd.read_csv(path)
     except (ValueError, FileNotFoundError) as e: raise ValueError(f"{path} is missing or damaged: {e}") from e
+    if not path.read_bytes().endswith(b'\n'): raise ValueError(f"{path} is damaged: it ends within a line")
     lacks = [c for c in columns if c not in out]
     if lacks or not len(out) or rows not in (None, len(out)):
         raise ValueError(f"{path} is damaged: {len(out)} rows" + (f', without {lacks}' if lacks else ''))
