@@ -322,3 +322,10 @@ def test_weights_saved_by_another_hand(tmp_path):
     torch.save(net.state_dict(), tmp_path/'w.pth')
     again = classifier('squeezenet1_1', tmp_path/'w.pth')
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), net.parameters()))
+
+def test_time_augmentation():
+    "`learn.tta` would average equal predictions on loaders without fastai's transforms: refused by name."
+    x, y = toy_images(8)
+    dls = image_dls(ImageTensors(x, y, range(4)), ImageTensors(x, y, range(4)), bs=4, device='cpu')
+    learn = Learner(dls, toy_net(), loss_func=torch.nn.functional.cross_entropy)
+    with learn.no_bar(), pytest.raises(ValueError, match='use get_preds'): learn.tta()

@@ -64,6 +64,10 @@ class ImageSet:
     @property
     def items(self): return self.paths if hasattr(self, 'paths') else [Stored(self, i) for i in range(len(self))]
 
+    def set_split_idx(self, i):
+        "Refuse `learn.tta`: it would average equal predictions, since nothing here changes with the split."
+        raise ValueError("tta needs fastai's own transforms, which these loaders do not have: use get_preds")
+
     def new_empty(self):
         "The same without an image: names and sizes, for `learn.export`."
         out = self.subset([])
