@@ -107,7 +107,7 @@ def save_checkpoint(
     "Write tensors and description to `path`, whole or not at all."
     check_ints(1, n_classes=n_classes)
     check_arch(arch)
-    path, net = _file(path), unwrap(net)
+    path, net = as_path(path), unwrap(net)
     if path.is_dir(): raise ValueError(f"path must name a file, {path} is a folder")
     preset = getattr(net, 'preset', None)
     told = {} if preset is None else dict(preset=asdict(preset))
@@ -119,8 +119,6 @@ def save_checkpoint(
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={'triqdef': header})
     return path
 
-_file = as_path
-
 def _is_alone(net, d):
     "Whether this is what `keep_bits` leaves: one bit-width, and plain norms."
     norms = any(isinstance(m, MultiBitNorm) for m in net.modules())
@@ -131,7 +129,7 @@ def read_tensors(
     path,      # a safetensors file
 )->tuple:      # tensors by name, metadata
     "The file's tensors and metadata; `ValueError` unless it is a whole safetensors file."
-    path = _file(path)
+    path = as_path(path)
     if not path.is_file(): raise FileNotFoundError(f"no checkpoint at {path}")
     with open(path, 'rb') as f: head = f.read(4)
     if head[:2] in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
