@@ -427,13 +427,19 @@ def test_inside_a_wrapper(net, good):
         assert check_parity(outer, good, 4, toy_images(4)[0]).ok
 
 def test_what_cannot_be_extracted():
-    "Hooks on quantized layers and norms, which no integer layer has, and other floats than float32."
+    "Hooks on quantized layers, which no integer layer has, and other floats than float32; hooks on norms stay."
     x = images(8)
     with fixed_seed(0): plain = nn.Sequential(nn.Conv2d(3, 4, 3), random_norm(4), nn.Flatten(), nn.Linear(784, 3)).eval()
-    for at in (0, 1, 3):
+    for at in (0, 3):
         net = calibrate(to_multibit(plain, (32, 4)).eval(), [x])
         net[at].register_forward_hook(double)
         with pytest.raises(ValueError, match=f'{at} carries forward hooks'): single_bit(net, 4)
+    for bits in (32, 4):
+        net = calibrate(to_multibit(plain, (32, 4)).eval(), [x])
+        before = single_bit(net, bits)(x)
+        net[1].register_forward_hook(double)
+        after = single_bit(net, bits)(x)
+        with at_bits(net, bits): assert torch.allclose(after, net(x), atol=1e-5) and not torch.allclose(after, before, atol=.01)
     net = calibrate(to_multibit(plain, (32, 4)).eval(), [x])
     with pytest.raises(ValueError, match='float16.*float()'): single_bit(copy.deepcopy(net).half(), 4)
 
