@@ -1,5 +1,5 @@
 """Shared by all tests: one thread, no display, repeatable hypothesis runs, the repository's root."""
-import os
+import copy, functools, os
 
 for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): os.environ.setdefault(name, '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -17,3 +17,17 @@ settings.load_profile('triqdef')
 def root():
     "The repository."
     return Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='session', autouse=True)
+def torchlib():
+    "torch reads its translations to ONNX anew for every file, which takes longer than to write a small network: once will do."
+    try: from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError: yield; return      # another torch: slower
+    own, read = vars(ONNXRegistry)['from_torchlib'], functools.cache(ONNXRegistry.from_torchlib)
+    def copied(*args, **kwargs):
+        new = copy.copy(read(*args, **kwargs))
+        new.functions = {k: list(v) for k, v in new.functions.items()}
+        return new
+    ONNXRegistry.from_torchlib = staticmethod(copied)
+    yield
+    ONNXRegistry.from_torchlib = own

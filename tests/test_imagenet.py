@@ -8,7 +8,8 @@ from PIL import Image
 from torchvision.datasets.folder import pil_loader
 from torchvision.models import MobileNet_V3_Small_Weights as Weights
 
-from test_program import one_line, triqdef
+from forked import command as triqdef
+from test_program import one_line
 from triqdef.classifiers import classifier
 from triqdef.data import take
 from triqdef.evaluate.sharded import gather_shards

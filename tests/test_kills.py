@@ -1,59 +1,25 @@
 "Killed at twenty moments each, `train`, `study`, `evaluate` and `export` end as if nobody had touched them, and leave nothing half written."
-import csv, json, os, random, signal, subprocess, sys
+import csv, json, random, signal
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from torch import equal
 
+from forked import command
 from triqdef.results import collect
 
 pytestmark = pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs fork and /proc')
 TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '64', '--patch-size', '4', '--attack-steps', '1',
         '--device', 'cpu', '--quiet']
 
-# A process that has everything imported and forks for each command, since starting anew takes seconds. It kills after so much of the
-# processor's time, so that a moment is the same on a busy machine.
-# One line of JSON in: arguments and seconds to live; one line out: exit code, and the seconds that it had.
-NURSERY = """
-import json, os, signal, sys, time
-import onnx, onnxruntime, onnxscript, matplotlib.pyplot
-from triqdef.cli import main
-
-def spent(pid):
-    "Seconds of the processor that a process has had."
-    fields = open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12]))/os.sysconf('SC_CLK_TCK')
-
-for line in sys.stdin:
-    argv, seconds = json.loads(line)
-    child = os.fork()
-    if not child:
-        null = os.open(os.devnull, os.O_WRONLY)
-        for f in (1, 2): os.dup2(null, f)
-        os._exit(main(argv))
-    ended, status, used = os.wait4(child, os.WNOHANG if seconds else 0)
-    while not ended:
-        if spent(child) >= seconds: os.kill(child, signal.SIGKILL)
-        time.sleep(.002)
-        ended, status, used = os.wait4(child, os.WNOHANG)
-    print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
-"""
+def run(*argv, seconds=None):
+    "A command in a process of its own, which may die after some seconds of work; its exit code and its seconds."
+    r = command(*argv, seconds=seconds)
+    return r.returncode, r.seconds
 
 @pytest.fixture(scope='module')
-def run():
-    "Run a command in a process of its own, which may die after some seconds of work; gives its exit code and its seconds."
-    env = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', PYTHONWARNINGS='ignore')
-    p = subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-    def run(*argv, seconds=None):
-        p.stdin.write(json.dumps([list(map(str, argv)), seconds]) + '\n'); p.stdin.flush()
-        return json.loads(p.stdout.readline())
-    yield run
-    p.stdin.close()
-    assert p.wait(60) == 0
-
-@pytest.fixture(scope='module')
-def trained(run, tmp_path_factory):
+def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')/'run'
     assert run('train', folder, '--method', 'qat', '--epochs', 1, *(a for a in TOYS if a not in ('--patch-size', '4', '--attack-steps', '1')))[0] == 0
     return folder
@@ -87,7 +53,7 @@ def commands(trained):
                 export=(['export', trained, '--bits', 2, '--n', 16, '--patch-size', 4, '--gap-steps', 1, '--quiet'], ['-o'], 'out.onnx', bytes_of))
 
 @pytest.mark.parametrize('name', ['train', 'study', 'evaluate', 'export'])
-def test_twenty_kills(name, run, trained, tmp_path):
+def test_twenty_kills(name, trained, tmp_path):
     "Twenty times dead, each time the same command again: the result of the command that nobody touched, and no other file."
     argv, option, out, result = commands(trained)[name]
     def call(folder, seconds=None):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forked import command as forked_command, environment, forked
 from triqdef.evaluate.report import Report
 from triqdef.train.run import TrainSettings, load_run, train
 
@@ -21,11 +22,8 @@ def command(*args):
     start = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, '-c', 'import sys; from triqdef.cli import main; sys.exit(main())']
     return [*start, *map(str, args)]
 
-def environment():
-    "One thread, a narrow terminal, nothing that a user's shell would not have."
-    return dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', COLUMNS='80', PYTHONWARNINGS='ignore')
-
 def triqdef(*args, cwd=None):
+    "The program as a shell starts it."
     return subprocess.run(command(*args), capture_output=True, text=True, timeout=180, env=environment(), cwd=cwd)
 
 def one_line(r, code, *telling):
@@ -49,62 +47,9 @@ def columns(path, leave_out=()):
 
 # runs that are killed
 
-# A process that has everything imported and forks for each run, since starting anew takes seconds.
-# One line of JSON in: settings, folder, where to die; one line out: exit code.
-NURSERY = """
-import json, os, signal, sys, torch
-from fastai.callback.core import Callback
-from pathlib import Path
-import triqdef.train.run as run
-
-def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
-
-class Die(Callback):
-    order = 70
-    def __init__(self, where): self.where = where
-    def after_batch(self):
-        if self.where == 'in the first epoch' and self.training and self.epoch == 0 and self.iter == 1: die()
-        if self.where == 'in the second epoch' and self.training and self.epoch == 1 and self.iter == 2: die()
-
-def second_state_half_written():
-    own, calls = torch.save, []
-    def save(state, path):
-        calls.append(1)
-        if len(calls) < 2: return own(state, path)
-        Path(path).write_bytes(b'half'); die()
-    torch.save = save
-
-def json_half_written():
-    own = Path.write_text
-    def write_text(self, text, *args, **kwargs): own(self, text[:20], *args, **kwargs); die()
-    Path.write_text = write_text
-
-def arrange(where):
-    if where == 'while writing the state': second_state_half_written()
-    if where == 'while writing run.json': json_half_written()
-    if where == 'while writing the network': run.save_checkpoint = die
-    if where == 'while writing the history': run.pd.DataFrame.to_csv = die
-
-for line in sys.stdin:
-    settings, folder, where = json.loads(line)
-    child = os.fork()
-    if not child:
-        arrange(where)
-        run.train(run.TrainSettings(**settings), folder, progress=False, cbs=[Die(where)])
-        os._exit(0)
-    print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
-"""
-
-@pytest.fixture(scope='session')
-def elsewhere():
+def elsewhere(settings, folder, where=None):
     "Train in a process of its own, which may die at a named moment; gives its exit code."
-    p = subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
-    def run(settings, folder, where=None):
-        p.stdin.write(json.dumps([settings, str(folder), where]) + '\n'); p.stdin.flush()
-        return json.loads(p.stdout.readline())
-    yield run
-    p.stdin.close()
-    assert p.wait(30) == 0
+    return forked('dying:train', settings, str(folder), where).returncode
 
 RESUMED = dict(SETTINGS, method='triqdef', epochs=3)
 
@@ -118,7 +63,7 @@ def whole(tmp_path_factory):
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('where', ['in the first epoch', 'in the second epoch', 'while writing the state', 'while writing the network',
                                    'while writing the history', 'while writing run.json'])
-def test_killed_run_goes_on(where, elsewhere, whole, tmp_path):
+def test_killed_run_goes_on(where, whole, tmp_path):
     "Killed by SIGKILL, called again: the weights of an uninterrupted run, to the last bit, and its history."
     folder = tmp_path/'run'
     assert elsewhere(RESUMED, folder, where) == -signal.SIGKILL
@@ -140,7 +85,7 @@ def test_run_folder(whole):
     assert all(float(t['adv']) > 0 for t in terms) and float(terms[-1]['gpdp']) > 0
     assert {'acc_32', 'acc_2', 'valid_loss'} <= history[0].keys()
 
-def test_runs_repeat_and_seeds_differ(elsewhere, whole, tmp_path):
+def test_runs_repeat_and_seeds_differ(whole, tmp_path):
     "In another process, the same settings give the same weights; another seed does not."
     assert elsewhere(RESUMED, tmp_path/'again') == 0
     same_weights(tmp_path/'again', whole)
@@ -181,7 +126,7 @@ def here(capsys, monkeypatch):
 def trained(tmp_path_factory):
     "A run folder made by the command."
     folder = tmp_path_factory.mktemp('trained')/'qat'
-    r = triqdef('train', folder, '--method', 'qat', '--epochs', 1, *QAT)
+    r = forked_command('train', folder, '--method', 'qat', '--epochs', 1, *QAT)
     assert r.returncode == 0, r.stderr[-2000:]
     assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
     return folder
@@ -319,7 +264,7 @@ def test_checkpoint_with_code_is_refused_by_the_command(tmp_path):
     class Trap:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'mark'),)
     torch.save(dict(model=Trap()), tmp_path/'net.safetensors')
-    r = triqdef('train', tmp_path/'run', *TOYS[:2], *TOYS[4:], '--start', tmp_path/'net.safetensors')
+    r = forked_command('train', tmp_path/'run', *TOYS[:2], *TOYS[4:], '--start', tmp_path/'net.safetensors')
     one_line(r, 2, 'pickle', 'refused')
     assert not (tmp_path/'mark').exists()
 

@@ -11,6 +11,7 @@ __all__ = ['small_print', 'demo_networks', 'user_errors', 'make_attacks', 'parse
 import argparse, glob, os, shlex, shutil, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -44,12 +45,17 @@ from .train.run import TrainSettings, alone, named_device, check_same_classes, c
 from .train.run import load_run, make_data, recorded_settings, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
+@cache
+def _notes(cls):
+    parts = [docments(c).items() for c in reversed(cls.__mro__) if is_dataclass(c)]
+    return {k: v for part in parts for k, v in part if v}
+
 def _add_settings(
     parser,    # an argparse parser
     cls,       # a dataclass whose fields have defaults and comments
 ):
     "One option per field: name, type, default and help text are the field's own."
-    notes = {k: v for c in reversed(cls.__mro__) if is_dataclass(c) for k, v in docments(c).items() if v}
+    notes = _notes(cls)
     for f in fields(cls):
         kind = int if f.type is tuple else f.type
         parser.add_argument('--' + f.name.replace('_', '-'), type=kind, default=f.default,

@@ -15,6 +15,7 @@ __all__ = ['check_choice', 'check_bit', 'check_bits', 'check_int', 'check_ints',
 import os, platform, random, tempfile, warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -476,14 +477,16 @@ def asset(
     return Path(find_spec('triqdef.core').origin).parent/'assets'/name
 
 # %% ../nbs/00_core.ipynb #88fc81ed
+@cache
+def _version(name):
+    try: return version(name)
+    except PackageNotFoundError: return None
+
 def versions(
     device=None,    # a torch device to name, or None for the best there is
 )->dict:
     "Versions of Python and of the libraries that shape a result, and the name of the device."
-    def of(name):
-        try: return version(name)
-        except PackageNotFoundError: return None
     device = check_device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine() + ' CPU'
     return dict(python=platform.python_version(), device=f'{device.type} ({hardware})', threads=torch.get_num_threads(),
-                **{n: of(n) for n in ('triqdef', 'torch', 'torchvision', 'fastai', 'numpy', 'scikit-image')})
+                **{n: _version(n) for n in ('triqdef', 'torch', 'torchvision', 'fastai', 'numpy', 'scikit-image')})

@@ -1,0 +1,78 @@
+"""A process that has everything imported and forks for each call, since starting anew takes seconds.
+
+`python forked.py` is that process: one line of JSON in (what to call, its arguments, where, how long it may live), one line
+out (exit code, seconds of the processor). Tests call `forked`."""
+import json, os, signal, subprocess, sys, tempfile, time, traceback
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+
+def environment():
+    "One thread, a narrow terminal, nothing that a user's shell would not have."
+    return dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', COLUMNS='80', PYTHONWARNINGS='ignore')
+
+@dataclass
+class Ended:
+    "How a call ended, how long it worked, what it said."
+    returncode:int
+    seconds:float
+    stdout:str
+    stderr:str
+
+@cache
+def _server():
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+
+def forked(call, *args, cwd=None, seconds=None):
+    "`module:function` with these arguments in a process of its own, killed after `seconds` of work."
+    p = _server()
+    with tempfile.TemporaryDirectory() as d:
+        said = [f'{d}/{name}' for name in ('out', 'err')]
+        p.stdin.write(json.dumps(dict(call=call, args=args, cwd=str(cwd or Path.cwd()), seconds=seconds, said=said)) + '\n')
+        p.stdin.flush()
+        code, used = json.loads(p.stdout.readline())
+        return Ended(code, used, *(Path(f).read_text(encoding='utf-8') for f in said))
+
+def command(*argv, **how):
+    "The `triqdef` program with these words."
+    return forked('triqdef.cli:main', [str(a) for a in argv], **how)
+
+
+# the process
+
+def _answer(call, args, cwd, said, **_):
+    "In the child: call, and end as a program would."
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for to, path in zip((1, 2), said): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), to)
+    os.chdir(cwd)
+    module, _, name = call.partition(':')
+    try: code = getattr(import_module(module), name)(*args) or 0
+    except SystemExit as e: code = e.code or 0
+    except BaseException: traceback.print_exc(); code = 1
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(code)
+
+def _spent(pid):
+    "Seconds of the processor that a process has had: a moment is the same on a busy machine."
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12]))/os.sysconf('SC_CLK_TCK')
+
+def _serve():
+    import matplotlib.pyplot, triqdef.cli
+    for name in ('onnx', 'onnxruntime', 'onnxscript'):
+        try: import_module(name)
+        except ModuleNotFoundError: pass      # the extra is not installed
+    for line in sys.stdin:
+        ask = json.loads(line)
+        child = os.fork()
+        if not child: _answer(**ask)
+        ended, status, used = os.wait4(child, os.WNOHANG if ask['seconds'] else 0)
+        while not ended:
+            if _spent(child) >= ask['seconds']: os.kill(child, signal.SIGKILL)
+            time.sleep(.002)
+            ended, status, used = os.wait4(child, os.WNOHANG)
+        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+
+if __name__ == '__main__': _serve()
