@@ -207,15 +207,6 @@ def test_a_file_that_is_another_network_does_not_stay(trained, here, tmp_path, m
         one_line(r, 2, f'{name} is not this network at 2 bits', 'far away')
     assert files(tmp_path) == ['old.onnx'] and (tmp_path/'old.onnx').read_text() == 'mine'
 
-def test_demo(here, tmp_path):
-    "Both networks, both matrices side by side, the warning that it is small; a report and two runs that other commands read."
-    r = here('demo', '--quick', '--quiet', '--out', tmp_path/'demo')
-    assert r.returncode == 0, r.stderr[-2000:]
-    assert 'illustrates and does not prove' in r.stdout and 'joint QAT' in r.stdout and 'TriQDef' in r.stdout
-    assert sorted(p.name for p in (tmp_path/'demo').iterdir()) == ['qat', 'report', 'triqdef']
-    assert json.loads((tmp_path/'demo'/'report'/'report.json').read_text())
-    assert load_run(tmp_path/'demo'/'triqdef').settings.method == 'triqdef'
-
 def test_study(here, tmp_path):
     "The command makes the cells that are asked for, once; --collect puts folders together and names what is missing."
     for arm in ('qat', 'dwq'):

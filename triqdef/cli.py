@@ -518,7 +518,7 @@ def _demo_settings(args):
     if args.quick:
         small = dict(patch_size=4, n=96, n_attack=32, n_align=16, gap_steps=5)
         for k in small.keys() - args.written: setattr(args, k, small[k])
-        return TrainSettings(data='toys', arch='toy_net', epochs=2, bs=64, patch_size=4, lr=1e-2, seed=args.seed)
+        return TrainSettings(data='toys', arch='toy_net', epochs=1, bs=64, patch_size=4, attack_steps=2, lr=1e-2, seed=args.seed)
     return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2, attack_steps=2, seed=args.seed)
 
 # %% ../nbs/80_cli.ipynb #1df86770
