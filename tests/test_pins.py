@@ -15,9 +15,10 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
 from triqdef.attack.patchattack import MPA, TPA
-from triqdef.attack.pgd import PatchPGD, RoundRobin
+from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.attack.textures import TextureDictionary
+from triqdef.attack.views import RoundRobin
 from triqdef.core import fixed_seed
 from triqdef.data import sample_tensors
 from triqdef.evaluate.transfer import transfer_matrix

@@ -15,8 +15,9 @@ from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
 from triqdef.attack.patch import Patch
 from triqdef.attack.patchattack import MPA
-from triqdef.attack.pgd import PatchPGD, state_key
+from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
+from triqdef.attack.state import state_key
 from triqdef.evaluate.alignment import alignment_report, stage_maps
 from triqdef.evaluate.audit import AuditBudget, audit
 from triqdef.evaluate.report import report

@@ -11,6 +11,7 @@ __all__ = []
 from fastai.callback.schedule import ParamScheduler   # gives Learner its fit_one_cycle
 from fastai.learner import Learner
 
+from .attack.base import *
 from .attack.criteria import *
 from .attack.ensemble import *
 from .attack.gap import *
@@ -20,7 +21,9 @@ from .attack.patch import *
 from .attack.patchattack import *
 from .attack.pgd import *
 from .attack.sparse_rs import *
+from .attack.state import *
 from .attack.textures import *
+from .attack.views import *
 from .core import *
 from .data import *
 from .deploy.extract import *

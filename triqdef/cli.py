@@ -20,6 +20,7 @@ from fastai.torch_core import default_device
 from fastcore.docments import docments
 
 # %% ../nbs/80_cli.ipynb #93f1797c
+from .attack.base import declared_attacks
 from .attack.gap import GAP
 from .attack.textures import TextureDictionary
 from .core import atomic_path, check_bits, check_choice, device_of, generator, images_at_once
@@ -34,7 +35,7 @@ from .evaluate.imagenet import imagenet_accuracy, multibit_classifier
 from .evaluate.report import check_report_folder, Report, report
 from .evaluate.seen import training_configuration
 from .evaluate.sharded import check_shard
-from .evaluate.suite import attack_suite, black_box, white_box
+from .evaluate.suite import attack_names, attack_suite
 from .evaluate.transfer import evaluation_images, slug
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .imagenet import imagenet_dls, imagenet_valid
@@ -69,30 +70,40 @@ def _shown(v):
 def _settings_from(args, cls): return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
 
 # %% ../nbs/80_cli.ipynb #7b4f37f8
-def _wide(a): return a.attacks or (white_box[:3] if a.quick else white_box + black_box)
-def _any(*names): return lambda a: any(n in _wide(a) for n in names)
+def _budget_options(): return tuple(dict.fromkeys(d.option for d in declared_attacks().values()))
 
-_attacked = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align', 'patch_size', 'gap_steps',
-             'pgd_steps', 'lavan_steps', 'queries', 'target', 'seed')
-_evaluate_rules = [      # options, where they have an effect, the mode in which they have none
+def _any(holds):
+    "Whether an attack of the command is one for which `holds`."
+    return lambda a: any(holds(d) for n, d in declared_attacks().items() if n in (a.attacks or attack_names(a.quick)))
+
+_attacked = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align', 'patch_size',
+             'target', 'seed')
+
+def _budget_rule(option):
+    names = [n for n, d in declared_attacks().items() if d.option == option]
+    return (option,), _any(lambda d: d.option == option), f"without the attack {' or '.join(names)}"
+
+def _evaluate_rules():
+    "Options, where they have an effect, the mode in which they have none."
+    options = _budget_options()
+    return [*_fixed_rules, (options, lambda a: a.n != 0, 'beside --n 0'), *map(_budget_rule, options)]
+
+_fixed_rules = [
     (('weights', 'bits', 'calibrate_n', 'valid_n', 'bs', 'workers', 'shard', 'skip_unreadable'), lambda a: a.model,
      'without --model'),
     (('weights', 'calibrate_n'), lambda a: not Path(a.model).is_file(), 'beside a checkpoint, which is calibrated'),
     (('undefended',), lambda a: not a.model, 'beside --model'), (_attacked, lambda a: a.n != 0, 'beside --n 0'),
     (('undefended',), lambda a: not a.no_audit, 'beside --no-audit'),
     (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'"),
-    (('gap_steps', 'target'), _any('gap'), 'without the attack gap'),
-    (('pgd_steps',), _any('pgd'), 'without the attack pgd'),
-    (('lavan_steps',), _any('lavan', 'lavan-universal'), 'without an attack lavan'),
-    (('queries',), _any(*black_box), 'without an attack that only sees scores'),
-    (('patch_size',), _any('gap', 'pgd', 'sparse-rs', 'nes'), 'on attacks that choose their area'),
-    (('n_attack',), _any('pgd', 'lavan', *black_box), 'without an attack that works image by image')]
+    (('target',), _any(lambda d: d.targeted), 'without the attack gap'),
+    (('patch_size',), _any(lambda d: not d.chooses_area), 'on attacks that choose their area'),
+    (('n_attack',), _any(lambda d: not d.universal), 'without an attack that works image by image')]
 
 # %% ../nbs/80_cli.ipynb #925ec411
 _rules = dict(
     demo=[(('epochs', 'start'), lambda a: a.train, 'without --train'),
           (('train', 'epochs', 'start'), lambda a: not a.quick, 'beside --quick, which trains toys')],
-    train=[], evaluate=_evaluate_rules,
+    train=[], evaluate=None,
     export=[(('of',), lambda a: a.report, 'without --report'),
             (('patch_size', 'gap_steps', 'target'), lambda a: not a.report, 'beside --report, whose patches are tried'),
             (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")],
@@ -103,21 +114,23 @@ def _option(name): return '--' + name.replace('_', '-')
 
 def _idle_options(args):
     "The written options that have no effect, with the reason."
-    out = {n: why for names, holds, why in _rules[args.command] for n in names if n in args.written and not holds(args)}
+    rules = _evaluate_rules() if args.command == 'evaluate' else _rules[args.command]
+    out = {n: why for names, holds, why in rules for n in names if n in args.written and not holds(args)}
     if args.command != 'train': return out
     idle = without_effect(_settings_from(args, TrainSettings))
     return {n: why for n, why in idle.items() if n in args.written}
 
 # %% ../nbs/80_cli.ipynb #73d1cd00
-_least = dict(n=1, n_attack=1, n_align=0, patch_size=1, gap_steps=1, pgd_steps=1, lavan_steps=1, queries=1, seed=0,
-              target=0, calibrate_n=1, valid_n=0, bs=1, workers=0, epochs=1)
+_least = dict(n=1, n_attack=1, n_align=0, patch_size=1, seed=0, target=0, calibrate_n=1, valid_n=0, bs=1,
+              workers=0, epochs=1)
 
 def _check_options(args):
     "Refuse options that do nothing and numbers that nothing can be; paths are completed."
     for k, v in vars(args).items():
         if isinstance(v, str) and v[:1] == '~': setattr(args, k, os.path.expanduser(v))
         if isinstance(v, list): setattr(args, k, [os.path.expanduser(o) if str(o)[:1] == '~' else o for o in v])
-    for n, least in _least.items() if args.command != 'train' else ():      # whose settings check themselves
+    least_of = _least | dict.fromkeys(_budget_options(), 1)
+    for n, least in least_of.items() if args.command != 'train' else ():      # whose settings check themselves
         v, least = getattr(args, n, None), 0 if n == 'n' and getattr(args, 'model', '') else least
         if v is not None and v < least: raise ValueError(f"{_option(n)} must be at least {least}, got {v}")
     for n, why in _idle_options(args).items(): raise ValueError(f"{_option(n)} has no effect {why}: leave it out")
@@ -179,10 +192,9 @@ def make_attacks(
     "The attacks that the options ask for."
     one = take(dls.valid, 1)[0]
     side = min(one.shape[-2:])
-    names = args.attacks or (None if args.quick else white_box + black_box)
+    names = args.attacks or attack_names(args.quick)
     textures = TextureDictionary.build(net, dls.train, n_clusters=2, steps=50) if 'tpa' in (names or ()) else None
-    lavan, queries = getattr(args, 'lavan_steps', None), getattr(args, 'queries', None)    # the demo has none
-    given = dict(gap=args.gap_steps, pgd=args.pgd_steps, lavan=lavan, universal=lavan, queries=queries)
+    given = {d.budget: vars(args).get(d.option) for d in declared_attacks().values()}    # the demo has two
     suite = attack_suite(names, side, args.quick, args.patch_size, args.target, textures, args.seed,
                          **{k: v for k, v in given.items() if v is not None})
     most = images_at_once(one)
@@ -362,6 +374,11 @@ def _add_published(p):
     g.add_argument('--skip-unreadable', action='store_true', help='name pictures that cannot be decoded and go on')
 
 # %% ../nbs/80_cli.ipynb #d77d3e2f
+def _budget_note(option):
+    "What a budget is, for the help."
+    of = {n: d for n, d in declared_attacks().items() if d.option == option}
+    return f"{'looks at an image' if option == 'queries' else 'steps'} of {', '.join(of)}"
+
 def _add_evaluate(commands):
     p = commands.add_parser('evaluate', help='attack trained networks and write a report', description=
         'Make patches at every bit-width of each network and at all together, score them at every bit-width, measure '
@@ -372,8 +389,8 @@ def _add_evaluate(commands):
     p.add_argument('folders', nargs='*', help='run folders, finished; none with --model')
     p.add_argument('--quick', action='store_true', help='at most 500 images and small budgets: about 5 minutes for a '
                    'ResNet-20 at four bit-widths on 2 cores')
-    p.add_argument('--attacks', nargs='+', choices=white_box + black_box, metavar='NAME', help='of ' +
-                   ', '.join(white_box + black_box) + ' (default: all; with --quick gap, pgd, lavan)')
+    p.add_argument('--attacks', nargs='+', choices=attack_names(), metavar='NAME', help='of ' +
+                   ', '.join(attack_names()) + f" (default: all; with --quick {', '.join(attack_names(True))})")
     p.add_argument('--no-audit', action='store_true', help='leave the audit for masked gradients out')
     p.add_argument('--undefended', default='', help="network without a defence for the audit: a pretrained name, a "
                    "checkpoint or 'none'; default: what a run began from, if no patch was in its training")
@@ -382,8 +399,8 @@ def _add_evaluate(commands):
     p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     _add_published(p)
-    more = (('lavan-steps', None, 'steps of LaVAN'),
-            ('queries', None, 'looks at an image of attacks that only see scores'))
+    more = [(o.replace('_', '-'), None, _budget_note(o)) for o in _budget_options()
+            if o not in ('gap_steps', 'pgd_steps')]
     _add_report_options(p, 'report', 1000, 500, 200, more); p.set_defaults(run=_run_evaluate)
 
 # %% ../nbs/80_cli.ipynb #8f0ab3db
@@ -518,7 +535,8 @@ def _demo_settings(args):
     if args.quick:
         small = dict(patch_size=4, n=96, n_attack=32, n_align=16, gap_steps=5)
         for k in small.keys() - args.written: setattr(args, k, small[k])
-        return TrainSettings(data='toys', arch='toy_net', epochs=1, bs=64, patch_size=4, attack_steps=2, lr=1e-2, seed=args.seed)
+        return TrainSettings(data='toys', arch='toy_net', epochs=1, bs=64, patch_size=4, attack_steps=2, lr=1e-2,
+                             seed=args.seed)
     return TrainSettings(start=args.start, epochs=args.epochs, lr=1e-3, max_active=2, attack_steps=2, seed=args.seed)
 
 # %% ../nbs/80_cli.ipynb #1df86770

@@ -15,19 +15,19 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
+from .base import best_of, declare, ImageAttack, PatchRun, UniversalAttack
 from .criteria import Criterion, check_classes
-from .gap import attack_batches, first_state, seeded_loader, used_batches
 from .patch import (check_fits, check_where, noise_patch, Patch, patch_hw, patch_mask,
                                   place, random_places, to_uint8_grid)
-from .pgd import (PatchRun, as_view, best_of, load_state, save_state, state_file,
-                                under_attack)
-from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
-from ..files import fingerprint, plain
+from .pgd import step_for
+from .state import first_state, load_state, save_state, state_file
+from .views import as_view, under_attack
+from ..core import check_choice, check_images, check_ints, check_numbers, generator
+from ..files import plain
 
 # %% ../../nbs/44_attack.lavan.ipynb #29bc7e14
-class LaVAN:
+class LaVAN(ImageAttack, UniversalAttack):
     "Localised visible noise: a small patch that makes the network sure of something else."
-    save_every = 30.    # seconds between two savings of the state
 
     def __init__(self,
         size=None,           # side in pixels, or (h, w); None for `area`, or 5 without one
@@ -56,6 +56,13 @@ class LaVAN:
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.seed, self.progress = seed, progress
         self._check()
+
+# %% ../../nbs/44_attack.lavan.ipynb #390e8e54
+_about = dict(paper='Karmon, Zoran and Goldberg 2018, arXiv:1801.02608', chooses_area=True, option='lavan_steps',
+              settings=lambda b: dict(area=.02, steps=b.budget, step_size=step_for(b.budget)))
+declare(name='lavan', title='LaVAN 2 %', budget='lavan', full=300, quick=20, order=30, bounded=True, **_about)(LaVAN)
+declare(name='lavan-universal', title='LaVAN 2 %, universal', budget='universal', full=500, quick=60, order=31,
+        universal=True, fixed=dict(universal=True), **_about)(LaVAN)
 
 # %% ../../nbs/44_attack.lavan.ipynb #d89ea273
 @patch
@@ -187,17 +194,6 @@ def _found(self:LaVAN, s, x, mask, history):
                     s['loss'], s['met'], torch.stack(s['losses']) if history else None,
                     s['looks'], s['queries'], torch.full_like(s['loss'], share))
 
-@patch
-def attack(self:LaVAN,
-    net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    x:Tensor,     # images, (B,C,H,W) float in [0,1]
-    y,            # labels, (B,) integers
-    bits=None,    # a bit-width, several (all at once), a view, or None: as it stands
-    resume=None,  # file for the state; the same call goes on where an interrupted one stopped
-)->Tensor:        # (B,C,H,W), patches on the grid k/255
-    "Patched images, one patch for each."
-    return self.run(net, x, y, bits, resume=resume).x_adv
-
 # %% ../../nbs/44_attack.lavan.ipynb #20a9b634
 class Pulling(Criterion):
     "A goal whose loss has no gradient for the images that meet it."
@@ -216,22 +212,26 @@ class Pulling(Criterion):
 
 # %% ../../nbs/44_attack.lavan.ipynb #2a425bf0
 @patch
-def _begin_universal(self:LaVAN, resume):
+def _first(self:LaVAN, resume):
     "The state before the first batch."
     if self._searches(): raise ValueError("places='search' looks for a place for each image: give "
                                           "a universal patch 'random' or a fixed place")
     return first_state(self, resume)
 
 @patch
-def _start(self:LaVAN, s, net, x, y):
-    "Noise, after checking the first batch."
-    check_images(x, strict=True); check_classes(net, x, y, self.goal)
+def _start(self:LaVAN, s, x):
+    "Noise."
     p = noise_patch(x[:1], self.box(x.shape[-2:]), s['random'])[0]
     s['p'] = p.to(torch.promote_types(x.dtype, torch.float32))*self._mask(x)
 
+@patch(as_prop=True)
+def aim(self:LaVAN):
+    "What a patch for all images wants."
+    return self.goal
+
 # %% ../../nbs/44_attack.lavan.ipynb #e93acc13
 @patch
-def _step_universal(self:LaVAN, s, view, net, x, y):
+def _step_fit(self:LaVAN, s, view, net, x, y):
     "One look at a batch and a step of the patch; the mean loss."
     at = self._draw(len(x), x.shape[-2:], s['random']).to(x.device)
     q, mask = to_uint8_grid(s['p']), self._mask(x)
@@ -240,31 +240,6 @@ def _step_universal(self:LaVAN, s, view, net, x, y):
     step = self._move(grad/len(x))*(1 - s['done']/self.steps)
     s['p'] = (s['p'] + step).clamp(0, 1)
     return loss.mean()
-
-# %% ../../nbs/44_attack.lavan.ipynb #8be5e0c8
-@patch
-def fit(self:LaVAN,
-    net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    dl,           # an iterable of (x, y): a fastai or torch loader, a list of batches
-    bits=None,    # a bit-width, several (all at once), a view, or None: as it stands
-    resume=None,  # file for the state; the same call goes on where an interrupted one stopped
-)->Patch:
-    "The universal patch, rounded to k/255; the loss of each step is in `self.history`."
-    device, view = device_of(net), as_view(bits)
-    file = state_file(self, resume, net, bits)
-    s = load_state(file, self._begin_universal(resume), device, view)
-    with seeded_loader(dl, s['seed']), under_attack(net):
-        batches = attack_batches(dl, self.bs, self.steps, device, self.goal.target)
-        batches = used_batches(batches, s['done'], s['last'])
-        if self.progress: batches = progress_bar(batches, total=self.steps - s['done'])
-        for x, y in batches:
-            if s['p'] is None: self._start(s, net, x, y)
-            s['losses'].append(self._step_universal(s, view, net, x, y)); s['done'] += 1
-            if file.due: s['last'] = fingerprint(x, y)
-            save_state(file, s, view)
-    file.done()
-    self.history = torch.stack(s['losses']).cpu()
-    return Patch(s['p'].cpu(), self.shape, self.goal.target, self.notes(bits))
 
 # %% ../../nbs/44_attack.lavan.ipynb #29083abd
 @patch

@@ -13,11 +13,12 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
+from .base import declare, ImageAttack, PatchRun
 from .criteria import as_criterion, check_classes
 from .patch import (check_fits, check_where, is_free, noise_patch, patch_hw,
                                   patch_mask, place, random_places, to_uint8_grid)
-from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
-                                under_attack)
+from .state import load_state, save_state, state_file
+from .views import as_view, under_attack
 from .sparse_rs import scores_of
 from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
                           images_at_once)
@@ -44,9 +45,8 @@ def nes_estimate(
     return (slope[:, :, None, None, None]*d).mean(0)
 
 # %% ../../nbs/46_attack.nes.ipynb #e5b418d5
-class NES:
+class NES(ImageAttack):
     "A patch for each image by sign steps along a gradient estimated from scores."
-    save_every = 30.    # seconds between two savings of the state
     def __init__(self,
         size=8,              # side in pixels, or (h, w)
         queries:int=1000,    # looks at each image, at least 1, never exceeded
@@ -74,6 +74,11 @@ class NES:
         check_where(places, forbidden)
         self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
         self._check()
+
+# %% ../../nbs/46_attack.nes.ipynb #ceb403c7
+declare(name='nes', title='NES {hw}', budget='queries', full=10_000, quick=300, order=20, option='queries',
+        black_box=True, paper='Ilyas et al. 2018, arXiv:1804.08598',
+        settings=lambda b: dict(size=b.size, queries=b.budget))(NES)
 
 # %% ../../nbs/46_attack.nes.ipynb #05c8d600
 @patch
@@ -191,15 +196,3 @@ def _walk(self:NES, net, view, x, y, cut, s, file, history):
         if history: s['losses'].append(s['loss'].clone())
         if bar is not None: bar.update(min(s['spent'], self.queries))
         save_state(file, s)
-
-# %% ../../nbs/46_attack.nes.ipynb #6b7c099b
-@patch
-def attack(self:NES,
-    net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y,              # labels, (B,) integers
-    bits=None,      # a bit-width, several, a view, or None: as it stands
-    resume=None,    # file for the state; the same call goes on where an interrupted one stopped
-)->Tensor:          # (B,C,H,W), patches on the grid k/255
-    "Patched images, one patch for each."
-    return self.run(net, x, y, bits, resume=resume).x_adv

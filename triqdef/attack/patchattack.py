@@ -16,9 +16,11 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
+from .base import declare, ImageAttack
 from .criteria import as_criterion, check_classes, Criterion
 from .patch import place
-from .pgd import as_view, load_state, save_state, state_file, under_attack
+from .state import load_state, save_state, state_file
+from .views import as_view, under_attack
 from .textures import TextureDictionary
 from ..core import (check_choice, check_images, check_ints, check_numbers, generator,
                           images_at_once)
@@ -156,10 +158,9 @@ def _check_agent(a):
                          "the image")
 
 # %% ../../nbs/48_attack.patchattack.ipynb #13e764de
-class PatchAgent:
+class PatchAgent(ImageAttack):
     "What `MPA` and `TPA` share: one agent for each image, a query budget, the covered area."
     rounds, patience = 1, 0
-    save_every = 30.    # seconds between two savings of the state
 
     def side(self,
         hw,     # (H, W) of the image in pixels
@@ -211,6 +212,11 @@ class MPA(PatchAgent):
     @property
     def _each_round(self): return self.n_patches
     def _reward(self, loss, area): return loss - area/self.sigma**2
+
+# %% ../../nbs/48_attack.patchattack.ipynb #d73a71b5
+_about = dict(budget='queries', full=10_000, quick=300, option='queries', black_box=True, chooses_area=True,
+              paper='Yang et al. 2020, arXiv:2004.05682')
+declare(name='mpa', title='MPA', order=30, settings=lambda b: dict(queries=b.budget), **_about)(MPA)
 
 # %% ../../nbs/48_attack.patchattack.ipynb #c8918667
 @patch
@@ -398,18 +404,6 @@ def run(self:PatchAgent,
     return PatchAttackRun(z, *(s[k] for k in ('met', 'loss', 'queries')), area, s['actions'],
                           history=past)
 
-# %% ../../nbs/48_attack.patchattack.ipynb #84e9995e
-@patch
-def attack(self:PatchAgent,
-    net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y,              # labels, (B,) integers
-    bits=None,      # a bit-width, several, a view such as `BitMean`, or None: as it stands
-    resume=None,    # file for the state; the same call goes on where an interrupted one stopped
-)->Tensor:          # (B,C,H,W), patches on the grid k/255
-    "Patched images."
-    return self.run(net, x, y, bits, resume=resume).x_adv
-
 # %% ../../nbs/48_attack.patchattack.ipynb #74c250bb
 class TPA(PatchAgent):
     "Patches of class textures for each image, added greedily by REINFORCE (PatchAttack, textures)."
@@ -441,6 +435,10 @@ class TPA(PatchAgent):
 
     @property
     def rounds(self): return self.n_patches
+
+# %% ../../nbs/48_attack.patchattack.ipynb #87b2258f
+declare(name='tpa', title='TPA', order=40, needs=('dictionary',),
+        settings=lambda b: dict(dictionary=b.dictionary, queries=b.budget), **_about)(TPA)
 
 # %% ../../nbs/48_attack.patchattack.ipynb #69da22e3
 @patch

@@ -15,12 +15,13 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
+from .base import declare, ImageAttack, PatchRun, UniversalAttack
 from .criteria import as_criterion, check_classes
-from .gap import attack_batches, first_state, seeded_loader
 from .patch import (allowed_places, check_fits, check_where, is_free, Patch, patch_hw,
                                   patch_mask, place, random_places)
-from .pgd import (PatchRun, as_view, load_state, save_state, state_file,
-                                under_attack)
+from .state import (attack_batches, first_state, load_state, save_state, seeded_loader,
+                                  state_file)
+from .views import as_view, under_attack
 from ..core import check_choice, check_images, check_ints, check_numbers, device_of, generator
 from ..files import fingerprint, plain
 
@@ -99,9 +100,8 @@ def nearby_places(
     return ok[torch.where(near, luck, -1.).argmax(1)].to(at.device)
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #408f947c
-class SparseRS:
+class SparseRS(ImageAttack, UniversalAttack):
     "A patch by random search on content and place, for each image or universal."
-    save_every = 30.    # seconds between two savings of the state
     def __init__(self,
         size=8,               # side in pixels, or (h, w)
         queries:int=1000,     # looks at each image, at least 1; for `fit`, patches tried
@@ -128,6 +128,11 @@ class SparseRS:
         self.shape = check_choice(shape, ('square', 'circle'), 'shape')
         self.universal, self.bs, self.resample = universal, bs, resample
         self.goal, self.seed, self.progress = as_criterion(target, 'margin'), seed, progress
+
+# %% ../../nbs/45_attack.sparse_rs.ipynb #a9cfb8f5
+declare(name='sparse-rs', title='Sparse-RS {hw}', budget='queries', full=10_000, quick=300, order=10, option='queries',
+        black_box=True, paper='Croce et al. 2022, arXiv:2006.12834',
+        settings=lambda b: dict(size=b.size, queries=b.budget))(SparseRS)
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #1835316b
 def scores_of(
@@ -226,18 +231,6 @@ def run(self:SparseRS,
     file.done()
     losses = torch.stack(s['losses']) if history else None
     return PatchRun(x_adv, p, s['at'], s['loss'], s['met'], losses, s['done'], s['queries'])
-
-# %% ../../nbs/45_attack.sparse_rs.ipynb #be987dab
-@patch
-def attack(self:SparseRS,
-    net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    x:Tensor,       # images, (B,C,H,W) float in [0,1]
-    y,              # labels, (B,) integers
-    bits=None,      # a bit-width, several, a view, or None: as it stands
-    resume=None,    # file for the state of a long call
-)->Tensor:          # (B,C,H,W), patches on the grid k/255
-    "Patched images, one patch for each."
-    return self.run(net, x, y, bits, resume=resume).x_adv
 
 # %% ../../nbs/45_attack.sparse_rs.ipynb #b3d65ccd
 @patch

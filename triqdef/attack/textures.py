@@ -20,9 +20,9 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
-from .gap import seeded_loader
 from .patch import to_uint8_grid
-from .pgd import under_attack
+from .state import seeded_loader
+from .views import under_attack
 from ..core import atomic_path, check_images, device_of, generator, images_at_once
 from ..data import class_files, read_images, to_pixels
 from ..percept.features import stage_names, tap_stages

@@ -29,7 +29,7 @@ from torch import nn, Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import Patch, as_picture, random_places
-from ..attack.pgd import under_attack
+from ..attack.views import under_attack
 from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images,
                           check_ints, check_labels, check_network, device_of, eval_mode, fixed_seed,
                           generator, images_at_once, logits_of, unwrap, versions)

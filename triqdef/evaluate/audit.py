@@ -24,10 +24,12 @@ from torch import nn, Tensor
 from torch.autograd import Function
 
 from ..attack.criteria import Untargeted, at_class, top_other
-from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, View
+from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed
 from ..attack.patch import patch_hw, patch_mask
-from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
+from ..attack.pgd import PatchPGD
 from ..attack.sparse_rs import SparseRS
+from ..attack.state import own_settings
+from ..attack.views import as_view, under_attack, View
 from ..core import (atomic_path, check_bits, check_choice, check_finite, check_folder,
                           check_images, check_ints, check_logits, check_network, check_numbers,
                           device_of, fixed_seed, images_at_once, logits_of, versions)

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
-from ..attack.gap import seeded_loader
 from ..attack.nes import NES
 from ..attack.patch import Patch, as_picture
+from ..attack.state import seeded_loader
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
 from ..core import as_path, check_bits, check_ints, device_of, images_at_once, versions

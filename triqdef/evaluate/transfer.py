@@ -27,10 +27,9 @@ from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
 from ..attack.criteria import check_classes, Criterion
-from ..attack.gap import _xy, seeded_loader
 from ..attack.patch import (check_where, null_patch, Patch, patch_hw, patch_mask, place,
                                   random_places)
-from ..attack.pgd import own_settings
+from ..attack.state import own_settings, plain_batch, seeded_loader
 from ..core import (atomic_path, check_bit, check_bits, check_choice, check_folder,
                           check_images, check_ints, check_labels, device_of, eval_mode, fixed_seed,
                           generator, images_at_once, versions)
@@ -559,7 +558,7 @@ def _as_far_as(most, dl):
     "Batches of plain images and int64 labels, up to `most` images; None for all."
     left = most
     for batch in dl:
-        x, y = _xy(batch, None)
+        x, y = plain_batch(batch, None)
         yield (x, y) if left is None else (x[:left], y[:left])
         left = None if left is None else left - len(x)
         if left is not None and left <= 0: return

@@ -18,9 +18,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..attack.ensemble import View
-from ..attack.gap import attack_batches, seeded_loader, used_batches
-from ..attack.pgd import as_view
+from ..attack.state import attack_batches, seeded_loader, used_batches
+from ..attack.views import as_view, View
 from ..core import (check_images, check_ints, check_network, check_numbers, device_of,
                           fixed_seed, generator)
 from ..data import check_iterable, keyed_generator

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..attack.patch import check_pixels
-from ..attack.gap import attack_batches, seeded_loader
+from ..attack.state import attack_batches, seeded_loader
 from ..core import (atomic_path, check_choice, check_images, check_ints, check_numbers,
                           device_of, fixed_seed, generator, logits_of)
 from ..data import check_iterable, peek

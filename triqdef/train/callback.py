@@ -24,7 +24,8 @@ from torch import nn, Tensor
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from ..attack.pgd import check_attack, PatchPGD
+from ..attack.base import check_attack
+from ..attack.pgd import PatchPGD
 from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
                           check_logits, check_numbers, eval_mode, fixed_seed, this_process, unwrap)
 from ..quant.convert import at_bits, bit_state_of

@@ -15,7 +15,7 @@ from torch import nn, Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
-from ..attack.pgd import as_view, under_attack
+from ..attack.views import as_view, under_attack
 from ..core import check_images, check_ints, check_labels, check_numbers, generator
 from .callback import PatchAT
 
