@@ -21,13 +21,17 @@ def root():
 @pytest.fixture(scope='session', autouse=True)
 def torchlib():
     "torch reads its translations to ONNX anew for every file, which takes longer than to write a small network: once will do."
-    try: from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError: yield; return      # another torch: slower
+    try:
+        from torch._export import utils
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+        listed = utils._collect_all_valid_cia_ops_for_namespace
+    except (ImportError, AttributeError): yield; return      # another torch: slower
     own, read = vars(ONNXRegistry)['from_torchlib'], functools.cache(ONNXRegistry.from_torchlib)
     def copied(*args, **kwargs):
         new = copy.copy(read(*args, **kwargs))
         new.functions = {k: list(v) for k, v in new.functions.items()}
         return new
     ONNXRegistry.from_torchlib = staticmethod(copied)
+    utils._collect_all_valid_cia_ops_for_namespace = functools.cache(listed)      # of torch's operators, too
     yield
-    ONNXRegistry.from_torchlib = own
+    ONNXRegistry.from_torchlib, utils._collect_all_valid_cia_ops_for_namespace = own, listed
