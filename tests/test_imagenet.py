@@ -78,7 +78,7 @@ def test_train_and_evaluate_a_run(imagenet, tmp_path):
                 '--method', 'triqdef', '--epochs', 1, '--bs', 5, '--train-n', 10, '--valid-n', 10, '--patch-size', 50, '--attack-steps', 1,
                 '--warmup', 0, '--device', 'cpu', '--quiet')
     assert r.returncode == 0, r.stderr[-2000:]
-    r = triqdef('evaluate', run, '--n', 8, '--n-attack', 4, '--n-align', 0, '--attacks', 'lavan', '--lavan-steps', 1, '--no-audit',
+    r = triqdef('evaluate', run, '--n', 12, '--n-attack', 12, '--n-align', 0, '--attacks', 'lavan', '--lavan-steps', 1, '--no-audit',
                 '--quiet', '--out', tmp_path/'report')
     assert r.returncode == 0, r.stderr[-2000:]
     pytest.importorskip('onnxruntime', reason='triqdef[onnx] is not installed')
