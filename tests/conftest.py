@@ -1,12 +1,12 @@
 """Shared by all tests: one thread, no display, repeatable hypothesis runs, the repository's root."""
-import copy, functools, os
+import os
 
 for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): os.environ.setdefault(name, '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 from pathlib import Path
 
-import pytest
+import forked, pytest
 from hypothesis import settings
 
 settings.register_profile('triqdef', deadline=None, max_examples=25, derandomize=True)
@@ -20,14 +20,7 @@ def root():
 
 @pytest.fixture(scope='session', autouse=True)
 def torchlib():
-    "torch reads its translations to ONNX anew for every file, which takes longer than to write a small network: once will do."
-    try: from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError: yield; return      # another torch: slower
-    own, read = vars(ONNXRegistry)['from_torchlib'], functools.cache(ONNXRegistry.from_torchlib)
-    def copied(*args, **kwargs):
-        new = copy.copy(read(*args, **kwargs))
-        new.functions = {k: list(v) for k, v in new.functions.items()}
-        return new
-    ONNXRegistry.from_torchlib = staticmethod(copied)
+    "Networks are written faster."
+    back = forked.read_once()
     yield
-    ONNXRegistry.from_torchlib = own
+    back()

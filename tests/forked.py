@@ -2,7 +2,7 @@
 
 `python forked.py` is that process: one line of JSON in (what to call, its arguments, where, how long it may live), one line
 out (exit code, seconds of the processor). Tests call `forked`."""
-import json, os, signal, subprocess, sys, tempfile, time, traceback
+import copy, json, os, signal, subprocess, sys, tempfile, time, traceback
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -40,6 +40,23 @@ def command(*argv, **how):
     return forked('triqdef.cli:main', [str(a) for a in argv], **how)
 
 
+def read_once():
+    "torch reads its translations to ONNX and its operators anew for every file, which takes longer than to write a small network: once will do."
+    try:
+        from torch._export import utils
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+        own, listed = vars(ONNXRegistry)['from_torchlib'], utils._collect_all_valid_cia_ops_for_namespace
+    except (ImportError, AttributeError, KeyError): return lambda: None      # another torch: slower
+    read = cache(ONNXRegistry.from_torchlib)
+    def copied(*args, **kwargs):
+        new = copy.copy(read(*args, **kwargs))
+        new.functions = {k: list(v) for k, v in new.functions.items()}
+        return new
+    def put(a, b): ONNXRegistry.from_torchlib, utils._collect_all_valid_cia_ops_for_namespace = a, b
+    put(staticmethod(copied), cache(listed))
+    return lambda: put(own, listed)
+
+
 # the process
 
 def _answer(call, args, cwd, said, **_):
@@ -59,13 +76,33 @@ def _spent(pid):
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12]))/os.sysconf('SC_CLK_TCK')
 
+@cache
+def _drawn():
+    "A figure and the options of the program: what each of them needs once."
+    import matplotlib.pyplot as plt, triqdef.cli
+    triqdef.cli.parser()
+    fig = plt.figure()
+    fig.text(0, 0, 'x')
+    with tempfile.TemporaryDirectory() as d: fig.savefig(f'{d}/x.png')
+    plt.close(fig)
+
+@cache
+def _written():
+    "A network in a file."
+    import torch
+    read_once()
+    with tempfile.TemporaryDirectory() as d:
+        try: torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), f'{d}/x.onnx', dynamo=True, verbose=False)
+        except ImportError: pass
+
 def _serve():
-    import matplotlib.pyplot, triqdef.cli
+    _drawn()
     for name in ('onnx', 'onnxruntime', 'onnxscript'):
         try: import_module(name)
         except ModuleNotFoundError: pass      # the extra is not installed
     for line in sys.stdin:
         ask = json.loads(line)
+        if ask['args'][:1] == ['export']: _written()
         child = os.fork()
         if not child: _answer(**ask)
         ended, status, used = os.wait4(child, os.WNOHANG if ask['seconds'] else 0)
