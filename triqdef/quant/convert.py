@@ -45,6 +45,7 @@ def _inside_fused(model):
     fused = {'MultiheadAttention', 'ShiftedWindowAttention', 'TransformerEncoderLayer'}
     return {id(c) for m in model.modules() if fused & {t.__name__ for t in type(m).__mro__} for c in m.modules()}
 
+# %% ../../nbs/14_quant.convert.ipynb #92e685ea
 def _skipped(name, skip): return any(name == s or name.startswith(s + '.') for s in skip)
 
 def _replaceable(model, skip):
@@ -80,6 +81,7 @@ def _check_computed(m, told):
         raise ValueError(f"{told} has a {k} that is computed before each pass (a pruning mask, a norm of the weight): "
                          f"make it permanent with {way}, or name the layer in `skip`")
 
+# %% ../../nbs/14_quant.convert.ipynb #8ba245bd
 _floats = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 def _check_values(m, told):
@@ -122,6 +124,7 @@ def _copied(model):
         if (inner := getattr(m, '_orig_mod', None)) is not None: memo[id(m)] = copy.deepcopy(inner, memo)
     return copy.deepcopy(model, memo)
 
+# %% ../../nbs/14_quant.convert.ipynb #15e37b99
 _hooks = [k for k in vars(nn.Module()) if k.startswith(('_forward_', '_backward_', '_is_full_backward'))]
 
 def _take_hooks(m):
@@ -154,6 +157,7 @@ def _rows(net):
             yield n, kind, m, sum(p.numel() for p in own.values())
         else: yield from ((f'{n}.{k}'.strip('.'), f'{kind}.{k}', m, p.numel()) for k, p in own.items())
 
+# %% ../../nbs/14_quant.convert.ipynb #6bb59989
 def _why_float(name, kind, m, inside, skip):
     "Why a row of the table is not quantized."
     if isinstance(m, MultiBitNorm): return 'norm, one per bit-width'
@@ -271,6 +275,7 @@ def _only_state(net, needs=None):
     if needs and not states: raise ValueError(f"{needs} needs a multi-bit network: see to_multibit")
     return next(iter(states.values()), None)
 
+# %% ../../nbs/14_quant.convert.ipynb #a6780c6c
 def bits_of(
     net:nn.Module,    # a multi-bit network, wrapped or not, or a plain one
 )->tuple:
@@ -343,6 +348,7 @@ def _active_norms(net):
     if odd: warnings.warn(f"statistics of {sorted(odd)} stay as they are: calibrate moves a mean and a variance")
     return [m for m in norms if {'running_mean', 'running_var'} <= set(kept(m))]
 
+# %% ../../nbs/14_quant.convert.ipynb #4cdafbc7
 def _moments(norm, x):
     "Mean and variance per channel of the input of a norm, as that norm would track them."
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -392,6 +398,17 @@ def _mover(own):
         norm.running_mean.copy_(mean); norm.running_var.copy_(var)
     return move
 
+# %% ../../nbs/14_quant.convert.ipynb #320e48e1
+def _show(net, batches, method):
+    "Let each layer look at what passes, batch after batch, before it computes."
+    for i, x in enumerate(batches): bit_state_of(net).observing = (method, i + 1); net(x)
+
+@contextmanager
+def _observing(state):
+    "End the looking with the block, after an exception too."
+    try: yield
+    finally: state.observing = None
+
 # %% ../../nbs/14_quant.convert.ipynb #46ef6ca6
 @torch.no_grad()
 def calibrate(
@@ -403,20 +420,15 @@ def calibrate(
     norms:bool=True,     # move BatchNorm statistics too
 )->nn.Module:
     "Fit steps and BatchNorm statistics of every low bit-width to data; `ValueError` on an empty loader."
-    given, net = net, unwrap(net)
-    state, method = _only_state(net, 'calibrate'), check_choice(method, ('mse', 'lsq'), 'method')
-    check_ints(1, n_batches=n_batches)
+    check_choice(method, ('mse', 'lsq'), 'method'); check_ints(1, n_batches=n_batches)
+    given, net, state = net, unwrap(net), _only_state(unwrap(net), 'calibrate')
     widths = check_bits(state.allowed if bits is None else bits, state.allowed)
     batches = _first_batches(dl, n_batches, net)
     with eval_mode(net):
         full = _full(net, batches) if norms else None
-        def moving(): return _watch(net, lambda i: _mover(full and full[i])) if norms else nullcontext()
-        for b in widths:
-            if b == 32: continue
-            with at_bits(net, b), moving():
-                try:
-                    for i, x in enumerate(batches): state.observing = (method, i + 1); net(x)
-                finally: state.observing = None
+        for b in (b for b in widths if b != 32):
+            moving = _watch(net, lambda i: _mover(full and full[i])) if norms else nullcontext()
+            with at_bits(net, b), moving, _observing(state): _show(net, batches, method)
     return given
 
 # %% ../../nbs/14_quant.convert.ipynb #97a2a970
@@ -453,6 +465,17 @@ def _multiply_adds(net, x):
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops: net(x)
     return {**count, None: flops.get_total_flops()//2}
 
+# %% ../../nbs/14_quant.convert.ipynb #864ee254
+def _with_counts(table, net, x, bits):
+    "`table` with the multiplications of each row, and a row for those that no layer does."
+    count = _multiply_adds(net, x)
+    table['count'] = [count.get(n, 0) for n in table.index]
+    rest = count[None] - table['count'].sum()
+    if rest > 0:
+        table.loc['(rest)'] = dict(kind='outside layers', weights=0, **dict.fromkeys(bits, 32), modules=0,
+                                   note='products of activations, fused modules', count=rest)
+    return table
+
 # %% ../../nbs/14_quant.convert.ipynb #754bcd06
 def quant_summary(
     net:nn.Module,     # a multi-bit network
@@ -460,24 +483,14 @@ def quant_summary(
 )->pd.DataFrame:       # a row per kind: modules, weights, shares, width at each bit-width, and a note
     "`quant_table` added up by kind."
     if x is not None: check_images(x)
-    table, net = quant_table(net), unwrap(net)
-    bits, table['modules'] = [c for c in table if c.endswith(' bits')], 1
-    summed = ['modules', 'weights']
-    if x is not None:
-        count = _multiply_adds(net, x)
-        table['count'] = [count.get(n, 0) for n in table.index]
-        rest = count[None] - table['count'].sum()
-        if rest > 0:
-            table.loc['(rest)'] = dict(kind='outside layers', weights=0, **dict.fromkeys(bits, 32), modules=0,
-                                       note='products of activations, fused modules', count=rest)
-        summed.append('count')
+    table, net = quant_table(net).assign(modules=1), unwrap(net)
+    bits, summed, shares = [c for c in table if c.endswith(' bits')], ['modules', 'weights'], ['weights']
+    if x is not None: table = _with_counts(table, net, x, bits); summed.append('count'); shares.append('multiply-adds')
     out = table.groupby(['kind', *bits, 'note'], sort=False)[summed].sum().reset_index().set_index('kind')
-    out['share of weights'] = (out.weights/out.weights.sum()).round(4)
-    shares = ['share of weights']
-    if x is not None:
-        out['share of multiply-adds'] = (out['count']/out['count'].sum()).round(4)
-        shares.append('share of multiply-adds')
-    return out[['modules', 'weights', *shares, *bits, 'note']]
+    for s in shares:
+        v = out['count' if s == 'multiply-adds' else s]
+        out[f'share of {s}'] = (v/v.sum()).round(4)
+    return out[['modules', 'weights', *(f'share of {s}' for s in shares), *bits, 'note']]
 
 # %% ../../nbs/14_quant.convert.ipynb #7e6cc2da
 def _unquantized(m):

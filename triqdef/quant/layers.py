@@ -60,6 +60,7 @@ def backward(self:BitState,
     "Take another road."
     self._backward = check_choice(how, ('clipped', 'identity', 'soft'), 'backward')
 
+# %% ../../nbs/12_quant.layers.ipynb #fa864f0a
 @patch(as_prop=True)
 def temperature(self:BitState)->float:
     "Of the soft staircase, > 0."

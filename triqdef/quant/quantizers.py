@@ -32,8 +32,7 @@ class Quantizer(nn.Module):
         shape:tuple=(),     # shape of a step: () for one, (C,1,1,1) for one per output channel
     ):
         super().__init__()
-        told = f'kind of a {type(self).__name__} quantizer'
-        self.kind = check_choice(self.kinds[0] if kind is None else kind, self.kinds, told)
+        self.kind = check_choice(kind or self.kinds[0], self.kinds, f'kind of a {type(self).__name__}')
         self.shape, self.widths = tuple(shape), {int(b): int(w) for b, w in widths.items()}
         for w in self.widths.values():
             if not 2 <= w <= 16: raise ValueError(f"a quantizer has 2 to 16 bits, got {w}")
@@ -114,6 +113,7 @@ def by_bits(self:Quantizer,
     "A parameter for each bit-width, at the value `initial`."
     return nn.ParameterDict({str(b): nn.Parameter(torch.full(shape, self.initial)) for b in self.widths})
 
+# %% ../../nbs/11_quant.quantizers.ipynb #70f8ae1e
 @patch
 def quantized(self:Quantizer,
     v:Tensor,    # values, any shape
@@ -163,6 +163,7 @@ def mark_ready(self:Quantizer,
     self.state[1 + list(self.widths).index(bits)] = 1
     self.sync()
 
+# %% ../../nbs/11_quant.quantizers.ipynb #1e929f14
 @patch
 def start(self:Quantizer,
     v:Tensor,    # the first data seen at `bits`
@@ -481,6 +482,7 @@ def step_range(self:MinMax,
     s, z, n = self.affine(bits, v)
     return s, -z*s, (n - z)*s
 
+# %% ../../nbs/11_quant.quantizers.ipynb #5baae514
 @patch
 def forward(self:MinMax, v, bits):
     seen = bits in self.widths and self.kind == 'act' and self.ready[bits]
