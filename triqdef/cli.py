@@ -40,6 +40,7 @@ from .evaluate.transfer import evaluation_images, slug
 from .quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from .imagenet import imagenet_dls, imagenet_valid
 from .quant.convert import bit_state_of, bits_of, quant_summary
+from .quant.quantizers import Quantizer, quantizer_names
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, alone, named_device, check_same_classes, check_writable
@@ -61,7 +62,9 @@ def _add_settings(
         kind = int if f.type is tuple else f.type
         parser.add_argument('--' + f.name.replace('_', '-'), type=kind, default=f.default,
                             metavar=f.name.upper(), nargs='+' if f.type is tuple else None,
-                            help=f'{notes[f.name]} (default: {_shown(f.default)})')
+                            help=f'{notes[f.name]}{_listed(f.name)} (default: {_shown(f.default)})')
+
+def _listed(name): return f": {', '.join(quantizer_names(name))}" if name in Quantizer.kinds else ''
 
 def _shown(v):
     if isinstance(v, tuple): return ' '.join(map(str, v))

@@ -167,7 +167,7 @@ def weight_levels(
 )->tuple:        # int8 levels of the weight's shape, steps (N,), offsets (N,) or None
     "The integers behind a quantized weight: weight = step·(level + offset)."
     width, w = layer.weight_quant.widths[bits], layer.weight.detach()
-    value, (step, low, _) = layer.weight_quant(w, bits).detach().double(), layer.weight_quant.grid(bits, w)
+    value, (step, low, _) = layer.weight_quant(w, bits).detach().double(), layer.weight_quant.export_grid(bits, w)
     rows = (-1,) + (1,)*(w.ndim - 1)
     step, low = (t.detach().double().reshape(-1).expand(len(w)) for t in (step, low))
     k = (value - low.reshape(rows))/step.reshape(rows)
@@ -184,7 +184,7 @@ def _integer_layer(name, m, bits):
     if max(widths) > 8:
         raise ValueError(f"{name or 'the layer'} has {max(widths)} bits: integer kernels have 8 at the most")
     level, sw, offset = weight_levels(m, bits)
-    step, low, high = (t.detach().double() for t in m.act_quant.grid(bits))
+    step, low, high = (t.detach().double() for t in m.act_quant.export_grid(bits))
     levels = tuple(round((t/step).item()) for t in (low, high))
     n = len(level)
     bias = torch.zeros(n, device=sw.device) if m.bias is None else m.bias.detach().float().clone()

@@ -43,6 +43,7 @@ def description_of(
     quant = None if state is None else dict(bits=list(state.allowed), **state.config)
     return dict(format='triqdef-1', arch=arch, n_classes=index(n_classes), quant=quant, meta=meta or {})
 
+# %% ../../nbs/15_quant.checkpoint.ipynb #8fc51405
 def _plain_number(o):
     "A number of NumPy as Python's."
     if isinstance(o, np.generic): return o.item()
@@ -55,6 +56,7 @@ def _built(d):
     if d['quant']: net = to_multibit(net, **d['quant'])
     return keep_bits(net, d['quant']['bits'][0]) if d.get('alone') else net
 
+# %% ../../nbs/15_quant.checkpoint.ipynb #585deea7
 def _kind(m):
     "What has to agree of a module besides its tensors."
     if isinstance(m, MultiBitNorm): return 'a norm per bit-width'
@@ -71,6 +73,7 @@ def _form(net):
              if id(m) not in inner and not type(m).__name__.startswith(free)}
     return {k: tuple(v.shape) for k, v in net.state_dict().items()}, kinds
 
+# %% ../../nbs/15_quant.checkpoint.ipynb #5e2b6ab4
 @lru_cache(32)
 def _form_of(described):
     "The form of what a description, given as JSON, builds."
@@ -87,6 +90,7 @@ def _differences(own, want):
     return '; '.join(f"{t} {len(k)} ({listed(k)})" for t, k in
                      (('missing', missing), ('unknown', extra), ('of another shape', shaped)) if k)
 
+# %% ../../nbs/15_quant.checkpoint.ipynb #b94c5228
 def _check_form(net, d):
     "Refuse a network that its description does not build."
     asked = json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')})
@@ -95,6 +99,17 @@ def _check_form(net, d):
     if (said := _differences(own, want)): raise ValueError(f"{told} ({said})")
     odd = [n for n in {**built, **kinds} if n in built and n in kinds and built[n] != kinds[n]]
     if odd: raise ValueError(f"{told} ({odd[0]!r} is {kinds[odd[0]]}, not {built[odd[0]]})")
+
+# %% ../../nbs/15_quant.checkpoint.ipynb #7b974168
+def _is_alone(net, d):
+    "Whether this is what `keep_bits` leaves: one bit-width, and plain norms."
+    norms = any(isinstance(m, MultiBitNorm) for m in net.modules())
+    return bool(d['quant']) and len(d['quant']['bits']) == 1 and not norms
+
+def _preset(net):
+    "How images are cut for a published network, for the description."
+    preset = getattr(net, 'preset', None)
+    return {} if preset is None else dict(preset=asdict(preset))
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #cbf700c0
 def save_checkpoint(
@@ -109,20 +124,13 @@ def save_checkpoint(
     check_arch(arch)
     path, net = as_path(path), unwrap(net)
     if path.is_dir(): raise ValueError(f"path must name a file, {path} is a folder")
-    preset = getattr(net, 'preset', None)
-    told = {} if preset is None else dict(preset=asdict(preset))
-    d = description_of(net, arch, n_classes, {**(meta or {}), **told})
+    d = description_of(net, arch, n_classes, {**(meta or {}), **_preset(net)})
     if _is_alone(net, d): d['alone'] = True
     header = json.dumps(d, default=_plain_number)
     _check_form(net, d)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={'triqdef': header})
     return path
-
-def _is_alone(net, d):
-    "Whether this is what `keep_bits` leaves: one bit-width, and plain norms."
-    norms = any(isinstance(m, MultiBitNorm) for m in net.modules())
-    return bool(d['quant']) and len(d['quant']['bits']) == 1 and not norms
 
 # %% ../../nbs/15_quant.checkpoint.ipynb #bdf7b95e
 def read_tensors(
@@ -171,6 +179,7 @@ def load_weights(
     inner.load_state_dict(tensors)
     return net
 
+# %% ../../nbs/15_quant.checkpoint.ipynb #0a109ce5
 def _check_config(net, quant, path):
     "Refuse weights of a network that was converted in another way."
     state = bit_state_of(net)

@@ -10,6 +10,7 @@ __all__ = ['BitState', 'QConv2d', 'QLinear']
 # %% ../../nbs/12_quant.layers.ipynb #43455956
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import check_bit, check_bits, check_choice
@@ -31,29 +32,47 @@ class BitState:
         self._bits, self.observing, self.config = self.allowed[0], None, dict(config or {})
 
     _backward, _temperature = 'clipped', .25     # for states pickled before these existed
-
-    @property
-    def bits(self): return self._bits
-
-    @bits.setter
-    def bits(self, b): self._bits = check_bit(b, self.allowed)
-
-    @property
-    def backward(self): return self._backward
-
-    @backward.setter
-    def backward(self, how):
-        self._backward = check_choice(how, ('clipped', 'identity', 'soft'), 'backward')
-
-    @property
-    def temperature(self): return self._temperature
-
-    @temperature.setter
-    def temperature(self, T):
-        if not T > 0: raise ValueError(f"temperature must be positive, got {T}")
-        self._temperature = float(T)
-
     def __repr__(self): return f"BitState(bits={self.bits}, allowed={self.allowed})"
+
+# %% ../../nbs/12_quant.layers.ipynb #4c432fdb
+@patch(as_prop=True)
+def bits(self:BitState)->int:
+    "The active bit-width."
+    return self._bits
+
+@patch(set_prop=True)
+def bits(self:BitState,
+    b:int,    # one of `allowed`
+):
+    "Switch to another bit-width."
+    self._bits = check_bit(b, self.allowed)
+
+# %% ../../nbs/12_quant.layers.ipynb #af8dc4be
+@patch(as_prop=True)
+def backward(self:BitState)->str:
+    "The road of gradients through the activations."
+    return self._backward
+
+@patch(set_prop=True)
+def backward(self:BitState,
+    how:str,    # 'clipped', 'identity' or 'soft', see the table
+):
+    "Take another road."
+    self._backward = check_choice(how, ('clipped', 'identity', 'soft'), 'backward')
+
+# %% ../../nbs/12_quant.layers.ipynb #fa864f0a
+@patch(as_prop=True)
+def temperature(self:BitState)->float:
+    "Of the soft staircase, > 0."
+    return self._temperature
+
+@patch(set_prop=True)
+def temperature(self:BitState,
+    T:float,    # > 0
+):
+    "Make the staircase steeper (towards 0) or flatter."
+    if not T > 0: raise ValueError(f"temperature must be positive, got {T}")
+    self._temperature = float(T)
 
 # %% ../../nbs/12_quant.layers.ipynb #7eed4316
 def _rerouted(quant, x, state):

@@ -160,6 +160,8 @@ class MultiBitNorm(nn.Module):
 
     @property
     def active(self): return self.norms[str(self.bit_state.bits)]
+    widths = property(lambda self: self.bit_state.allowed)
+    def parameters_at(self, bits): return list(self.norms[str(bits)].parameters())
 
     def forward(self, x):
         synced = getattr(self, 'synced', False) and self.active.training    # older pickles have no `synced`

@@ -61,6 +61,7 @@ def _clipped(v, step, lo, hi, edge):
     s = step.item()
     return v, lo*s, hi*s, edge*s
 
+# %% ../../nbs/10_quant.ste.ipynb #3bbacc59
 class _QuantizeGrad(Function):
     "Backward of `_Quantize`, itself differentiable: linear in the incoming gradient."
     @staticmethod

@@ -9,7 +9,7 @@ __all__ = ['switch_once', 'share_quantizers', 'first_steps', 'TriQDef', 'Partner
            'accuracy_at']
 
 # %% ../../nbs/52_train.callback.ipynb #332c550d
-import re, warnings
+import warnings
 from contextlib import ExitStack, nullcontext
 
 import matplotlib.pyplot as plt
@@ -28,9 +28,9 @@ from ..attack.base import check_attack
 from ..attack.pgd import PatchPGD
 from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
                           check_logits, check_numbers, eval_mode, fixed_seed, this_process, unwrap)
-from ..quant.convert import at_bits, bit_state_of
+from ..quant.convert import at_bits, bit_state_of, idle_parameters
 from ..quant.memory import checkpointed
-from ..quant.quantizers import Quantizer
+from ..quant.quantizers import Quantizer, steps_of
 from .curriculum import BACT
 from .objective import Objective
 
@@ -57,7 +57,7 @@ def share_quantizers(
     "Give every process the quantizers of the first one."
     for q in (m for m in net.modules() if isinstance(m, Quantizer)):
         for t in (*q.parameters(), *q.buffers()): dist.broadcast(t.detach(), 0)
-        q._sync()
+        q.sync()
 
 def _joint(model):
     "Whether several processes train `model` together."
@@ -171,8 +171,7 @@ def check_learner(self:TriQDef,
 @patch
 def spare_steps(self:TriQDef):
     "Leave the quantizers' steps out of weight decay, or warn that the optimizer cannot."
-    steps = {id(p) for n, p in self.learn.model.named_parameters()
-             if p.requires_grad and ('.log_steps.' in n or '.alphas.' in n)}
+    steps = {id(p) for p in steps_of(self.learn.model) if p.requires_grad}
     for p in self.opt.all_params().itemgot(0):
         if id(p) in steps: self.opt.state[p]['do_wd'] = False
     if not isinstance(self.opt, OptimWrapper): return
@@ -368,20 +367,16 @@ class _TakeIn(Function):
     def backward(ctx, g): return g, *map(torch.zeros_like, ctx.saved_tensors)
 
 # %% ../../nbs/52_train.callback.ipynb #3f2b7d60
-def _of_others(name, active):
-    "Whether a parameter belongs to a bit-width that is not active; a checkpointed block reaches all of its own."
-    found = re.search(r'\.(?:log_steps|alphas|norms)\.(\d+)', name)
-    return found is not None and int(found[1]) not in active
-
 @patch
 def complete(self:TriQDef,
     total:Tensor,    # what is differentiated
 )->Tensor:           # the same value
     "In several processes, have every parameter receive a gradient, and note which of them must lose it again."
     if not self.joint: return total
-    known, named = reached_params(total), [(n, p) for n, p in self.net.named_parameters() if p.requires_grad]
-    rest = [p for _, p in named if id(p) not in known]
-    self.idle = [p for n, p in named if p.grad is None and (id(p) not in known or _of_others(n, self.active))]
+    known, params = reached_params(total), [p for p in self.net.parameters() if p.requires_grad]
+    rest = [p for p in params if id(p) not in known]
+    others = {id(p) for p in idle_parameters(self.net, self.active)}    # checkpointed blocks reach all of their own
+    self.idle = [p for p in params if p.grad is None and (id(p) not in known or id(p) in others)]
     return _TakeIn.apply(total, *rest) if rest else total
 
 @patch

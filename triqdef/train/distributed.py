@@ -151,7 +151,7 @@ class RankTrainer(Callback):
         shares = [RankLoader(dl) for dl in self.dls]
         self.learn.model, self.learn.dls.loaders = self.accelerator.prepare(self.learn.model), shares
         for q in self.learn.model.modules():
-            if isinstance(q, Quantizer): q._sync()
+            if isinstance(q, Quantizer): q.sync()
 
     def before_train(self):
         "Refuse a share of the training images that is no batch; whoever only validates needs none."
