@@ -35,7 +35,7 @@ from .compare import compare, Comparison
 from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
 from .success import clean_accuracy
 from .suite import at_area, attack_suite
-from .transfer import _as_far_as, evaluation_images, records, save_png, slug, Transfer, transfer_matrix
+from .transfer import batches_up_to, evaluation_images, records, save_png, slug, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 from ..percept.features import check_stages, tap_stages
@@ -225,7 +225,7 @@ def _cleared(folder):
 
 def _images(net, dl, o):
     "The evaluation images; a quick report without `n` takes 500 of them, or all where there are fewer."
-    with seeded_loader(dl, o.seed): dl = list(_as_far_as(o.get('most') if o.n is None else o.n, dl))
+    with seeded_loader(dl, o.seed): dl = list(batches_up_to(o.get('most') if o.n is None else o.n, dl))
     x, y = evaluation_images(net, dl, o.n, seed=o.seed)
     if o.quick: o.n_attack = min(64, len(x)) if o.n_attack is None else min(64, o.n_attack)
     if o.n_attack is not None and not 1 <= o.n_attack <= len(x):
@@ -492,7 +492,7 @@ def pictures(self:Report)->list:
         out.append((f'{self.where[k]}/alignment.png', None,
                     f'{k}: agreement of bit-widths above the diagonal, its null below.'))
     for k, a in self.audits.items():
-        out.append((f'audit-{slug(k)}.png', a.plot, f'{k}: the twelve lines, with the figure behind each.'))
+        out.append((f'audit-{slug(k)}.png', a.plot, f'{k}: the lines of the audit, with the figure behind each.'))
     for k, m in self.gradients.items():
         draw = partial(draw_gradient_maps, self.images, m, f'{k}: where the loss is sensitive, at each bit-width')
         out.append((f'gradients-{slug(k)}.png', draw, f'{k}: |∇| at each bit-width, each map on its own scale. '
