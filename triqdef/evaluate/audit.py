@@ -23,27 +23,26 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 from torch.autograd import Function
 
-from ..attack.criteria import Untargeted, at_class, top_other
+from ..attack.criteria import Untargeted
 from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed, View
 from ..attack.patch import patch_hw, patch_mask
 from ..attack.pgd import PatchPGD, as_view, own_settings, under_attack
 from ..attack.sparse_rs import SparseRS
-from ..core import (atomic_path, check_bits, check_choice, check_finite, check_folder,
-                          check_images, check_ints, check_logits, check_network, check_numbers,
-                          device_of, fixed_seed, images_at_once, logits_of, versions)
+from ..core import (check_bits, check_choice, check_finite, check_folder, check_ints,
+                          check_logits, check_network, check_numbers, device_of, fixed_seed,
+                          images_at_once, logits_of, versions)
 from .alignment import raw_cosine
 from .curves import Curve, paired_gap, with_setting
 from .success import Rate, Success, asr, predict, worst_case
-from .transfer import (attack_name, evaluation_images, for_images, network_identity, run_jobs,
-                                       save_png, seeded_copy, slug)
-from ..files import Resume, fingerprint, plain, read_json, write_json
+from .transfer import (attack_name, evaluation_images, for_images, network_identity,
+                                       run_jobs, seeded_copy)
+from ..files import Resume, fingerprint, plain
 from ..quant.convert import at_bits, bit_state_of, bits_of, keep_bits
 from ..quant.quantizers import Quantizer
+from ..store import load_result, save_result
 
 # %% ../../nbs/65_evaluate.audit.ipynb #c2505ada
 faults = {
@@ -952,18 +951,14 @@ def save(self:Audit,
     dir,    # a folder; it is made
 ):
     "Write audit.json, audit.csv, audit.png and audit.safetensors."
-    d, names = Path(dir).expanduser(), list(dict.fromkeys(n for n, _ in self.runs))
-    d.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(n for n, _ in self.runs))
     t = {'y': self.y, **{f'clean/{b}': p for b, p in self.clean_pred.items()}}
     t |= {f'run/{names.index(n)}/{b}': p for (n, b), p in self.runs.items()}
-    t = {k: v.to(torch.int32).contiguous().clone() for k, v in t.items()}
-    with atomic_path(d/'audit.safetensors') as tmp: tmp.write_bytes(tensor_bytes(t))
-    with atomic_path(d/'audit.csv') as tmp: self.to_frame().to_csv(tmp)
-    save_png(self.plot(), d/'audit.png')
-    write_json(d/'audit.json', dict(format='triqdef-audit-1', passed=self.passed, bits=self.bits, runs=names,
-               other=self.other, lines=[asdict(l) for l in self.lines], left_out=self.left_out(),
-               worst=self.worst().to_dict('records'), settings=self.settings))
-    return d
+    said = dict(passed=self.passed, bits=self.bits, runs=names, other=self.other,
+                lines=[asdict(l) for l in self.lines], left_out=self.left_out(),
+                worst=self.worst().to_dict('records'), settings=self.settings)
+    t = {k: v.to(torch.int32) for k, v in t.items()}
+    return save_result(dir, 'audit', said, t, self.to_frame().reset_index(), self.plot())
 
 # %% ../../nbs/65_evaluate.audit.ipynb #34cd2bd3
 @patch(cls_method=True)
@@ -971,11 +966,8 @@ def load(cls:Audit,
     dir,    # a folder that `save` wrote
 )->Audit:
     "A saved audit; `ValueError` when files are missing or damaged."
-    d = Path(dir).expanduser()
-    j = read_json(d/'audit.json', 'triqdef-audit-1')
-    try: t = {k: v.long() for k, v in load_tensors((d/'audit.safetensors').read_bytes()).items()}
-    except (FileNotFoundError, SafetensorError) as e:
-        raise ValueError(f"{d/'audit.safetensors'} is missing or damaged: {e}") from e
+    j, t = load_result(dir, 'audit')
+    t = {k: v.long() for k, v in t.items()}
     keys = sorted((int(i), int(b)) for i, b in (k.split('/')[1:] for k in t if k.startswith('run/')))
     runs = {(j['runs'][i], b): t[f'run/{i}/{b}'] for i, b in keys}
     return cls(tuple(AuditLine(**l) for l in j['lines']), tuple(j['bits']), t['y'],

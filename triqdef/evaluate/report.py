@@ -21,8 +21,6 @@ import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from jinja2 import Environment, FileSystemLoader
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
 from ..attack.gap import seeded_loader
@@ -31,18 +29,20 @@ from ..attack.patch import Patch, as_picture
 from ..attack.textures import TextureDictionary
 from ..attack.sparse_rs import SparseRS
 from ..core import as_path, asset, check_bits, check_ints, device_of, images_at_once, versions
-from .alignment import Alignment, alignment_report, draw_gradient_maps, gradient_maps, measures
+from .alignment import (Alignment, alignment_report, draw_gradient_maps,
+                                        gradient_maps, measures)
 from .audit import Audit, audit, AuditBudget, settings_of
 from .compare import compare, Comparison
-from .seen import by_setting, seen_table, training_configuration, TrainingConfiguration
+from .seen import (by_setting, seen_table, training_configuration,
+                                   TrainingConfiguration)
 from .success import clean_accuracy
 from .suite import at_area, attack_suite
-from .transfer import (batches_up_to, evaluation_images, records, save_png, slug,
-                                       Transfer, transfer_matrix)
+from .transfer import batches_up_to, evaluation_images, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 from ..percept.features import check_stages, tap_stages
 from ..data import check_iterable
+from ..store import load_tensors, records, save_png, save_table, save_tensors, slug
 
 # %% ../../nbs/68_evaluate.report.ipynb #4b2a4ce4
 def check_report_folder(
@@ -689,9 +689,9 @@ def _write(self:Report, d):
         if k in self.audits: self.audits[k].save(d/w/'audit')
     for file, draw, _ in self.pictures():
         if draw is not None: save_png(draw(), d/file)
-    for file, frame in self._tables().items(): frame.to_csv(d/f'{file}.csv', index=False)
-    maps = {f'{i}/{b}': m.contiguous() for i, k in enumerate(self.names) for b, m in self.gradients.get(k, {}).items()}
-    (d/'gradients.safetensors').write_bytes(tensor_bytes({'images': self.images.float().contiguous(), **maps}))
+    for file, frame in self._tables().items(): save_table(frame, d/f'{file}.csv')
+    maps = {f'{i}/{b}': m for i, k in enumerate(self.names) for b, m in self.gradients.get(k, {}).items()}
+    save_tensors({'images': self.images.float(), **maps}, d/'gradients.safetensors')
     (d/'report.md').write_text(self.to_markdown(), encoding='utf-8')
     (d/'index.html').write_text(self.to_html(), encoding='utf-8')
     write_json(d/'report.json', dict(format='triqdef-report-1', remark=self.remark(), left_out=self.left_out(),
@@ -736,9 +736,7 @@ def load(cls:Report,
     "A saved report; `ValueError` when files are missing or damaged."
     d = Path(dir).expanduser()
     j = read_json(d/'report.json', 'triqdef-report-1')
-    try: t = load_tensors((d/'gradients.safetensors').read_bytes())
-    except (FileNotFoundError, SafetensorError) as e:
-        raise ValueError(f"{d/'gradients.safetensors'} is missing or damaged: {e}") from e
+    t = load_tensors(d/'gradients.safetensors')
     out = cls({k: Transfer.load(d/w) for k, w in j['networks'].items()}, images=t['images'], settings=j['settings'])
     out.alignments = {k: Alignment.load(d/w) for k, w in j['networks'].items() if (d/w/'alignment.json').is_file()}
     out.audits = {k: Audit.load(d/w/'audit') for k, w in j['networks'].items() if (d/w/'audit').is_dir()}

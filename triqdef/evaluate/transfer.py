@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.transfer.html.md"""
 # %% auto #0
 __all__ = ['attack_settings', 'attack_name', 'source_label', 'Transfer', 'network_identity', 'seeded_copy', 'for_images',
            'run_jobs', 'image_hash', 'evaluation_images', 'batches_up_to', 'transfer_matrix', 'threat_level',
-           'heat_cells', 'draw_matrices', 'slug', 'save_png', 'records']
+           'heat_cells', 'draw_matrices']
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #e3095a54
 import copy, hashlib, inspect, re, time, warnings
@@ -23,7 +23,6 @@ import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
 from ..attack.criteria import check_classes, Criterion
@@ -31,14 +30,15 @@ from ..attack.gap import _xy, seeded_loader
 from ..attack.patch import (check_where, null_patch, Patch, patch_hw, patch_mask, place,
                                   random_places)
 from ..attack.pgd import own_settings
-from ..core import (atomic_path, check_bit, check_bits, check_choice, check_folder,
-                          check_images, check_ints, check_labels, device_of, eval_mode, fixed_seed,
-                          generator, images_at_once, versions)
+from ..core import (check_bit, check_bits, check_choice, check_folder, check_images,
+                          check_ints, check_labels, device_of, eval_mode, fixed_seed, generator,
+                          images_at_once, versions)
 from ..data import check_iterable, take
-from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy, predict,
-                                      worst_case)
-from ..files import fingerprint, plain, read_json, Resume, write_json
+from .success import (Rate, Success, asr, asr_all, asr_targeted, clean_accuracy,
+                                      predict, worst_case)
+from ..files import fingerprint, plain, Resume
 from ..quant.convert import bits_of
+from ..store import load_result, records, save_result, slug
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #5a750f7c
 def attack_settings(
@@ -931,21 +931,6 @@ def plot(self:Transfer,
     cut = [slice(i, i + across) for i in range(0, len(cells), across)]
     return draw_matrices([cells[i] for i in cut], [titles[i] for i in cut], definition, caption)
 
-# %% ../../nbs/61_evaluate.transfer.ipynb #08c08226
-def slug(
-    s,    # any text
-)->str:
-    "A name for a file: letters, digits and dashes."
-    return re.sub(r'[^a-z0-9]+', '-', str(s).replace('×', 'x').lower()).strip('-') or 'x'
-
-def save_png(
-    fig,     # a matplotlib figure; it is closed
-    path,    # file name
-):
-    "Write a figure as a PNG, whole or not at all."
-    with atomic_path(path) as tmp: fig.savefig(tmp, dpi=100, format='png')
-    plt.close(fig)
-
 # %% ../../nbs/61_evaluate.transfer.ipynb #0a47fa2b
 @patch
 def _tensors(self:Transfer):
@@ -969,22 +954,11 @@ def save(self:Transfer,
 ):
     "Write transfer.json, transfer.csv, transfer.png, predictions.safetensors and the patches."
     d = check_folder(dir, 'dir')
-    d.mkdir(parents=True, exist_ok=True)
     for (a, s), p in self.patches.items(): p.save(d/self._patch_file(a, s))
-    with atomic_path(d/'predictions.safetensors') as tmp: tmp.write_bytes(tensor_bytes(self._tensors()))
-    with atomic_path(d/'transfer.csv') as tmp: self.to_frame().to_csv(tmp, index=False)
-    save_png(self.plot(), d/'transfer.png')
     patches = [dict(attack=a, source=s, file=self._patch_file(a, s)) for a, s in self.patches]
-    write_json(d/'transfer.json', dict(format='triqdef-transfer-1', bits=self.bits, attacks=self.attacks,
-        settings=self.settings, clean=records(self.clean.reset_index()), cells=records(self.to_frame()),
-        worst=records(self.worst()), patches=patches))
-    return d
-
-def records(
-    frame,    # a pandas table
-)->list:
-    "Rows of a table as dicts, with None for what is missing."
-    return frame.astype(object).where(frame.notna(), None).to_dict('records')
+    said = dict(bits=self.bits, attacks=self.attacks, settings=self.settings, clean=records(self.clean.reset_index()),
+                cells=records(self.to_frame()), worst=records(self.worst()), patches=patches)
+    return save_result(d, 'transfer', said, self._tensors(), self.to_frame(), self.plot(), 'predictions.safetensors')
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #3bf4813e
 def _source(s): return int(s) if s.isdigit() else s
@@ -994,16 +968,12 @@ def load(cls:Transfer,
     dir,    # a folder that `save` wrote
 )->Transfer:
     "A saved matrix; `ValueError` when files are missing or damaged."
-    d = Path(dir).expanduser()
-    j = read_json(d/'transfer.json', 'triqdef-transfer-1')
-    try: tensors = load_tensors((d/'predictions.safetensors').read_bytes())
-    except (FileNotFoundError, SafetensorError) as e:
-        raise ValueError(f"{d/'predictions.safetensors'} is missing or damaged: {e}") from e
+    j, tensors = load_result(dir, 'transfer', 'predictions.safetensors')
     y = tensors.pop('y', torch.zeros(0)).long()
     out = cls(tuple(j['bits']), y, attacks=j['attacks'], settings=j['settings'])
     out._fill(tensors)
     out._in_order([(c['attack'], c['source']) for c in j['cells']])
-    out.patches = {(p['attack'], p['source']): Patch.load(d/p['file']) for p in j['patches']}
+    out.patches = {(p['attack'], p['source']): Patch.load(Path(dir).expanduser()/p['file']) for p in j['patches']}
     return out
 
 @patch
