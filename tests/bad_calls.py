@@ -252,7 +252,7 @@ EXEMPT = {
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
         purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
-        train.callback.share_quantizers train.callback.first_steps train.callback.reached_params evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench evaluate.audit.settings_of
+        train.callback.share_quantizers train.callback.first_steps train.callback.reached_params evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
         evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
         evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees

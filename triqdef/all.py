@@ -55,6 +55,7 @@ from .quant.norm import *
 from .quant.quantizers import *
 from .quant.ste import *
 from .results import *
+from .settings import *
 from .store import *
 from .study import *
 

@@ -6,10 +6,10 @@ Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 
 # %% auto #0
 __all__ = ['faults', 'audit_lines', 'Broken', 'broken', 'AuditBudget', 'AuditLine', 'LineDeclaration', 'audit_line', 'not_run',
-           'AuditSettings', 'settings_of', 'AuditBench', 'compare_runs', 'none_stronger', 'make_bench',
-           'white_box_beats_transfer', 'gradient_beats_search', 'rises_with_area', 'budget_suffices', 'gradients_exist',
-           'no_better_loss', 'no_better_backward', 'Momentum', 'no_gain_by_smoothing', 'no_gain_by_ensembles',
-           'no_gain_by_features', 'tools_work', 'export_agrees', 'Audit', 'audit']
+           'AuditSettings', 'AuditBench', 'compare_runs', 'none_stronger', 'make_bench', 'white_box_beats_transfer',
+           'gradient_beats_search', 'rises_with_area', 'budget_suffices', 'gradients_exist', 'no_better_loss',
+           'no_better_backward', 'Momentum', 'no_gain_by_smoothing', 'no_gain_by_ensembles', 'no_gain_by_features',
+           'tools_work', 'export_agrees', 'Audit', 'audit']
 
 # %% ../../nbs/65_evaluate.audit.ipynb #405d4ed3
 import copy, math, textwrap
@@ -42,6 +42,7 @@ from .transfer import (attack_name, evaluation_images, for_images, network_ident
 from ..files import Resume, fingerprint, plain
 from ..quant.convert import at_bits, bit_state_of, bits_of, keep_bits
 from ..quant.quantizers import Quantizer
+from ..settings import settings_of
 from ..store import load_result, save_result
 
 # %% ../../nbs/65_evaluate.audit.ipynb #c2505ada
@@ -232,19 +233,6 @@ class AuditSettings:
     seed:int = 0                # of starts, places and noise
     progress:bool = True        # show a progress bar
     label:str = ''              # what the bar says in front, such as the name of the network
-
-def settings_of(
-    kind,        # a dataclass of settings
-    settings,    # an object of it, or None for the defaults
-    changes,     # dict of fields to set otherwise
-):
-    "The settings with the changes; a `TypeError` for another class or a field that there is not."
-    if settings is not None and not isinstance(settings, kind):
-        raise TypeError(f"settings must be {kind.__name__} or None, got {type(settings).__name__}")
-    names = [f.name for f in fields(kind)]
-    for k in changes:
-        if k not in names: raise TypeError(f"{k!r} is no setting of {kind.__name__}: it has {', '.join(names)}")
-    return kind(**changes) if settings is None else replace(settings, **changes)
 
 # %% ../../nbs/65_evaluate.audit.ipynb #36eb3a14
 @dataclass

@@ -31,7 +31,7 @@ from ..attack.sparse_rs import SparseRS
 from ..core import as_path, asset, check_bits, check_ints, device_of, images_at_once, versions
 from .alignment import (Alignment, alignment_report, draw_gradient_maps,
                                         gradient_maps, measures)
-from .audit import Audit, audit, AuditBudget, settings_of
+from .audit import Audit, audit, AuditBudget
 from .compare import compare, Comparison
 from .seen import (by_setting, seen_table, training_configuration,
                                    TrainingConfiguration)
@@ -42,6 +42,7 @@ from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
 from ..percept.features import check_stages, tap_stages
 from ..data import check_iterable
+from ..settings import settings_of
 from ..store import load_tensors, records, save_png, save_table, save_tensors, slug
 
 # %% ../../nbs/68_evaluate.report.ipynb #4b2a4ce4
