@@ -129,10 +129,10 @@ class AuditBudget:
     smooth_steps:int = 30        # its steps
     swaps:tuple = ('ste-identity', 'ste-clipped', 'soft', 'shadow', 'other')   # line 7
     ensembles:tuple = ('mean', 'round-robin', 'min-max', 'random')             # line 9
-    control:tuple = (.14, .25)   # line 11: shares of the image for Patch PGD and for gradient-free attacks
-    control_lines:tuple = (5, 6, 2, 8)   # line 11: tried in turn on each broken network, until one fires
+    control:tuple = (.14, .25)   # line 11: shares of the image, Patch PGD and gradient-free
+    control_lines:tuple = (5, 6, 2, 8)   # line 11: in turn on each broken network, until one fires
     tolerance:float = .05        # lines 4 and 6–10: how much stronger a variant may be, in [0,1]
-    ends:bool = False            # only the highest and the lowest bit-width where each is attacked anew
+    ends:bool = False            # attack anew at the highest and the lowest bit-width only
     bs:int = None                # images a forward pass; None: `images_at_once`
 
     def __post_init__(self):
@@ -211,7 +211,8 @@ def audit_line(
 
 def _finished(line, tolerance, passed, figure, values=None):
     "The result of a line with its name and its rule."
-    return AuditLine(line.number, line.name, passed, figure, line.rule.format(100*tolerance), plain(values or {}))
+    rule = line.rule.format(100*tolerance)
+    return AuditLine(line.number, line.name, passed, figure, rule, plain(values or {}))
 
 def not_run(
     why,      # the reason in words
@@ -227,9 +228,9 @@ class AuditSettings:
     transfer:object = None      # a `Transfer` of the report, for lines 1 and 9; None: made here
     gradient_free:dict = None   # name → gradient-free attack for lines 2 and 11; None: Sparse-RS
     undefended:object = None    # a network without a defence, for line 11
-    controls:object = None      # a `Transfer` of further attacks on it, at areas where they should work
+    controls:object = None      # a `Transfer` of further attacks on it, where they should work
     exported:dict = None        # bits → function from images to logits, for line 12
-    parts:object = None         # a folder in which finished attacks are kept, so that the call can go on
+    parts:object = None         # a folder for finished attacks, so that the call can go on
     seed:int = 0                # of starts, places and noise
     progress:bool = True        # show a progress bar
     label:str = ''              # what the bar says in front, such as the name of the network
@@ -252,7 +253,9 @@ class AuditBench:
     other:set = field(default_factory=set)       # names that do not count in the worst case
 
     @property
-    def some(self): return tuple(dict.fromkeys((self.bits[0], self.bits[-1]))) if self.budget.ends else self.bits
+    def some(self):
+        ends = tuple(dict.fromkeys((self.bits[0], self.bits[-1])))
+        return ends if self.budget.ends else self.bits
     @property
     def hw(self): return tuple(self.x.shape[-2:])
     @property
@@ -266,7 +269,8 @@ def _attacked(self:AuditBench, attack, view, n):
     for i, j in enumerate(range(0, n, bs)):
         cut = slice(j, min(j + bs, n))
         a = for_images(seeded_copy(attack, self.seed, i), cut)
-        with fixed_seed(self.seed + i): r = a.run(self.net, self.x[cut].to(dev), self.y[cut].to(dev), bits=view)
+        x, y = self.x[cut].to(dev), self.y[cut].to(dev)
+        with fixed_seed(self.seed + i): r = a.run(self.net, x, y, bits=view)
         adv.append(r.x_adv.cpu()); at.append(r.places.cpu())
     adv = torch.cat(adv)
     pred = {f'at/{b}': predict(self.net, adv, b, bs)[0].int() for b in self.bits}
@@ -285,7 +289,8 @@ def made(self:AuditBench,
     "Predictions of one run; made once, or read from its part."
     if name in self.runs: return self.runs[name]
     n = len(self.x) if n is None else min(n, len(self.x))
-    key = fingerprint(self.key, name, type(attack).__name__, own_settings(attack), plain(repr(view)), n)
+    what = type(attack).__name__, own_settings(attack), plain(repr(view))
+    key = fingerprint(self.key, name, *what, n)
     make = partial(self._attacked, attack, view, n)
     t = _part(self.given.parts, key, make, None if keep else ('adv', 'places'))
     self.runs[name] = {b: t[f'at/{b}'].long() for b in self.bits}
@@ -295,7 +300,7 @@ def made(self:AuditBench,
 
 # %% ../../nbs/65_evaluate.audit.ipynb #4671987b
 def _part(folder, key, make, without=None):
-    "The tensors that `make()` gives, from the part of this key where it exists; a damaged one is made again."
+    "The tensors that `make()` gives, from the part of this key where it exists whole."
     file = Resume(None if folder is None else Path(folder).expanduser()/f'{key[:32]}.part', key)
     try: found = file.load()
     except ValueError: found = None
@@ -361,8 +366,9 @@ def compare_runs(
     for label, b, s, base, t in pairs:
         s, t = _same(s, t)
         d = paired_gap(s, t, 1 - .05/len(pairs))
-        rows.append(dict(variant=label, bits=b, base=base, asr=s.rate.to_dict(), base_asr=t.rate.to_dict(),
-                         gap=d.to_dict(), text=f"{label} at {b} bits {_short(s.rate)}, {base} {_short(t.rate)}, {d}",
+        text = f"{label} at {b} bits {_short(s.rate)}, {base} {_short(t.rate)}, {d}"
+        rows.append(dict(variant=label, bits=b, base=base, asr=s.rate.to_dict(),
+                         base_asr=t.rate.to_dict(), gap=d.to_dict(), text=text,
                          stronger=d.low > 0 and d.value > tolerance))
     return sorted(rows, key=lambda r: (not r['stronger'], -r['gap']['difference']))
 
@@ -423,7 +429,8 @@ def make_bench(
     net, budget = _joined(net, x, bits), replace(budget, bs=budget.bs or images_at_once(x))
     clean = {b: predict(net, x, b, budget.bs)[0] for b in bits}
     for b, p in clean.items():
-        if not (p == y).any(): raise ValueError(f"at {b} bits no image is classified correctly: nothing to attack")
+        if not (p == y).any():
+            raise ValueError(f"at {b} bits no image is classified correctly: nothing to attack")
     made_by = {k: v for k, v in versions('cpu').items() if k in ('triqdef', 'torch')}
     key = fingerprint(network_identity(net), x, y, bits, given.seed, budget.bs, made_by)
     return AuditBench(net, x, y, bits, budget, attack, given, clean, key)
@@ -432,7 +439,9 @@ def make_bench(
 @audit_line(1, 'White box ≥ transfer',
             "Does a patch made at another bit-width work better than one made at the victim's?",
             'no patch made at another bit-width is better, by the paired interval')
-def white_box_beats_transfer(bench):
+def white_box_beats_transfer(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Transfer against white box, from a matrix if one was given."
     if len(bench.bits) < 2: return not_run('one bit-width, nothing to transfer')
     t, pairs = bench.given.transfer, []
@@ -454,9 +463,12 @@ def gradient_free(self:AuditBench,
     return self.given.gradient_free or {'Sparse-RS': SparseRS(size, self.budget.queries)}
 
 # %% ../../nbs/65_evaluate.audit.ipynb #d6ff0ccf
-@audit_line(2, 'Gradient-free ≤ white box', 'Does a search without gradients beat the gradient at the same place?',
+@audit_line(2, 'Gradient-free ≤ white box',
+            'Does a search without gradients beat the gradient at the same place?',
             'no gradient-free attack is better at the same place, by the paired interval')
-def gradient_beats_search(bench):
+def gradient_beats_search(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Gradient-free attacks at the places of the white box."
     pairs = []
     for what, a in bench.gradient_free(bench.attack.size).items():
@@ -481,9 +493,12 @@ def _area_curve(bench, sides):
     return c
 
 # %% ../../nbs/65_evaluate.audit.ipynb #1014daa3
-@audit_line(3, 'Rises with area', 'Does success rise with the area, to at least 95 % by half of the image?',
+@audit_line(3, 'Rises with area',
+            'Does success rise with the area, to at least 95 % by half of the image?',
             'never falls by the paired interval, and reaches 95 % by half of the image')
-def rises_with_area(bench):
+def rises_with_area(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "The area curve at the bit-widths of the budget."
     sides = {bench.budget.side(s, bench.hw) for s in bench.budget.sizes} | {tuple(bench.attack.size)}
     if len(sides) < 2: return not_run('one area, no curve')
@@ -498,10 +513,13 @@ def rises_with_area(bench):
     return rises and full, figure, values
 
 # %% ../../nbs/65_evaluate.audit.ipynb #f21beb17
-@audit_line(4, 'Steps and restarts suffice', 'Do twice the steps or three times the restarts find more?',
+@audit_line(4, 'Steps and restarts suffice',
+            'Do twice the steps or three times the restarts find more?',
             'twice the steps and three times the restarts are not better '
             'by more than {0:g} points and outside the paired interval')
-def budget_suffices(bench):
+def budget_suffices(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Twice the steps or queries, and two more starts."
     a, pairs = bench.attack, []
     what = next((k for k in ('steps', 'queries') if hasattr(a, k)), None)
@@ -556,10 +574,13 @@ def _gradient_text(r):
     return f"{r['bits']} bits: vanishes on {gone}{again}, margin {r['margin']:.3g}"
 
 # %% ../../nbs/65_evaluate.audit.ipynb #fb14e905
-@audit_line(5, 'Gradients exist', 'Do gradients vanish, differ when asked twice, or do logits saturate?',
+@audit_line(5, 'Gradients exist',
+            'Do gradients vanish, differ when asked twice, or do logits saturate?',
             'vanish or overflow on at most 5 % of the images, agree when asked twice (cosine ≥ 0.99), '
             'median logit margin at most 16')
-def gradients_exist(bench):
+def gradients_exist(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Vanishing gradients, repeated gradients, logit margins."
     def sound(r):
         agree = r['repeat'] is None or r['repeat'] >= .99
@@ -572,7 +593,9 @@ def gradients_exist(bench):
 @audit_line(6, 'Losses', 'Does another loss find more?',
             'neither the logit margin nor cross entropy at a temperature is better '
             'by more than {0:g} points and outside the paired interval')
-def no_better_loss(bench):
+def no_better_loss(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Logit margin and cross entropy at a temperature."
     if getattr(bench.attack, 'target', None) is not None:
         return not_run('the attack has a target or a criterion of its own; audit an untargeted one')
@@ -588,13 +611,16 @@ def no_better_loss(bench):
 # %% ../../nbs/65_evaluate.audit.ipynb #61070ab4
 @audit_line(7, 'Backward swaps', 'Does another backward pass find more?',
             'no other backward pass is better by more than {0:g} points and outside the paired interval')
-def no_better_backward(bench):
+def no_better_backward(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Backward swaps at each bit-width."
     if bit_state_of(bench.net) is None: return not_run('not a quantized network, nothing to swap')
     pairs = []
     for b in bench.some:
         shadow = 32 in bits_of(bench.net)
-        kinds = [s for s in bench.budget.swaps if b != 32 and s != 'other' and (s != 'shadow' or shadow)]
+        kinds = [s for s in bench.budget.swaps
+                 if b != 32 and s != 'other' and (s != 'shadow' or shadow)]
         if 'other' in bench.budget.swaps: kinds += [o for o in bench.bits if o != b][:1]
         for s in kinds:
             what = f'backward of {s} bits' if isinstance(s, int) else s
@@ -661,11 +687,14 @@ def _smoothed_pairs(bench):
     return pairs
 
 # %% ../../nbs/65_evaluate.audit.ipynb #5e2ff3a8
-@audit_line(8, 'Smoothing', 'Do averaged gradients or momentum find more, or does a blur bring alignment back?',
+@audit_line(8, 'Smoothing',
+            'Do averaged gradients or momentum find more, or does a blur bring alignment back?',
             'neither averaged gradients nor momentum are better '
             'by more than {0:g} points and outside the paired interval; '
             'a blur does not raise the cosine over its null by more than 0.2 and to more than double')
-def no_gain_by_smoothing(bench):
+def no_gain_by_smoothing(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Momentum, averaged gradients, and the alignment before and after a blur."
     pairs = []
     for b in bench.some:
@@ -701,7 +730,9 @@ def _reported(self:AuditBench, b, own):
 @audit_line(9, 'Bit ensembles', 'Does a patch made against several bit-widths together find more?',
             'no ensemble is better than the best single source '
             'by more than {0:g} points and outside the paired interval')
-def no_gain_by_ensembles(bench):
+def no_gain_by_ensembles(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Ensembles of all bit-widths, and of all but the victim."
     if len(bench.bits) < 2: return not_run('one bit-width, no ensemble')
     pairs = []
@@ -718,10 +749,13 @@ def no_gain_by_ensembles(bench):
     return none_stronger(compare_runs(pairs, bench.budget.tolerance))
 
 # %% ../../nbs/65_evaluate.audit.ipynb #b021c792
-@audit_line(10, 'Feature pulling', 'Does bringing the features of all bit-widths together find more?',
+@audit_line(10, 'Feature pulling',
+            'Does bringing the features of all bit-widths together find more?',
             'pulling the features of all bit-widths together is not better '
             'by more than {0:g} points and outside the paired interval')
-def no_gain_by_features(bench):
+def no_gain_by_features(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "Feature pulling against the white box."
     if len(bench.bits) < 2: return not_run('one bit-width, no features to bring together')
     name = bench.variant('feature pulling', 'all', view=FeaturePull(bench.bits))
@@ -731,7 +765,7 @@ def no_gain_by_features(bench):
 
 # %% ../../nbs/65_evaluate.audit.ipynb #5186bd0a
 def _controlled(t):
-    "(attack, bits) → rate in a matrix of further attacks on the undefended network, by what each of them wants."
+    "(attack, bits) → rate in a matrix of further attacks, by what each of them wants."
     out = {}
     for a, made, b in t.adv_pred if t is not None else ():
         wanted = 'asr_targeted' if 'asr_targeted' in t.definitions(a) else 'asr'
@@ -745,7 +779,8 @@ def _undefended(bench):
     have = bits_of(net)
     attack = with_setting(bench.attack, 'size', o.side(o.control[0], bench.hw))
     given = AuditSettings(seed=bench.seed, parts=bench.given.parts)
-    return make_bench(net, bench.x, bench.y, tuple(dict.fromkeys((have[0], have[-1]))), o, attack, given)
+    ends = tuple(dict.fromkeys((have[0], have[-1])))
+    return make_bench(net, bench.x, bench.y, ends, o, attack, given)
 
 def _control_rates(bench, under):
     "(attack, bits) → rate on the undefended network."
@@ -765,9 +800,11 @@ def _fires(bench, under):
     o, net, out = bench.budget, bench.given.undefended, {}
     few = replace(o, n_smooth=min(o.n_smooth, 32), smooth_steps=min(o.smooth_steps, 10),
                   queries=min(o.queries, 500), ends=True)
-    skip = ('clipped', 'split')*(2 not in o.control_lines) + ('no-ste', 'split')*(bit_state_of(net) is None)
+    skip = ('clipped', 'split')*(2 not in o.control_lines)
+    skip += ('no-ste', 'split')*(bit_state_of(net) is None)
     for how in (h for h in faults if h not in skip):
-        b = make_bench(broken(net, how), bench.x[:64], bench.y[:64], under.bits, few, bench.attack, under.given)
+        images = bench.x[:64], bench.y[:64]
+        b = make_bench(broken(net, how), *images, under.bits, few, bench.attack, under.given)
         fired = (k for k in o.control_lines if audit_lines[k].ask(b).passed is False)
         out[how] = next(fired, None)
     return out
@@ -777,15 +814,19 @@ def _fires(bench, under):
             'Do the attacks work on an undefended network, and does the audit fire on a broken one?',
             'every attack that is named reaches 90 % on the undefended network at the area named, '
             'and the audit fires on each broken one')
-def tools_work(bench):
+def tools_work(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "The attacks, and the audit, on an undefended network."
     if bench.given.undefended is None: return not_run('needs an undefended network: undefended=…')
     under = _undefended(bench)
     rates, fired = _control_rates(bench, under), _fires(bench, under)
     figure = '; '.join(f'{k} at {b} bits {_short(r)}' for (k, b), r in rates.items())
-    figure += '; ' + ', '.join(f"{how}: {f'line {k} fires' if k else 'silent'}" for how, k in fired.items())
-    values = dict(rates=[dict(attack=k, bits=b, **r.to_dict()) for (k, b), r in rates.items()], fired=fired)
-    return all(r.value >= .9 for r in rates.values()) and all(fired.values()), figure, values
+    said = {how: f'line {k} fires' if k else 'silent' for how, k in fired.items()}
+    figure += '; ' + ', '.join(f'{how}: {s}' for how, s in said.items())
+    rows = [dict(attack=k, bits=b, **r.to_dict()) for (k, b), r in rates.items()]
+    passed = all(r.value >= .9 for r in rates.values()) and all(fired.values())
+    return passed, figure, dict(rates=rows, fired=fired)
 
 # %% ../../nbs/65_evaluate.audit.ipynb #5c3b690e
 def _export_row(bench, b, f):
@@ -809,12 +850,15 @@ def _classes(f, x, bs):
 # %% ../../nbs/65_evaluate.audit.ipynb #55524870
 @audit_line(12, 'Export', 'Does the exported network give the same success?',
             'success on the exported network lies in the interval of the success on this one')
-def export_agrees(bench):
+def export_agrees(
+    bench,    # an `AuditBench`
+)->tuple:     # (passed, figure, values)
     "The patches of the white box on the exported networks."
     given, extracted = bench.given.exported, bench.given.exported is None
     if extracted and bit_state_of(bench.net) is None: return not_run('needs exported=…: bits → function')
     if extracted: given = {b: partial(_logits, keep_bits(bench.net, b)) for b in bench.some}
-    rows, said = zip(*(_export_row(bench, b, given[b]) for b in check_bits(given, bench.bits, 'exported')))
+    bits = check_bits(given, bench.bits, 'exported')
+    rows, said = zip(*(_export_row(bench, b, given[b]) for b in bits))
     inside, values = all(r['inside'] for r in rows), dict(rows=list(rows), exported=not extracted)
     if not extracted: return inside, '; '.join(said), values
     which = 'not run: needs exported=…: bits → function; '*inside + 'extracted torch modules, not ONNX: '

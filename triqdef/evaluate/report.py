@@ -23,6 +23,7 @@ from fastcore.meta import delegates
 from jinja2 import Environment, FileSystemLoader
 from torch import nn, Tensor
 
+# %% ../../nbs/68_evaluate.report.ipynb #e0b1ea7c
 from ..attack.gap import seeded_loader
 from ..attack.nes import NES
 from ..attack.patch import Patch, as_picture

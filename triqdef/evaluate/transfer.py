@@ -397,7 +397,8 @@ def _universal(run, plan, source):
     "Fit (or take) the patch; returns a function from a slice of the images to the patched ones."
     if plan.kind == 'ready': p = plan.attack[plan.sources[source]]
     else:
-        fit = _resumed(seeded_copy(plan.attack, run.settings.seed).fit, _state(run.parts, _key(plan, source)))
+        attack = seeded_copy(plan.attack, run.settings.seed)
+        fit = _resumed(attack.fit, _state(run.parts, _key(plan, source)))
         with fixed_seed(run.settings.seed): p = fit(run.net, run.fit_on, bits=_fresh(plan, source))
     hw, rule = tuple(p.image.shape[-2:]), run.settings.places
     if rule is None: rule = p.meta.get('places') or 'random'
@@ -414,7 +415,8 @@ def _one_batch(run, plan, source, i, cut):
     if (found := run.parts.load(key)) is not None: return found[0]
     a = for_images(seeded_copy(plan.attack, run.settings.seed, i), cut)
     make = _resumed(a.run if hasattr(a, 'run') else a.attack, _state(run.parts, key))
-    with fixed_seed(run.settings.seed + i): r = make(run.net, run.x[cut].to(dev), run.y[cut].to(dev), bits=_fresh(plan, source))
+    x, y = run.x[cut].to(dev), run.y[cut].to(dev)
+    with fixed_seed(run.settings.seed + i): r = make(run.net, x, y, bits=_fresh(plan, source))
     told = {k: getattr(r, k, None) for k in ('places', 'queries', 'area')}
     told |= dict(adv=r if isinstance(r, Tensor) else r.x_adv)
     if told['places'] is not None:
@@ -426,8 +428,9 @@ def _one_batch(run, plan, source, i, cut):
 # %% ../../nbs/61_evaluate.transfer.ipynb #0a8566ae
 def _per_image(run, plan, source):
     "Attack the first images; returns how many and a function from a slice to the patched ones."
-    starts, n, at = range(0, run.settings.n_attack, run.settings.bs), run.settings.n_attack, (plan.name, source)
-    got = [_one_batch(run, plan, source, i, slice(j, min(j + run.settings.bs, n))) for i, j in enumerate(starts)]
+    n, bs, at = run.settings.n_attack, run.settings.bs, (plan.name, source)
+    cuts = [slice(j, min(j + bs, n)) for j in range(0, n, bs)]
+    got = [_one_batch(run, plan, source, i, cut) for i, cut in enumerate(cuts)]
     def all_of(k): return torch.cat([g[k] for g in got]) if k in got[0] else None
     adv, places = all_of('adv').to(run.x.device), all_of('places')
     if places is None: cover = (adv != run.x[:n]).any(1, keepdim=True).cpu()
@@ -676,10 +679,11 @@ def _set_keys(run, plans):
     "Fingerprints of all that the parts of a matrix depend on."
     made_by = {k: v for k, v in versions('cpu').items() if k in ('triqdef', 'torch')}
     run.key = fingerprint(network_identity(run.net), run.x, run.y, run.settings.bs, made_by)
-    data = _of_loader(run.fit_on, run.settings.seed) if any(p.kind == 'universal' for p in plans) else None
+    s, fitted = run.settings, any(p.kind == 'universal' for p in plans)
+    data = _of_loader(run.fit_on, s.seed) if fitted else None
     for p in plans:
-        p.key = fingerprint(run.key, p.kind, _of_attack(p.attack), list(run.out.bits), run.settings.n_attack, run.settings.seed,
-                            plain(run.settings.places), run.settings.keep, data if p.kind == 'universal' else None)
+        p.key = fingerprint(run.key, p.kind, _of_attack(p.attack), list(run.out.bits), s.n_attack, s.seed,
+                            plain(s.places), s.keep, data if p.kind == 'universal' else None)
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #e0033361
 @patch
@@ -973,9 +977,11 @@ def save(self:Transfer,
     d = check_folder(dir, 'dir')
     for (a, s), p in self.patches.items(): p.save(d/self._patch_file(a, s))
     patches = [dict(attack=a, source=s, file=self._patch_file(a, s)) for a, s in self.patches]
-    said = dict(bits=self.bits, attacks=self.attacks, settings=self.settings, clean=records(self.clean.reset_index()),
-                cells=records(self.to_frame()), worst=records(self.worst()), patches=patches)
-    return save_result(d, 'transfer', said, self._tensors(), self.to_frame(), self.plot(), 'predictions.safetensors')
+    said = dict(bits=self.bits, attacks=self.attacks, settings=self.settings,
+                clean=records(self.clean.reset_index()), cells=records(self.to_frame()),
+                worst=records(self.worst()), patches=patches)
+    return save_result(d, 'transfer', said, self._tensors(), self.to_frame(), self.plot(),
+                       'predictions.safetensors')
 
 # %% ../../nbs/61_evaluate.transfer.ipynb #3bf4813e
 def _source(s): return int(s) if s.isdigit() else s
