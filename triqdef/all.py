@@ -58,6 +58,8 @@ from .quant.norm import *
 from .quant.quantizers import *
 from .quant.ste import *
 from .results import *
+from .settings import *
+from .store import *
 from .study import *
 
 # %% ../nbs/99_all.ipynb #11fe81f5

@@ -23,24 +23,23 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import nn, Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.patch import Patch, as_picture, random_places
 from ..attack.views import under_attack
-from ..core import (atomic_path, check_bits, check_choice, check_finite, check_images,
-                          check_ints, check_labels, check_network, device_of, eval_mode, fixed_seed,
-                          generator, images_at_once, logits_of, unwrap, versions)
-from .transfer import (attack_settings, evaluation_images, for_images, heat_cells, image_hash, records,
-                                       run_jobs, save_png)
-from ..files import plain, read_json, write_json
+from ..core import (check_bits, check_choice, check_finite, check_images, check_ints,
+                          check_labels, check_network, device_of, eval_mode, fixed_seed, generator,
+                          images_at_once, logits_of, unwrap, versions)
+from .transfer import (attack_settings, evaluation_images, for_images, heat_cells,
+                                       image_hash, run_jobs)
+from ..files import plain
 from ..percept.edges import canny_edges, full, gaussian_smooth, minmax_scale, soft_iou
 from ..percept.features import check_stages, feature_map, stage_names, tap_stages
 from ..percept.gradients import gradient_from_logits, gradient_map, input_gradient
 from ..percept.hog import cosine, default_cell, hog
 from ..quant.convert import at_bits, bit_state_of, bits_of, calibrate
+from ..store import load_result, records, save_result
 
 # %% ../../nbs/62_evaluate.alignment.ipynb #b3f2c9fb
 def look(
@@ -553,18 +552,12 @@ def save(self:Alignment,
     dir,    # a folder; it is made
 ):
     "Write alignment.json, .csv, .png and .safetensors."
-    d = Path(dir).expanduser()
-    d.mkdir(parents=True, exist_ok=True)
     parts = dict(values=self.values, null=self.null, independent=self.independent, noise=self.noise,
                  empty=self.empty, zero=self.zero)
-    flat = {f'{part}/{i}': v.contiguous() for part, o in parts.items() for i, v in enumerate(o.values())}
-    with atomic_path(d/'alignment.safetensors') as tmp: tmp.write_bytes(tensor_bytes(flat))
-    with atomic_path(d/'alignment.csv') as tmp: self.to_frame().to_csv(tmp, index=False)
-    save_png(self.plot(), d/'alignment.png')
-    write_json(d/'alignment.json', dict(format='triqdef-alignment-1', bits=self.bits, whats=self.whats,
-               smooth=self.smooth, settings=self.settings, rows=records(self.to_frame()),
-               keys={part: list(o) for part, o in parts.items()}))
-    return d
+    flat = {f'{part}/{i}': v for part, o in parts.items() for i, v in enumerate(o.values())}
+    said = dict(bits=self.bits, whats=self.whats, smooth=self.smooth, settings=self.settings,
+                rows=records(self.to_frame()), keys={part: list(o) for part, o in parts.items()})
+    return save_result(dir, 'alignment', said, flat, self.to_frame(), self.plot())
 
 # %% ../../nbs/62_evaluate.alignment.ipynb #a2b593cc
 @patch(cls_method=True)
@@ -572,10 +565,6 @@ def load(cls:Alignment,
     dir,    # a folder that `save` wrote
 )->Alignment:
     "A saved report; `ValueError` when files are missing or damaged."
-    d = Path(dir).expanduser()
-    j = read_json(d/'alignment.json', 'triqdef-alignment-1')
-    try: flat = load_tensors((d/'alignment.safetensors').read_bytes())
-    except (FileNotFoundError, SafetensorError) as e:
-        raise ValueError(f"{d/'alignment.safetensors'} is missing or damaged: {e}") from e
+    j, flat = load_result(dir, 'alignment')
     parts = {p: {tuple(k): flat[f'{p}/{i}'] for i, k in enumerate(ks)} for p, ks in j['keys'].items()}
     return cls(tuple(j['bits']), tuple(j['whats']), tuple(j['smooth']), **parts, settings=j['settings'])

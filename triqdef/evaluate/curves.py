@@ -17,16 +17,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors, save as tensor_bytes
 from torch import Tensor
 
 from ..data import check_batch, check_iterable
 from ..attack.patch import check_fits, patch_hw, patch_mask
-from ..core import atomic_path, check_choice, check_ints
+from ..core import check_choice, check_ints
 from .success import Success, asr, asr_all, asr_targeted
-from .transfer import records, save_png, threat_level, transfer_matrix
-from ..files import read_json, write_json
+from .transfer import threat_level, transfer_matrix
+from ..store import load_result, records, save_result
 
 # %% ../../nbs/63_evaluate.curves.ipynb #c62c9791
 @dataclass(frozen=True)
@@ -325,19 +323,13 @@ def save(self:Curve,
     dir,    # a folder; it is made
 ):
     "Write curve.json, curve.csv, curve.png and curve.safetensors."
-    d = Path(dir).expanduser()
-    d.mkdir(parents=True, exist_ok=True)
     t = {'y': self.y, **{f'clean/{b}': p for b, p in self.clean_pred.items()}}
     t |= {f'adv/{i}/{s}/{b}': p for (i, s, b), p in self.adv_pred.items()}
     t |= {f'null/{i}/{k}/{b}': p for (i, k, b), p in self.null_pred.items()}
-    t = {k: v.to(torch.int32).contiguous().clone() for k, v in t.items()}
-    with atomic_path(d/'curve.safetensors') as tmp: tmp.write_bytes(tensor_bytes(t))
-    with atomic_path(d/'curve.csv') as tmp: self.to_frame().to_csv(tmp, index=False)
-    save_png(self.plot().figure, d/'curve.png')
-    write_json(d/'curve.json', dict(format='triqdef-curve-1', what=self.what, points=self.points, x=self.x,
-               bits=self.bits, settings=self.settings, rows=records(self.to_frame()),
-               keys=dict(adv=list(self.adv_pred), null=list(self.null_pred))))
-    return d
+    t = {k: v.to(torch.int32) for k, v in t.items()}
+    said = dict(what=self.what, points=self.points, x=self.x, bits=self.bits, settings=self.settings,
+                rows=records(self.to_frame()), keys=dict(adv=list(self.adv_pred), null=list(self.null_pred)))
+    return save_result(dir, 'curve', said, t, self.to_frame(), self.plot().figure)
 
 # %% ../../nbs/63_evaluate.curves.ipynb #3ea8329e
 @patch(cls_method=True)
@@ -345,11 +337,8 @@ def load(cls:Curve,
     dir,    # a folder that `save` wrote
 )->Curve:
     "A saved curve; `ValueError` when files are missing or damaged."
-    d = Path(dir).expanduser()
-    j = read_json(d/'curve.json', 'triqdef-curve-1')
-    try: t = {k: v.long() for k, v in load_tensors((d/'curve.safetensors').read_bytes()).items()}
-    except (FileNotFoundError, SafetensorError) as e:
-        raise ValueError(f"{d/'curve.safetensors'} is missing or damaged: {e}") from e
+    j, t = load_result(dir, 'curve')
+    t = {k: v.long() for k, v in t.items()}
     points = tuple(tuple(p) if isinstance(p, list) else p for p in j['points'])
     adv, null = ({tuple(k): t[f'{n}/' + '/'.join(map(str, k))] for k in j['keys'][n]} for n in ('adv', 'null'))
     return cls(j['what'], points, tuple(j['x']), tuple(j['bits']), t['y'],
