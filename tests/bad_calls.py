@@ -237,7 +237,7 @@ def call_of(name, world):
 EXEMPT = {
     'takes no argument, or values that may be anything': '''store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
         evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
-        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key evaluate.transfer.slug deploy.graph.need_modules''',
+        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',

@@ -330,7 +330,7 @@ def _attack(self:Arm, unit, progress):
     e, spec, name, bits = self.recipe.evaluate, self.recipe.attacks[unit.name], unit.name, self.recipe.bits
     d, n = self.folder/unit.path, spec.get('n', e['n'])
     t = transfer_matrix(self.run.net, self.test, {name: make_attack(spec)}, bits, [*bits, bits],
-                        self.dls.train, n, seed=e['seed'], bs=e['bs'], progress=progress, parts=d/'parts')
+                        self.dls.train, n=n, seed=e['seed'], bs=e['bs'], progress=progress, parts=d/'parts')
     t.save(d)
     seen = seen_table(t, self.run).drop(columns=['asr', 'low', 'high', 'n', 'null'])
     cell = ['attack', 'source', 'target', 'threat']

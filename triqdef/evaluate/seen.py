@@ -133,7 +133,9 @@ def by_setting(
     if not len(table): return pd.DataFrame()
     g = table.groupby(['setting', 'differs'], sort=False)
     out = g.asr.agg(cells='size', mean='mean', highest='max')
-    best = table.loc[g.asr.idxmax().dropna()].set_index(['setting', 'differs']).attack
+    known = table.dropna(subset='asr')     # no image was right without a patch
+    first = known.groupby(['setting', 'differs'], sort=False).asr.idxmax()
+    best = table.loc[first].set_index(['setting', 'differs']).attack
     out = out.assign(by=best, **{'highest null': g.null.max()}).reset_index()
     order = {k: i for i, k in enumerate(('seen', 'partly', 'unseen', 'unknown'))}
     return out.sort_values('setting', key=lambda s: s.map(order), kind='stable', ignore_index=True)
