@@ -126,6 +126,7 @@ def seen_table(
                     dict(setting=setting, differs=differs) | {k: r[k] for k in ('asr', 'low', 'high', 'n', 'null')})
     return pd.DataFrame(rows)
 
+# %% ../../nbs/64_evaluate.seen.ipynb #232a1a16
 def by_setting(
     table:pd.DataFrame,    # what `seen_table` gave
 )->pd.DataFrame:           # a row per setting and difference
@@ -133,9 +134,8 @@ def by_setting(
     if not len(table): return pd.DataFrame()
     g = table.groupby(['setting', 'differs'], sort=False)
     out = g.asr.agg(cells='size', mean='mean', highest='max')
-    known = table.dropna(subset='asr')     # no image was right without a patch
-    first = known.groupby(['setting', 'differs'], sort=False).asr.idxmax()
-    best = table.loc[first].set_index(['setting', 'differs']).attack
+    known = table.dropna(subset='asr').groupby(['setting', 'differs'], sort=False)     # NaN: none was right
+    best = table.loc[known.asr.idxmax()].set_index(['setting', 'differs']).attack
     out = out.assign(by=best, **{'highest null': g.null.max()}).reset_index()
     order = {k: i for i, k in enumerate(('seen', 'partly', 'unseen', 'unknown'))}
     return out.sort_values('setting', key=lambda s: s.map(order), kind='stable', ignore_index=True)
