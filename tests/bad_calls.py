@@ -232,7 +232,7 @@ def call_of(name, world):
 
 # reason → names that have no entry
 EXEMPT = {
-    'takes no argument, or values that may be anything': '''core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
+    'takes no argument, or values that may be anything': '''train.run.find_methods train.run.method_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key evaluate.transfer.slug deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.pgd.check_has attack.pgd.check_attack percept.features.check_stages
@@ -255,7 +255,7 @@ EXEMPT = {
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
         quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
-    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.pgd.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+    'is a result that the library makes': '''train.callback.Declared attack.patchattack.PatchAttackRun attack.pgd.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
         evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
     'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
@@ -266,7 +266,7 @@ EXEMPT = {
         study.transfer_of study.Arm study.study''',
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
         train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
-        train.run.make_callback train.run.RunState train.run.train train.run.recorded_settings''',
+        train.run.make_callback train.run.own_settings train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
         deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
         deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..core import check_numbers, generator
 from ..percept.edges import full, gaussian_smooth
-from .callback import PatchAT, Partner, TriQDef
+from .callback import PatchAT, Partner, training_method, TriQDef
 from .objective import Objective
 
 # %% ../../nbs/56_train.controls.ipynb #5d0e0703
+@training_method('gradient-noise', 'patch training with noise in the update, a control', own='sigma',
+                 reads='lambda_adv distill warmup max_active patch_size attack_steps step_size')
 class GradientNoise(PatchAT):
     "The control with noise in the update: patch adversarial training with noisy parameter gradients."
     def __init__(self,
@@ -75,6 +77,9 @@ class SmoothObjective(Objective):
         "The roughness of the gradients, where they were taken."
         return None, torch.stack([roughness(g, self.smooth).mean() for g in grads.values()]).mean() if grads else None
 
+# %% ../../nbs/56_train.controls.ipynb #b94960cb
+@training_method('gradient-smooth', 'patch training and a penalty on rough gradients, a control',
+                 reads='lambda_adv lambda_gpdp smooth distill warmup max_active patch_size attack_steps step_size')
 class GradientSmooth(TriQDef):
     "The control with smooth input gradients: patch adversarial training and a penalty on roughness."
     objective_of = SmoothObjective
@@ -89,3 +94,12 @@ class GradientSmooth(TriQDef):
         check_numbers('(0, ∞)', sigma=sigma)
         if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
         super().__init__(bits, lambda_adv, 0., weight, smooth=sigma, **kwargs)
+
+# %% ../../nbs/56_train.controls.ipynb #1febb62b
+@patch(cls_method=True)
+def parts_from(cls:GradientSmooth,
+    s,    # checked `TrainSettings`
+)->dict:
+    "Arguments of the constructor."
+    parts = super(GradientSmooth, cls).parts_from(s)
+    return parts | dict(weight=parts.pop('lambda_gpdp'), sigma=parts.pop('smooth') or 1.)

@@ -17,7 +17,7 @@ from ..attack.criteria import check_classes
 from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
 from ..attack.pgd import as_view, under_attack
 from ..core import check_images, check_ints, check_labels, check_numbers, generator
-from .callback import PatchAT
+from .callback import PatchAT, training_method
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
 def guided_cells(
@@ -90,6 +90,8 @@ def attack(self:CompositePGD,
     return adv
 
 # %% ../../nbs/55_train.pbcat.ipynb #d65cab41
+@training_method('pbcat', 'a strong patch and a faint change of all else', 'PBCAT 2025, adapted',
+                 reads='lambda_adv distill warmup max_active patch_size attack_steps')
 class PBCAT(PatchAT):
     "Composite adversarial training (PBCAT 2025, adapted): clean and doubly perturbed images at all bit-widths."
     def __init__(self,
@@ -100,3 +102,11 @@ class PBCAT(PatchAT):
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, attack=CompositePGD() if attack is None else attack, **kwargs)
+
+# %% ../../nbs/55_train.pbcat.ipynb #c0f5d9a5
+@patch(cls_method=True)
+def attack_from(cls:PBCAT,
+    s,    # checked `TrainSettings`
+):
+    "The composite attack; its step follows from the bounds."
+    return CompositePGD(s.patch_size, s.attack_steps)
