@@ -363,6 +363,7 @@ def before_batch(self:TriQDef):
     if self.net is not self.learn.model: self.prepare()
     self.mix()
 
+# %% ../../nbs/52_train.callback.ipynb #30c64e8d
 @patch
 def mix(self:TriQDef):
     "What a subclass does to the batch before fastai sees it: nothing here."
@@ -404,6 +405,7 @@ def _unchanged(v, marks):
     def cast(t, m): return isinstance(t, Tensor) and t.dtype != m.dtype and torch.equal(t.float(), m.float())
     return all(t is m and i == j or cast(t, m) for (t, i), (m, j) in zip(now, marks))
 
+# %% ../../nbs/52_train.callback.ipynb #ee57173c
 @patch
 def switch(self:TriQDef):
     "Have the next pass, fastai's, run at the highest active bit-width, and note what it is given."
@@ -490,6 +492,7 @@ def _unseen(net, bits):
     acts = (q for q in net.modules() if isinstance(q, Quantizer) and q.kind == 'act')
     return not all(q.ready.get(bits, True) for q in acts)
 
+# %% ../../nbs/52_train.callback.ipynb #e9d5d151
 class _AccuracyAt(Metric):
     "Accuracy at one bit-width."
     def __init__(self, bits): self.bits, self.right, self.n = bits, 0, 0
@@ -514,6 +517,7 @@ class _AccuracyAt(Metric):
     @property
     def name(self): return f'acc_{self.bits}'
 
+# %% ../../nbs/52_train.callback.ipynb #69e8e712
 def accuracy_at(
     *bits,    # bit-widths, such as 32, 4, 2
 )->list:      # fastai metrics, named acc_32, acc_4, …

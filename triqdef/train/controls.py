@@ -30,7 +30,6 @@ class GradientNoise(PatchAT):
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, sigma=sigma)
-        if not 0 <= sigma < float('inf'): raise ValueError(f"sigma must be a finite number ≥ 0, got {sigma}")
         super().__init__(bits, lambda_adv, **kwargs)
         self.sigma = sigma
 
@@ -57,7 +56,6 @@ def roughness(
 )->Tensor:             # (B,), from 0 to about 1
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
     check_numbers('(0, ∞)', sigma=sigma)
-    if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
     if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -92,7 +90,6 @@ class GradientSmooth(TriQDef):
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, weight=weight)
         check_numbers('(0, ∞)', sigma=sigma)
-        if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
         super().__init__(bits, lambda_adv, 0., weight, smooth=sigma, **kwargs)
 
 # %% ../../nbs/56_train.controls.ipynb #1febb62b

@@ -72,6 +72,7 @@ def _check_loaders(dls):
         if not isinstance(dl, DataLoader):
             raise TypeError(f"several processes need loaders of fastai, got {type(dl).__module__}.{type(dl).__name__}")
 
+# %% ../../nbs/57_train.distributed.ipynb #da10da5f
 class RankLoader(DataLoader):
     "The share that one process has in every batch of another loader."
     def __init__(self,
@@ -89,13 +90,20 @@ class RankLoader(DataLoader):
         self.fake_l = _FakeLoader(self, f.pin_memory, f.num_workers, f.timeout, f.persistent_workers,
                                   f.pin_memory_device)
 
-    def __len__(self):
-        full, rest = divmod(self.n, self.bs*self.n_ranks)
-        return full + (rest > 0 and not self.drop_last)
+# %% ../../nbs/57_train.distributed.ipynb #bd0d728e
+@patch
+def __len__(self:RankLoader):
+    full, rest = divmod(self.n, self.bs*self.n_ranks)
+    return full + (rest > 0 and not self.drop_last)
 
-    def randomize(self): self.dl.randomize()
-    def after_iter(self): self.dl.after_iter()
-    def create_batches(self, samps): return self.dl.create_batches(samps)
+@patch
+def randomize(self:RankLoader): self.dl.randomize()
+
+@patch
+def after_iter(self:RankLoader): self.dl.after_iter()
+
+@patch
+def create_batches(self:RankLoader, samps): return self.dl.create_batches(samps)
 
 # %% ../../nbs/57_train.distributed.ipynb #d24c9d89
 def _share(idxs, bs, rank, n_ranks, drop_last):
@@ -127,6 +135,7 @@ def after_batch(self:RankLoader, b):
     self.seen += self.last*self.n_ranks
     return self.dl.after_batch(b)
 
+# %% ../../nbs/57_train.distributed.ipynb #b40ed1cf
 @patch
 def to_detach(self:RankLoader,
     b,              # a tensor, or a collection of tensors
@@ -222,22 +231,27 @@ class RankTrainer(Callback):
         for q in self.learn.model.modules():
             if isinstance(q, Quantizer): q._sync()
 
-    def before_train(self):
-        "Refuse a share of the training images that is no batch; whoever only validates needs none."
-        dl = self.dls.train
-        if not len(dl):
-            raise ValueError(f"{dl.n} training images give no batch of {dl.bs} in each of {dl.n_ranks} processes")
+# %% ../../nbs/57_train.distributed.ipynb #335f1447
+@patch
+def before_train(self:RankTrainer):
+    "Refuse a share of the training images that is no batch; whoever only validates needs none."
+    dl = self.dls.train
+    if not len(dl):
+        raise ValueError(f"{dl.n} training images give no batch of {dl.bs} in each of {dl.n_ranks} processes")
 
-    def before_validate(self):
-        "Validate another loader in shares too."
-        if not isinstance(self.learn.dl, RankLoader): self.learn.dl = RankLoader(self.learn.dl)
+@patch
+def before_validate(self:RankTrainer):
+    "Validate another loader in shares too."
+    if not isinstance(self.learn.dl, RankLoader): self.learn.dl = RankLoader(self.learn.dl)
 
-    def restore(self):
-        "Unwrap."
-        if self.before: self.learn.model, self.learn.dls.loaders = self.before
-        self.before = None
+@patch
+def restore(self:RankTrainer):
+    "Unwrap."
+    if self.before: self.learn.model, self.learn.dls.loaders = self.before
+    self.before = None
 
-    def after_fit(self): self.restore()
+@patch
+def after_fit(self:RankTrainer): self.restore()
 
 # %% ../../nbs/57_train.distributed.ipynb #329ccb9c
 @contextmanager
@@ -248,6 +262,7 @@ def _norms_synced(net, on):
     finally:
         for m, synced in before: m.synced = synced
 
+# %% ../../nbs/57_train.distributed.ipynb #7239df90
 @contextmanager
 def distributed(
     learn,           # a fastai `Learner`, built the same way in every process
@@ -274,6 +289,7 @@ def _norm_calls(bits, patched, gpdp):
     "How often each norm sends, at one active bit-width: forward and backward, twice that where GPDP looks."
     return 2 + (0 if not patched else 4 if gpdp and len(bits) > 1 else 2)
 
+# %% ../../nbs/57_train.distributed.ipynb #355234d5
 def communication(
     net:nn.Module,       # a multi-bit network
     bits,                # bit-widths that are active in the step

@@ -53,15 +53,11 @@ class CompositePGD:
         seed=None,               # an int that makes each call repeat; None for the global random state
     ):
         check_ints(1, steps=steps); check_ints(cell=cell); check_ints(none=True, seed=seed)
-        check_numbers(eps_patch=eps_patch, eps_global=eps_global)
+        check_numbers('[0, 1]', eps_patch=eps_patch, eps_global=eps_global)
         check_numbers('(0, 1]', share=share)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share
-        if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
-        for n, v in dict(eps_patch=eps_patch, eps_global=eps_global).items():
-            if not 0 <= v <= 1: raise ValueError(f"{n} must lie between 0 and 1, got {v}")
         if cell < 1 or any(s % cell for s in self.size):
             raise ValueError(f"cell must divide both sides of the box {self.size}, got {cell}")
-        if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
         check_where(places)
         self.eps_patch, self.eps_global, self.places = eps_patch, eps_global, places
         self.seed, self.shape = seed, 'square'

@@ -235,6 +235,7 @@ def preset_for(
 
 def _started(start): return (pretrained if start in pretrained_names() else load_checkpoint)(start)
 
+# %% ../../nbs/58_train.run.ipynb #8c79c11b
 def make_data(
     s:TrainSettings,    # checked settings
     preset=None,        # how ImageNet's pictures are cut, None: as the network wants that the settings begin with
@@ -338,20 +339,24 @@ class RunState(Callback):
         seed_everything(int(f'{self.settings.seed}{self.epoch:04d}{rank}'))
         self.started, self.done = time.perf_counter(), False
 
-    def after_train(self): self.done = bool(self.learn.opt) and self.pct_train > self.epoch/self.n_epoch
+# %% ../../nbs/58_train.run.ipynb #f7745722
+@patch
+def after_train(self:RunState): self.done = bool(self.learn.opt) and self.pct_train > self.epoch/self.n_epoch
 
-    def after_epoch(self):
-        if not self.done: return
-        row = dict(zip(self.recorder.metric_names[1:-1], map(float, self.recorder.log[1:])))
-        self.rows.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter() - self.started, 1)))
-        opt = self.opt.state_dict()
-        hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
-        state = dict(epoch=self.epoch, model=unwrap(self.model).state_dict(), rows=self.rows,
-                     terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
-        by_first(partial(self._write, state))
+@patch
+def after_epoch(self:RunState):
+    if not self.done: return
+    row = dict(zip(self.recorder.metric_names[1:-1], map(float, self.recorder.log[1:])))
+    self.rows.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter() - self.started, 1)))
+    opt = self.opt.state_dict()
+    hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
+    state = dict(epoch=self.epoch, model=unwrap(self.model).state_dict(), rows=self.rows,
+                 terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
+    by_first(partial(self._write, state))
 
-    def _write(self, state):
-        with atomic_path(self.folder/'state.pt') as tmp: torch.save(state, tmp)
+@patch
+def _write(self:RunState, state):
+    with atomic_path(self.folder/'state.pt') as tmp: torch.save(state, tmp)
 
 # %% ../../nbs/58_train.run.ipynb #21972cae
 def _begin(folder, s):
@@ -370,6 +375,7 @@ def _differ(there, asked):
     pairs = {k: (there.get(k, v), asked.get(k, v)) for k, v in default.items() if k != 'device'}
     return {k: (a, b) for k, (a, b) in pairs.items() if a != b}
 
+# %% ../../nbs/58_train.run.ipynb #ce39c77a
 def _record(folder):
     "What `run.json` holds; `ValueError` for a damaged file."
     path = folder/'run.json'
@@ -405,6 +411,7 @@ def alone(
         with suppress(PermissionError): Path(path).unlink(missing_ok=True)
         lock.release()
 
+# %% ../../nbs/58_train.run.ipynb #b56175c3
 @contextmanager
 def _begun(folder, s):
     "Hold the folder of a run; bad input that shows only in its first epoch leaves nothing there."
@@ -544,6 +551,7 @@ def load_run(
     return AttrDict(folder=folder, settings=s, versions=d.get('versions') or {}, history=history, net=net,
                     terms=_table(folder/'terms.csv', ('step', 'total')))
 
+# %% ../../nbs/58_train.run.ipynb #2c21a172
 def _table(path, columns, rows=None):
     "A table of a run; `ValueError` if it is missing, damaged or cut short."
     try: out = pd.read_csv(path)
