@@ -222,43 +222,16 @@ def _denoise_step(model, opt, scheduler, x, step, s):
     opt.zero_grad(); loss.backward(); opt.step()
     return loss.item()
 
-# %% ../../nbs/78_purify.diffpure.ipynb #927e4dbe
-@torch.enable_grad()
-def train_denoiser(
-    dl,                    # a loader of clean (images, labels), images (B,C,H,W) in [0,1]
-    model=None,            # trained in place; None for a new `Denoiser` on the loader's device
-    steps:int=2000,        # Adam steps, at least 1
-    bs:int=64,             # images a step
-    lr:float=2e-3,         # Adam's rate, falling to 0 along a cosine, > 0
-    max_t:int=None,        # timesteps below this are trained; None for all of the scheduler's
-    scheduler=None,        # for the noise; None for `default_scheduler()`
-    width:int=32,          # channels of a new denoiser
-    seed:int=0,            # of weights, order and noise, non-negative
-    progress:bool=True,    # show a progress bar
-    resume=None,           # file for the state; the same call goes on after an interruption
-    every:float=30.,       # seconds between two savings of the state
-)->nn.Module:              # in eval mode; `.history` has the losses
-    "Train a model to predict noise."
-    check_ints(1, steps=steps); check_ints(bs=bs, width=width, seed=seed)
-    check_ints(none=True, max_t=max_t); check_numbers('(0, ∞)', lr=lr); check_numbers(every=every)
-    if model is not None: check_network(model, 'model')
-    check_iterable(dl)
-    scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
-    T = scheduler.config.num_train_timesteps
-    s = dict(steps=steps, bs=bs, lr=lr, max_t=T if max_t is None else max_t, seed=seed)
-    _check_training(s, T)
-    if model is None:
-        with fixed_seed(seed): model = Denoiser(width).to(getattr(dl, 'device', None) or 'cpu')
-    key = '' if resume is None else fingerprint(s, str(scheduler.config), model)
-    return _train(dl, model, scheduler, s, Resume(resume, key, every), progress)
-
 # %% ../../nbs/78_purify.diffpure.ipynb #c873d170
-def _check_training(s, T):
-    steps, bs, t = s['steps'], s['bs'], s['max_t']
-    if steps < 1 or bs < 1:
-        raise ValueError(f"steps and bs must be at least 1, got {steps} and {bs}")
-    if not 1 <= t <= T:
-        raise ValueError(f"max_t must lie between 1 and the scheduler's {T}, got {t}")
+def _training(scheduler, steps, bs, lr, max_t, seed):
+    "The settings of a training, checked."
+    check_ints(1, steps=steps, bs=bs); check_ints(seed=seed); check_ints(none=True, max_t=max_t)
+    check_numbers('(0, ∞)', lr=lr)
+    T = scheduler.config.num_train_timesteps
+    max_t = T if max_t is None else max_t
+    if not 1 <= max_t <= T:
+        raise ValueError(f"max_t must lie between 1 and the scheduler's {T}, got {max_t}")
+    return dict(steps=steps, bs=bs, lr=lr, max_t=max_t, seed=seed)
 
 # %% ../../nbs/78_purify.diffpure.ipynb #dd63f25c
 def _train(dl, model, scheduler, s, file, progress):
@@ -279,6 +252,32 @@ def _train(dl, model, scheduler, s, file, progress):
     file.done()
     model.history = history
     return model.eval()
+
+# %% ../../nbs/78_purify.diffpure.ipynb #927e4dbe
+@torch.enable_grad()
+def train_denoiser(
+    dl,                    # a loader of clean (images, labels), images (B,C,H,W) in [0,1]
+    model=None,            # trained in place; None for a new `Denoiser` on the loader's device
+    steps:int=2000,        # Adam steps, at least 1
+    bs:int=64,             # images a step
+    lr:float=2e-3,         # Adam's rate, falling to 0 along a cosine, > 0
+    max_t:int=None,        # timesteps below this are trained; None for all of the scheduler's
+    scheduler=None,        # for the noise; None for `default_scheduler()`
+    width:int=32,          # channels of a new denoiser
+    seed:int=0,            # of weights, order and noise, non-negative
+    progress:bool=True,    # show a progress bar
+    resume=None,           # file for the state; the same call goes on after an interruption
+    every:float=30.,       # seconds between two savings of the state
+)->nn.Module:              # in eval mode; `.history` has the losses
+    "Train a model to predict noise."
+    check_ints(width=width); check_numbers(every=every); check_iterable(dl)
+    if model is not None: check_network(model, 'model')
+    scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
+    s = _training(scheduler, steps=steps, bs=bs, lr=lr, max_t=max_t, seed=seed)
+    if model is None:
+        with fixed_seed(seed): model = Denoiser(width).to(getattr(dl, 'device', None) or 'cpu')
+    key = '' if resume is None else fingerprint(s, str(scheduler.config), model)
+    return _train(dl, model, scheduler, s, Resume(resume, key, every), progress)
 
 # %% ../../nbs/78_purify.diffpure.ipynb #45992221
 @patch

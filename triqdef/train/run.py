@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.run.html.md"""
 # %% auto #0
 __all__ = ['find_methods', 'method_table', 'StartSettings', 'MethodSettings', 'TrainSettings', 'own_settings', 'settings_from',
            'named_device', 'without_effect', 'preset_for', 'make_data', 'make_network', 'check_same_classes',
-           'make_callback', 'RunState', 'check_writable', 'alone', 'train', 'recorded_settings', 'load_run']
+           'make_callback', 'RunState', 'check_writable', 'alone', 'recorded_settings', 'load_run', 'train']
 
 # %% ../../nbs/58_train.run.ipynb #07cef3b2
 import copy, json, math, os, pkgutil, tempfile, time, warnings
@@ -456,6 +456,47 @@ def _finish(folder, net, arch, dls, s, keeper, trainer):
     save_checkpoint(net, folder/'network.safetensors', arch, dls.c, meta)
     (folder/'state.pt').unlink(missing_ok=True)
 
+# %% ../../nbs/58_train.run.ipynb #acad4a66
+def recorded_settings(
+    known:dict,    # name → value, as `run.json` and checkpoints hold them
+)->TrainSettings:  # not checked; names of other versions are passed over, what is missing has its default
+    "The settings of a training that is over."
+    names = {f.name for f in fields(TrainSettings)}
+    s = TrainSettings(**{k: v for k, v in known.items() if k in names})
+    if isinstance(s.bits, list): s.bits = tuple(s.bits)
+    return s
+
+# %% ../../nbs/58_train.run.ipynb #25166e54
+def load_run(
+    folder,    # a folder that `train` has finished
+):
+    "What a finished run left: `.net` in eval mode, `.settings`, `.history`, `.terms` and `.folder`."
+    folder = as_path(folder, 'folder')
+    if not (folder/'run.json').is_file(): raise FileNotFoundError(f"{folder} is no run folder: it has no run.json")
+    if not (folder/'network.safetensors').is_file():
+        raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
+    d = _record(folder)
+    try: s = recorded_settings(d['settings']).check(begun=True)
+    except (ValueError, TypeError) as e: raise ValueError(f"{folder/'run.json'}, triqdef "
+        f"{(d.get('versions') or {}).get('triqdef')}, is damaged or of another version: {e}") from e
+    net = load_checkpoint(folder/'network.safetensors')
+    other = _differ(net.description['meta'].get('settings') or d['settings'], d['settings'])
+    if other: raise ValueError(f"{folder}: network.safetensors and run.json are of two trainings, {other}")
+    history = _table(folder/'history.csv', ('epoch', *(f'acc_{b}' for b in s.bits)), s.epochs)
+    return AttrDict(folder=folder, settings=s, versions=d.get('versions') or {}, history=history, net=net,
+                    terms=_table(folder/'terms.csv', ('step', 'total')))
+
+# %% ../../nbs/58_train.run.ipynb #2c21a172
+def _table(path, columns, rows=None):
+    "A table of a run; `ValueError` if it is missing, damaged or cut short."
+    try: out = pd.read_csv(path)
+    except (ValueError, FileNotFoundError) as e: raise ValueError(f"{path} is missing or damaged: {e}") from e
+    if not path.read_bytes().endswith(b'\n'): raise ValueError(f"{path} is damaged: it ends within a line")
+    lacks = [c for c in columns if c not in out]
+    if lacks or not len(out) or rows not in (None, len(out)):
+        raise ValueError(f"{path} is damaged: {len(out)} rows" + (f', without {lacks}' if lacks else ''))
+    return out
+
 # %% ../../nbs/58_train.run.ipynb #46c01031
 def train(
     settings:TrainSettings,    # what to do
@@ -520,47 +561,6 @@ def _large_stages(net, x, trainer):
                                                   "images, or set lambda_fdp to 0")
     trainer.kwargs['stages'] = tuple(n for n in names if n not in small)
     warnings.warn(f"FDP compares {', '.join(trainer.kwargs['stages'])}: {said} pixels, fewer than 3 × 3")
-
-# %% ../../nbs/58_train.run.ipynb #acad4a66
-def recorded_settings(
-    known:dict,    # name → value, as `run.json` and checkpoints hold them
-)->TrainSettings:  # not checked; names of other versions are passed over, what is missing has its default
-    "The settings of a training that is over."
-    names = {f.name for f in fields(TrainSettings)}
-    s = TrainSettings(**{k: v for k, v in known.items() if k in names})
-    if isinstance(s.bits, list): s.bits = tuple(s.bits)
-    return s
-
-# %% ../../nbs/58_train.run.ipynb #25166e54
-def load_run(
-    folder,    # a folder that `train` has finished
-):
-    "What a finished run left: `.net` in eval mode, `.settings`, `.history`, `.terms` and `.folder`."
-    folder = as_path(folder, 'folder')
-    if not (folder/'run.json').is_file(): raise FileNotFoundError(f"{folder} is no run folder: it has no run.json")
-    if not (folder/'network.safetensors').is_file():
-        raise FileNotFoundError(f"the run in {folder} is not finished: train it again with the same settings to go on")
-    d = _record(folder)
-    try: s = recorded_settings(d['settings']).check(begun=True)
-    except (ValueError, TypeError) as e: raise ValueError(f"{folder/'run.json'}, triqdef "
-        f"{(d.get('versions') or {}).get('triqdef')}, is damaged or of another version: {e}") from e
-    net = load_checkpoint(folder/'network.safetensors')
-    other = _differ(net.description['meta'].get('settings') or d['settings'], d['settings'])
-    if other: raise ValueError(f"{folder}: network.safetensors and run.json are of two trainings, {other}")
-    history = _table(folder/'history.csv', ('epoch', *(f'acc_{b}' for b in s.bits)), s.epochs)
-    return AttrDict(folder=folder, settings=s, versions=d.get('versions') or {}, history=history, net=net,
-                    terms=_table(folder/'terms.csv', ('step', 'total')))
-
-# %% ../../nbs/58_train.run.ipynb #2c21a172
-def _table(path, columns, rows=None):
-    "A table of a run; `ValueError` if it is missing, damaged or cut short."
-    try: out = pd.read_csv(path)
-    except (ValueError, FileNotFoundError) as e: raise ValueError(f"{path} is missing or damaged: {e}") from e
-    if not path.read_bytes().endswith(b'\n'): raise ValueError(f"{path} is damaged: it ends within a line")
-    lacks = [c for c in columns if c not in out]
-    if lacks or not len(out) or rows not in (None, len(out)):
-        raise ValueError(f"{path} is damaged: {len(out)} rows" + (f', without {lacks}' if lacks else ''))
-    return out
 
 # %% ../../nbs/58_train.run.ipynb #b5031480
 find_methods()
