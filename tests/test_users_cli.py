@@ -182,7 +182,7 @@ def test_start_has_its_own_settings(place, said, tmp_path):
 def test_settings_of_another_kind(field):
     "A value of a recipe or a script that is of another kind, or no number at all, is refused by name."
     kind = {f.name: f.type for f in fields(TrainSettings)}[field]
-    bad = {int: ['3', 1.5, None, True], float: ['3', None, float('nan'), float('inf')], str: [3, None], tuple: [4, '32', ('4', '2'), (33,), (1,), ()]}[kind]
+    bad = {int: ['3', 1.5, None, True], float: ['3', None, float('nan'), float('inf')], str: [3, None], dict: [3, 'sigma', ['sigma']], tuple: [4, '32', ('4', '2'), (33,), (1,), ()]}[kind]
     for v in bad:
         with pytest.raises((TypeError, ValueError), match=field): replace(TrainSettings(), **{field: v}).check()
 

@@ -44,7 +44,8 @@ from .quant.quantizers import Quantizer, quantizer_names
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, alone, named_device, check_same_classes, check_writable
-from .train.run import load_run, make_data, recorded_settings, train, without_effect
+from .train.run import load_run, make_data, methods, own_settings, recorded_settings
+from .train.run import settings_from, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
 @cache
@@ -58,7 +59,7 @@ def _add_settings(
 ):
     "One option per field: name, type, default and help text are the field's own."
     notes = _notes(cls)
-    for f in fields(cls):
+    for f in (f for f in fields(cls) if f.type is not dict):
         kind = int if f.type is tuple else f.type
         parser.add_argument('--' + f.name.replace('_', '-'), type=kind, default=f.default,
                             metavar=f.name.upper(), nargs='+' if f.type is tuple else None,
@@ -70,7 +71,26 @@ def _shown(v):
     if isinstance(v, tuple): return ' '.join(map(str, v))
     return f'{v:.4g}' if isinstance(v, float) else v if v != '' else 'automatic'
 
-def _settings_from(args, cls): return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
+# %% ../nbs/80_cli.ipynb #79ba983e
+def _add_methods(
+    parser,    # a parser that has the options of `TrainSettings`
+):
+    "Say in the help of --method which there are, and add the settings of single methods."
+    listed = '; '.join(f'{n}: {cls.declared.about}' for n, cls in methods.items())
+    next(a for a in parser._actions if a.dest == 'method').help += f'. {listed}'.replace('%', '%%')
+    group = parser.add_argument_group('settings of single methods')
+    for name, of in own_settings().items():
+        said = '; '.join(f'{m}: {p.docment} (default: {_shown(p.default)})' for m, p in of.items())
+        kind = type(next(iter(of.values())).default)
+        group.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, metavar=name.upper(),
+                           help=said.replace('%', '%%'))
+
+def _option(name): return '--' + name.replace('_', '-')
+
+def _settings_from(args):
+    "The settings that the options of `train` say."
+    names = [*(f.name for f in fields(TrainSettings)), *own_settings()]
+    return settings_from({n: v for n, v in vars(args).items() if n in names})
 
 # %% ../nbs/80_cli.ipynb #7b4f37f8
 def _budget_options(): return tuple(dict.fromkeys(d.option for d in declared_attacks().values()))
@@ -113,14 +133,12 @@ _rules = dict(
     study=[(('out',), lambda a: a.collect, 'without --collect'),
            (('folder', 'arms', 'seeds', 'only', 'device'), lambda a: not a.collect, 'beside --collect')])
 
-def _option(name): return '--' + name.replace('_', '-')
-
 def _idle_options(args):
     "The written options that have no effect, with the reason."
     rules = _evaluate_rules() if args.command == 'evaluate' else _rules[args.command]
     out = {n: why for names, holds, why in rules for n in names if n in args.written and not holds(args)}
     if args.command != 'train': return out
-    idle = without_effect(_settings_from(args, TrainSettings))
+    idle = without_effect(_settings_from(args))
     return {n: why for n, why in idle.items() if n in args.written}
 
 # %% ../nbs/80_cli.ipynb #73d1cd00
@@ -165,7 +183,7 @@ def _fit_to(args, dls, most=None, lowered=('n', 'n_attack', 'n_align')):
 # %% ../nbs/80_cli.ipynb #0932ce0b
 def _run_train(args):
     "Train into a run folder; a second call on the same folder goes on where the first stopped."
-    run = train(_settings_from(args, TrainSettings), args.folder, progress=not args.quiet)
+    run = train(_settings_from(args), args.folder, progress=not args.quiet)
     if this_process()[0]: return     # of several processes the first one speaks
     last = run.history.iloc[-1]
     print(f"{run.folder}: " + ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
@@ -184,7 +202,7 @@ def _add_train(commands):
         '--start cifar10-resnet20-fp --epochs 3')
     p.add_argument('folder', help='the run folder, new or interrupted')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
-    _add_settings(p, TrainSettings); p.set_defaults(run=_run_train)
+    _add_settings(p, TrainSettings); _add_methods(p); p.set_defaults(run=_run_train)
 
 # %% ../nbs/80_cli.ipynb #d405d391
 def make_attacks(

@@ -24,7 +24,7 @@ from ..core import (check_images, check_ints, check_network, check_numbers, devi
                           fixed_seed, generator)
 from ..data import check_iterable, keyed_generator
 from ..files import Resume, fingerprint
-from .jedi import Purifier, fill_module, load_parts, save_parts
+from .jedi import fill_module, load_parts, Purifier, purifiers, save_parts
 
 # %% ../../nbs/78_purify.diffpure.ipynb #54eddb6c
 def default_scheduler(
@@ -38,6 +38,7 @@ def default_scheduler(
                           "or give a scheduler of your own") from e
     return DDPMScheduler(num_train_timesteps=T)
 
+# %% ../../nbs/78_purify.diffpure.ipynb #341b37a1
 def check_scheduler(
     scheduler,    # an object with the interface above
 ):
@@ -50,9 +51,23 @@ def check_scheduler(
         raise TypeError(f"{type(scheduler).__name__} is no scheduler: it lacks {', '.join(lacks)}")
     return scheduler
 
+# %% ../../nbs/78_purify.diffpure.ipynb #b4633afd
+def _check_way(model, scheduler, t_star, steps, seed):
+    "A model, and steps that its scheduler has; returns how many it has."
+    check_ints(t_star=t_star); check_ints(none=True, steps=steps, seed=seed)
+    T = scheduler.config.num_train_timesteps
+    if not callable(model):
+        raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
+    if not 0 <= t_star <= T:
+        raise ValueError(f"t_star must lie between 0 and the scheduler's {T}, got {t_star}")
+    if steps is not None and not 1 <= steps <= T:
+        raise ValueError(f"steps must lie between 1 and {T}, got {steps}")
+    return T
+
 # %% ../../nbs/78_purify.diffpure.ipynb #bc25ce3a
-class DiffPure(Purifier):
+class DiffPure(Purifier, name='diffpure', paper='Nie 2022'):
     "A network behind a diffusion model: noise to `t_star`, then back."
+    settings = ('t_star', 'steps', 'seed')
     def __init__(self,
         net:nn.Module,         # a network from [0,1] pixels to logits; it is not changed
         model,                 # model(x in [-1,1], t) gives the noise, or an object with `.sample`
@@ -62,34 +77,13 @@ class DiffPure(Purifier):
         seed:int=None,         # for the same noise in every call; None draws anew each time
         backward='through',    # gradients: 'through' all steps, or 'identity' (BPDA)
     ):
-        check_ints(t_star=t_star); check_ints(none=True, steps=steps, seed=seed)
         super().__init__(net, backward)
-        if not callable(model):
-            raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
         scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
-        T = scheduler.config.num_train_timesteps
-        if not 0 <= t_star <= T:
-            raise ValueError(f"t_star must lie between 0 and the scheduler's {T}, got {t_star}")
-        if steps is not None and not 1 <= steps <= T:
-            raise ValueError(f"steps must lie between 1 and {T}, got {steps}")
+        T = _check_way(model, scheduler, t_star, steps, seed)
         self.model, self.scheduler, self.t_star = model, copy.deepcopy(scheduler), t_star
         self.steps, self.seed = steps or T, seed
         self.schedule = f'{type(scheduler).__name__} {scheduler.config}'    # for kept matrices
         if isinstance(model, nn.Module): model.eval()
-
-# %% ../../nbs/78_purify.diffpure.ipynb #e1f95bcf
-@patch
-def train(self:DiffPure,
-    mode:bool=True,    # of the network; the diffusion model always evaluates
-)->DiffPure:
-    "Training mode for the network alone."
-    nn.Module.train(self, mode)
-    if isinstance(self.model, nn.Module): self.model.eval()
-    return self
-
-@patch
-def extra_repr(self:DiffPure):
-    return ', '.join(f'{n}={getattr(self, n)!r}' for n in ('t_star', 'steps', 'seed', 'backward'))
 
 # %% ../../nbs/78_purify.diffpure.ipynb #8b98cc39
 @patch
@@ -105,6 +99,7 @@ def timesteps(self:DiffPure,
                          f"the highest below it is {t[0].item() if len(t) else 'none'}: take more steps")
     return t
 
+# %% ../../nbs/78_purify.diffpure.ipynb #fcab0a34
 @patch
 def noised(self:DiffPure,
     x:Tensor,          # images, (B,C,H,W) in [0,1]
@@ -176,15 +171,17 @@ class Denoiser(nn.Module):
         self.down, self.lower, self.middle = _Block(w, w, e), _Block(w, 2*w, e), _Block(2*w, 2*w, e)
         self.upper, self.up = _Block(4*w, 2*w, e), _Block(3*w, w, e)
 
-    def forward(self, x, t):
-        def half(v): return F.avg_pool2d(v, 2, ceil_mode=True)
-        def join(v, skip): return torch.cat([F.interpolate(v, skip.shape[-2:]), skip], 1)
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
-        e = self.time(sine_embedding(t, self.config['width']))
-        a = self.down(self.enter(x), e)
-        b = self.lower(half(a), e)
-        b = self.upper(join(self.middle(half(b), e), b), e)
-        return self.leave(self.up(join(b, a), e))
+# %% ../../nbs/78_purify.diffpure.ipynb #49edf9e9
+@patch
+def forward(self:Denoiser, x, t):
+    def half(v): return F.avg_pool2d(v, 2, ceil_mode=True)
+    def join(v, skip): return torch.cat([F.interpolate(v, skip.shape[-2:]), skip], 1)
+    t = torch.as_tensor(t, device=x.device).expand(len(x))
+    e = self.time(sine_embedding(t, self.config['width']))
+    a = self.down(self.enter(x), e)
+    b = self.lower(half(a), e)
+    b = self.upper(join(self.middle(half(b), e), b), e)
+    return self.leave(self.up(join(b, a), e))
 
 # %% ../../nbs/78_purify.diffpure.ipynb #fac16620
 def noise_loss(
@@ -198,6 +195,7 @@ def noise_loss(
     out = model(scheduler.add_noise(2*x - 1, noise, t), t)
     return F.mse_loss(getattr(out, 'sample', out), noise)
 
+# %% ../../nbs/78_purify.diffpure.ipynb #81ddbe0a
 def _pack(model, opt):
     "Model and optimizer as tensors by name."
     state = {f'model.{k}': v for k, v in model.state_dict().items()}
@@ -223,43 +221,16 @@ def _denoise_step(model, opt, scheduler, x, step, s):
     opt.zero_grad(); loss.backward(); opt.step()
     return loss.item()
 
-# %% ../../nbs/78_purify.diffpure.ipynb #927e4dbe
-@torch.enable_grad()
-def train_denoiser(
-    dl,                    # a loader of clean (images, labels), images (B,C,H,W) in [0,1]
-    model=None,            # trained in place; None for a new `Denoiser` on the loader's device
-    steps:int=2000,        # Adam steps, at least 1
-    bs:int=64,             # images a step
-    lr:float=2e-3,         # Adam's rate, falling to 0 along a cosine, > 0
-    max_t:int=None,        # timesteps below this are trained; None for all of the scheduler's
-    scheduler=None,        # for the noise; None for `default_scheduler()`
-    width:int=32,          # channels of a new denoiser
-    seed:int=0,            # of weights, order and noise, non-negative
-    progress:bool=True,    # show a progress bar
-    resume=None,           # file for the state; the same call goes on after an interruption
-    every:float=30.,       # seconds between two savings of the state
-)->nn.Module:              # in eval mode; `.history` has the losses
-    "Train a model to predict noise."
-    check_ints(1, steps=steps); check_ints(bs=bs, width=width, seed=seed)
-    check_ints(none=True, max_t=max_t); check_numbers('(0, ∞)', lr=lr); check_numbers(every=every)
-    if model is not None: check_network(model, 'model')
-    check_iterable(dl)
-    scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
-    T = scheduler.config.num_train_timesteps
-    s = dict(steps=steps, bs=bs, lr=lr, max_t=T if max_t is None else max_t, seed=seed)
-    _check_training(s, T)
-    if model is None:
-        with fixed_seed(seed): model = Denoiser(width).to(getattr(dl, 'device', None) or 'cpu')
-    key = '' if resume is None else fingerprint(s, str(scheduler.config), model)
-    return _train(dl, model, scheduler, s, Resume(resume, key, every), progress)
-
 # %% ../../nbs/78_purify.diffpure.ipynb #c873d170
-def _check_training(s, T):
-    steps, bs, t = s['steps'], s['bs'], s['max_t']
-    if steps < 1 or bs < 1:
-        raise ValueError(f"steps and bs must be at least 1, got {steps} and {bs}")
-    if not 1 <= t <= T:
-        raise ValueError(f"max_t must lie between 1 and the scheduler's {T}, got {t}")
+def _training(scheduler, steps, bs, lr, max_t, seed):
+    "The settings of a training, checked."
+    check_ints(1, steps=steps, bs=bs); check_ints(seed=seed); check_ints(none=True, max_t=max_t)
+    check_numbers('(0, ∞)', lr=lr)
+    T = scheduler.config.num_train_timesteps
+    max_t = T if max_t is None else max_t
+    if not 1 <= max_t <= T:
+        raise ValueError(f"max_t must lie between 1 and the scheduler's {T}, got {max_t}")
+    return dict(steps=steps, bs=bs, lr=lr, max_t=max_t, seed=seed)
 
 # %% ../../nbs/78_purify.diffpure.ipynb #dd63f25c
 def _train(dl, model, scheduler, s, file, progress):
@@ -280,6 +251,32 @@ def _train(dl, model, scheduler, s, file, progress):
     file.done()
     model.history = history
     return model.eval()
+
+# %% ../../nbs/78_purify.diffpure.ipynb #927e4dbe
+@torch.enable_grad()
+def train_denoiser(
+    dl,                    # a loader of clean (images, labels), images (B,C,H,W) in [0,1]
+    model=None,            # trained in place; None for a new `Denoiser` on the loader's device
+    steps:int=2000,        # Adam steps, at least 1
+    bs:int=64,             # images a step
+    lr:float=2e-3,         # Adam's rate, falling to 0 along a cosine, > 0
+    max_t:int=None,        # timesteps below this are trained; None for all of the scheduler's
+    scheduler=None,        # for the noise; None for `default_scheduler()`
+    width:int=32,          # channels of a new denoiser
+    seed:int=0,            # of weights, order and noise, non-negative
+    progress:bool=True,    # show a progress bar
+    resume=None,           # file for the state; the same call goes on after an interruption
+    every:float=30.,       # seconds between two savings of the state
+)->nn.Module:              # in eval mode; `.history` has the losses
+    "Train a model to predict noise."
+    check_ints(width=width); check_numbers(every=every); check_iterable(dl)
+    if model is not None: check_network(model, 'model')
+    scheduler = check_scheduler(default_scheduler() if scheduler is None else scheduler)
+    s = _training(scheduler, steps=steps, bs=bs, lr=lr, max_t=max_t, seed=seed)
+    if model is None:
+        with fixed_seed(seed): model = Denoiser(width).to(getattr(dl, 'device', None) or 'cpu')
+    key = '' if resume is None else fingerprint(s, str(scheduler.config), model)
+    return _train(dl, model, scheduler, s, Resume(resume, key, every), progress)
 
 # %% ../../nbs/78_purify.diffpure.ipynb #45992221
 @patch
@@ -324,19 +321,21 @@ class EOT(View):
 
     def __repr__(self): return f"EOT({self.inner}, n={self.n}, seed={self.seed})"
 
-    def __call__(self,
-        net,            # a network with a `seed`, inside `under_attack`
-        render,         # function: patches → images (B,C,H,W)
-        p,              # patches, (B,C,h,w), or one for all, (C,h,w)
-        y,              # labels, (B,)
-        target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
-        step:int=0,     # number of the step
-        grad=True,      # whether the gradient is wanted
-    )->tuple:           # loss (B,), share of looks fooled (B,), gradient like `p` or None
-        "Look `n` times, each time at other noise."
-        looks, before = [], self.state_dict()
-        for i in range(self.n):
-            self.load_state_dict(before)
-            with at_seed(net, keyed_generator(self.seed, step, i).initial_seed()):
-                looks.append(self.inner(net, render, p, y, target, step, grad))
-        return tuple(None if v[0] is None else torch.stack(v).mean(0) for v in zip(*looks))
+# %% ../../nbs/78_purify.diffpure.ipynb #17aab91f
+@patch
+def __call__(self:EOT,
+    net,            # a network with a `seed`, inside `under_attack`
+    render,         # function: patches → images (B,C,H,W)
+    p,              # patches, (B,C,h,w), or one for all, (C,h,w)
+    y,              # labels, (B,)
+    target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
+    step:int=0,     # number of the step
+    grad=True,      # whether the gradient is wanted
+)->tuple:           # loss (B,), share of looks fooled (B,), gradient like `p` or None
+    "Look `n` times, each time at other noise."
+    looks, before = [], self.state_dict()
+    for i in range(self.n):
+        self.load_state_dict(before)
+        with at_seed(net, keyed_generator(self.seed, step, i).initial_seed()):
+            looks.append(self.inner(net, render, p, y, target, step, grad))
+    return tuple(None if v[0] is None else torch.stack(v).mean(0) for v in zip(*looks))

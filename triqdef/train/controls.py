@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..core import check_numbers, generator
 from ..percept.edges import full, gaussian_smooth
-from .callback import PatchAT, Partner, TriQDef
+from .callback import PatchAT, Partner, training_method, TriQDef
 from .objective import Objective
 
 # %% ../../nbs/56_train.controls.ipynb #5d0e0703
+@training_method('gradient-noise', 'patch training with noise in the update, a control', own='sigma',
+                 reads='lambda_adv distill warmup max_active patch_size attack_steps step_size')
 class GradientNoise(PatchAT):
     "The control with noise in the update: patch adversarial training with noisy parameter gradients."
     def __init__(self,
@@ -28,7 +30,6 @@ class GradientNoise(PatchAT):
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, sigma=sigma)
-        if not 0 <= sigma < float('inf'): raise ValueError(f"sigma must be a finite number ≥ 0, got {sigma}")
         super().__init__(bits, lambda_adv, **kwargs)
         self.sigma = sigma
 
@@ -55,7 +56,6 @@ def roughness(
 )->Tensor:             # (B,), from 0 to about 1
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
     check_numbers('(0, ∞)', sigma=sigma)
-    if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
     if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -75,6 +75,9 @@ class SmoothObjective(Objective):
         "The roughness of the gradients, where they were taken."
         return None, torch.stack([roughness(g, self.smooth).mean() for g in grads.values()]).mean() if grads else None
 
+# %% ../../nbs/56_train.controls.ipynb #b94960cb
+@training_method('gradient-smooth', 'patch training and a penalty on rough gradients, a control',
+                 reads='lambda_adv lambda_gpdp smooth distill warmup max_active patch_size attack_steps step_size')
 class GradientSmooth(TriQDef):
     "The control with smooth input gradients: patch adversarial training and a penalty on roughness."
     objective_of = SmoothObjective
@@ -87,5 +90,13 @@ class GradientSmooth(TriQDef):
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, weight=weight)
         check_numbers('(0, ∞)', sigma=sigma)
-        if not 0 < sigma < float('inf'): raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
         super().__init__(bits, lambda_adv, 0., weight, smooth=sigma, **kwargs)
+
+# %% ../../nbs/56_train.controls.ipynb #1febb62b
+@patch(cls_method=True)
+def parts_from(cls:GradientSmooth,
+    s,    # checked `TrainSettings`
+)->dict:
+    "Arguments of the constructor."
+    parts = super(GradientSmooth, cls).parts_from(s)
+    return parts | dict(weight=parts.pop('lambda_gpdp'), sigma=parts.pop('smooth') or 1.)

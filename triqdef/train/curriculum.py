@@ -27,10 +27,6 @@ class BACT:
         check_ints(2, none=True, max_active=max_active); check_ints(seed=seed)
         check_numbers('[0, 1]', warmup=warmup, ramp=ramp)
         self.bits, self.warmup, self.ramp, self.seed = check_bits(bits), warmup, ramp, seed
-        for name, share in dict(warmup=warmup, ramp=ramp).items():
-            if not 0 <= share <= 1: raise ValueError(f"{name} is a share of training between 0 and 1, got {share}")
-        if max_active is not None and max_active < 2:
-            raise ValueError(f"max_active must be at least 2, since penalties compare pairs, got {max_active}")
         self.max_active = max_active or len(self.bits)
 
     def __repr__(self):

@@ -16,6 +16,7 @@ from torch import nn, Tensor
 
 from ..core import check_bits, check_choice, check_ints, check_numbers, generator
 from ..quant.convert import at_bits, bit_state_of, bits_of
+from .callback import training_method
 from .pbat import PBAT
 
 # %% ../../nbs/54_train.dwq.ipynb #c2e200c5
@@ -33,6 +34,8 @@ class OneBit:
     def penalty_weight(self, progress): return 0.
 
 # %% ../../nbs/54_train.dwq.ipynb #580b38f2
+@training_method('dwq', 'one bit-width a step, all images patched', 'Fu 2021', own='share',
+                 reads='patch_size attack_steps step_size')
 class DWQ(PBAT):
     "Random-precision adversarial training (Fu 2021): one bit-width a step, for attack and update."
     curriculum_of = OneBit
@@ -43,6 +46,14 @@ class DWQ(PBAT):
     ):
         check_numbers('(0, 1]', share=share)
         super().__init__(bits, share, **kwargs)
+
+# %% ../../nbs/54_train.dwq.ipynb #b6a97bcd
+@patch(cls_method=True)
+def check_settings(cls:DWQ,
+    s,    # `TrainSettings`
+):
+    "Refuse `distill`: there is one bit-width a step."
+    if s.distill: raise ValueError("distill has no teacher in 'dwq': one bit-width a step")
 
 # %% ../../nbs/54_train.dwq.ipynb #b4b1bd11
 class RPI(nn.Module):

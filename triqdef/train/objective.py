@@ -133,19 +133,19 @@ class Objective:
         distill:float=0.,          # share of the lower bit-widths' clean loss owed to the highest one, 0 to 1
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
-                      lambda_gpdp=lambda_gpdp)
-        check_numbers(smooth=smooth); check_numbers('[0, 1]', distill=distill)
-        if not 0 <= distill <= 1: raise ValueError(f"distill is a share between 0 and 1, got {distill}")
-        for n, v in dict(lambda_adv=lambda_adv, lambda_fdp=lambda_fdp, lambda_gpdp=lambda_gpdp, smooth=smooth).items():
-            if not 0 <= v < float('inf'): raise ValueError(f"{n} must be a finite number ≥ 0, got {v}")
+                      lambda_gpdp=lambda_gpdp, smooth=smooth)
+        check_numbers('[0, 1]', distill=distill)
         if stages is not None: check_stages(stages)
         if pairs is not None: bit_pairs(range(1, 33), pairs)
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func
         self.distill = distill
 
-    @property
-    def patched(self): return max(self.lambda_adv, self.lambda_fdp, self.lambda_gpdp) > 0
+# %% ../../nbs/51_train.objective.ipynb #3ddd677f
+@patch(as_prop=True)
+def patched(self:Objective)->bool:
+    "Whether any term needs patched images."
+    return max(self.lambda_adv, self.lambda_fdp, self.lambda_gpdp) > 0
 
 # %% ../../nbs/51_train.objective.ipynb #46d721d4
 def _pairs_within(bits, pairs):
@@ -163,6 +163,26 @@ def penalties(self:Objective,
     pairs = _pairs_within(bits, self.pairs) if len(bits) > 1 else []
     f = fdp(feats, pairs, smooth=self.smooth) if feats and pairs else None
     return f, gpdp(grads, pairs, smooth=self.smooth) if grads and pairs else None
+
+# %% ../../nbs/51_train.objective.ipynb #4106b46e
+@patch
+def _clean_terms(self:Objective, net, x, y, bits, first, teacher):
+    "Clean losses at all bit-widths, the first of them if it is not known yet."
+    known = [] if first is None else [first]
+    teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)
+    if self.distill and known and teacher is None:
+        raise ValueError("distill needs the teacher of a loss that is given")
+    return known + clean_losses(net, x, y, bits[len(known):], self.loss_func, self.distill, teacher)
+
+@patch
+def _weighted(self:Objective, terms, ramp):
+    "The terms and their weighted sum; what was not computed is 0."
+    total, zero = terms['clean'], terms['clean'].new_zeros(())
+    weights = dict(adv=self.lambda_adv, fdp=ramp*self.lambda_fdp, gpdp=ramp*self.lambda_gpdp)
+    for name, weight in weights.items():
+        if terms.get(name) is not None and weight: total = total + weight*terms[name]
+    named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', *weights)}
+    return Terms(**named, total=total)
 
 # %% ../../nbs/51_train.objective.ipynb #e033e8e0
 @patch
@@ -182,18 +202,10 @@ def __call__(self:Objective,
     y = _check_batch(x, y, self.loss_func)
     if x_adv is not None: check_images(x_adv, 'x_adv')
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
-    known = [] if first is None else [first]
-    teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)
-    if self.distill and known and teacher is None: raise ValueError("distill needs the teacher of a loss that is given")
-    clean = known + clean_losses(net, x, y, bits[len(known):], self.loss_func, self.distill, teacher)
+    clean = self._clean_terms(net, x, y, bits, first, teacher)
     terms = dict(clean=sum(clean)/len(clean))
     if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
-    zero = terms['clean'].new_zeros(())
-    total = terms['clean']
-    for name, weight in dict(adv=self.lambda_adv, fdp=ramp*self.lambda_fdp, gpdp=ramp*self.lambda_gpdp).items():
-        if terms.get(name) is not None and weight: total = total + weight*terms[name]
-    named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', 'adv', 'fdp', 'gpdp')}
-    return Terms(**named, total=total)
+    return self._weighted(terms, ramp)
 
 # %% ../../nbs/51_train.objective.ipynb #9d61c702
 @patch

@@ -13,9 +13,11 @@ from fastcore.basics import patch
 
 from ..core import check_numbers
 from ..attack.pgd import PatchPGD
-from .callback import TriQDef
+from .callback import training_method, TriQDef
 
 # %% ../../nbs/53_train.pbat.ipynb #efc89736
+@training_method('pbat', 'half of every batch patched', 'Rao 2020', own='share',
+                 reads='distill warmup max_active patch_size attack_steps step_size')
 class PBAT(TriQDef):
     "Patch-based adversarial training: a share of each batch is patched (Rao 2020)."
     def __init__(self,
@@ -25,7 +27,6 @@ class PBAT(TriQDef):
         **kwargs,           # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
         check_numbers('(0, 1]', share=share)
-        if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
         attack = PatchPGD(8, steps=25, keep='loss') if attack is None else attack
         super().__init__(bits, 0., 0., 0., attack=attack, **kwargs)
         self.share, self.patched = share, True

@@ -17,7 +17,7 @@ from ..attack.criteria import check_classes
 from ..attack.patch import check_fits, check_where, patch_hw, place, random_places
 from ..attack.views import as_view, under_attack
 from ..core import check_images, check_ints, check_labels, check_numbers, generator
-from .callback import PatchAT
+from .callback import PatchAT, training_method
 
 # %% ../../nbs/55_train.pbcat.ipynb #987b3a13
 def guided_cells(
@@ -53,15 +53,11 @@ class CompositePGD:
         seed=None,               # an int that makes each call repeat; None for the global random state
     ):
         check_ints(1, steps=steps); check_ints(cell=cell); check_ints(none=True, seed=seed)
-        check_numbers(eps_patch=eps_patch, eps_global=eps_global)
+        check_numbers('[0, 1]', eps_patch=eps_patch, eps_global=eps_global)
         check_numbers('(0, 1]', share=share)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share
-        if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
-        for n, v in dict(eps_patch=eps_patch, eps_global=eps_global).items():
-            if not 0 <= v <= 1: raise ValueError(f"{n} must lie between 0 and 1, got {v}")
         if cell < 1 or any(s % cell for s in self.size):
             raise ValueError(f"cell must divide both sides of the box {self.size}, got {cell}")
-        if not 0 < share <= 1: raise ValueError(f"share must lie above 0 and be at most 1, got {share}")
         check_where(places)
         self.eps_patch, self.eps_global, self.places = eps_patch, eps_global, places
         self.seed, self.shape = seed, 'square'
@@ -90,6 +86,8 @@ def attack(self:CompositePGD,
     return adv
 
 # %% ../../nbs/55_train.pbcat.ipynb #d65cab41
+@training_method('pbcat', 'a strong patch and a faint change of all else', 'PBCAT 2025, adapted',
+                 reads='lambda_adv distill warmup max_active patch_size attack_steps')
 class PBCAT(PatchAT):
     "Composite adversarial training (PBCAT 2025, adapted): clean and doubly perturbed images at all bit-widths."
     def __init__(self,
@@ -100,3 +98,11 @@ class PBCAT(PatchAT):
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv)
         super().__init__(bits, lambda_adv, attack=CompositePGD() if attack is None else attack, **kwargs)
+
+# %% ../../nbs/55_train.pbcat.ipynb #c0f5d9a5
+@patch(cls_method=True)
+def attack_from(cls:PBCAT,
+    s,    # checked `TrainSettings`
+):
+    "The composite attack; its step follows from the bounds."
+    return CompositePGD(s.patch_size, s.attack_steps)
