@@ -20,7 +20,8 @@ from torch import fx, nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..core import check_bit, unwrap
-from ..quant.convert import _is_plain, _swap, _unquantized, at_bits, bit_state_of, keep_bits
+from ..quant.convert import (at_bits, bit_state_of, is_plain, keep_bits, swap_modules,
+                                   unquantized_layer)
 from ..quant.layers import QConv2d, QLinear
 from ..quant.norm import MultiBitNorm
 from ..unfuse import same_pads, SameConv2d
@@ -204,7 +205,7 @@ class _Tracer(fx.Tracer):
 def _folds(layer, bn):
     "Whether both compute just what their kinds compute, in eval mode and with nothing hooked to them."
     known = type(bn).forward is nn.BatchNorm2d.forward or type(bn).__module__ == 'timm.layers.norm_act'
-    plain = type(layer) is IntConv2d or _is_plain(layer, nn.Conv2d) or _is_plain(layer, SameConv2d)
+    plain = type(layer) is IntConv2d or is_plain(layer, nn.Conv2d) or is_plain(layer, SameConv2d)
     free = not any(m._forward_hooks or m._forward_pre_hooks or is_parametrized(m) for m in (layer, bn))
     return known and plain and free and bn.track_running_stats
 
@@ -259,7 +260,7 @@ def fold_norms(
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     pairs = norm_pairs(net) if norms else []
     for l, n in pairs: _fold(net.get_submodule(l), net.get_submodule(n))
-    _swap(net, {n: _after(net.get_submodule(n)) for _, n in pairs})
+    swap_modules(net, {n: _after(net.get_submodule(n)) for _, n in pairs})
     return [n for _, n in pairs]
 
 # %% ../../nbs/73_deploy.extract.ipynb #50382cd8
@@ -287,7 +288,7 @@ def _extractable(net):
 def _replaced(out, bits):
     "The integer forms of its quantized layers that have seen activations, by name."
     layers = {n: m for n, m in out.named_modules() if isinstance(m, (QConv2d, QLinear))}
-    new = {n: _unquantized(m) for n, m in layers.items() if bits not in m.act_quant.widths}     # first_last=32
+    new = {n: unquantized_layer(m) for n, m in layers.items() if bits not in m.act_quant.widths}     # first_last=32
     ready = [n for n in layers if n not in new and layers[n].act_quant.ready[bits]]
     missing = [n for n in layers if n not in new and n not in ready]
     if missing and not ready:
@@ -306,7 +307,7 @@ def single_bit(
     out = keep_bits(net, bits).eval()
     new = _replaced(out, bits) if bits != 32 else {}
     if '' in new: out = new['']
-    else: _swap(out, new)
+    else: swap_modules(out, new)
     for m in out.modules():
         if not isinstance(m, (QConv2d, QLinear)) and hasattr(m, 'bit_state'): m.bit_state = None
     out.extracted = dict(bits=bits, folded=_folded(out) if fold else [])
