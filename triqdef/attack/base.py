@@ -10,6 +10,8 @@ __all__ = ['PatchRun', 'Attack', 'ImageAttack', 'best_of', 'UniversalAttack', 'c
 
 # %% ../../nbs/41_attack.base.ipynb #2075e79a
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pkgutil import iter_modules
 
 import torch
 from fastcore.basics import patch
@@ -178,7 +180,9 @@ def declare(
 def declared_attacks(
     **having,    # fields of `Declared` and the values that are wanted
 )->dict:         # name → `Declared`
-    "The attacks that are declared, white-box first."
+    "The attacks that are declared in a module of `triqdef.attack` or elsewhere, white-box first."
+    there = import_module('triqdef.attack').__path__
+    for m in iter_modules(there, 'triqdef.attack.'): import_module(m.name)
     found = sorted(_declared.values(), key=lambda d: (d.black_box, d.order, d.name))
     return {d.name: d for d in found if all(getattr(d, k) == v for k, v in having.items())}
 

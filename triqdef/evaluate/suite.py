@@ -10,7 +10,6 @@ __all__ = ['attack_budgets', 'attack_names', 'suite_table', 'attack_suite', 'at_
 # %% ../../nbs/66_evaluate.suite.ipynb #ae48c66e
 import pandas as pd
 
-from ..attack import gap, lavan, nes, patchattack, pgd, sparse_rs    # each declares its attacks
 from ..attack.base import Brief, declared_attacks
 from ..attack.criteria import as_criterion
 from ..attack.patch import check_hw
