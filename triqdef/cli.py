@@ -44,7 +44,7 @@ from .quant.quantizers import Quantizer, quantizer_names
 from .results import cells_of, collect, store_study, study_remark
 from .study import load_recipe, study
 from .train.run import TrainSettings, alone, named_device, check_same_classes, check_writable
-from .train.run import load_run, make_data, methods, own_settings, recorded_settings
+from .train.run import load_run, make_data, methods, own_options, recorded_settings
 from .train.run import settings_from, train, without_effect
 
 # %% ../nbs/80_cli.ipynb #820a297e
@@ -79,7 +79,7 @@ def _add_methods(
     listed = '; '.join(f'{n}: {cls.declared.about}' for n, cls in methods.items())
     next(a for a in parser._actions if a.dest == 'method').help += f'. {listed}'.replace('%', '%%')
     group = parser.add_argument_group('settings of single methods')
-    for name, of in own_settings().items():
+    for name, of in own_options().items():
         said = '; '.join(f'{m}: {p.docment} (default: {_shown(p.default)})' for m, p in of.items())
         kind = type(next(iter(of.values())).default)
         group.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, metavar=name.upper(),
@@ -89,7 +89,7 @@ def _option(name): return '--' + name.replace('_', '-')
 
 def _settings_from(args):
     "The settings that the options of `train` say."
-    names = [*(f.name for f in fields(TrainSettings)), *own_settings()]
+    names = [*(f.name for f in fields(TrainSettings)), *own_options()]
     return settings_from({n: v for n, v in vars(args).items() if n in names})
 
 # %% ../nbs/80_cli.ipynb #7b4f37f8

@@ -29,7 +29,7 @@ from .evaluate.suite import attack_names
 from .evaluate.transfer import records, slug, Transfer, transfer_matrix
 from .files import fingerprint, plain, read_json, write_json
 from .train.run import alone, check_writable, load_run, make_callback, make_data, train, TrainSettings
-from .train.run import own_settings, settings_from, without_effect
+from .train.run import own_options, settings_from, without_effect
 
 # %% ../nbs/69_study.ipynb #70b734db
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def check(self:Recipe)->Recipe:
     for k in ('train', 'evaluate'): _check_table(getattr(self, k), k, object)
     for what, names in dict(control=[self.control], ablation=self.ablation).items():
         for n in names: check_choice(n, self.arms, what)
-    known = [*(f.name for f in fields(TrainSettings)), *own_settings()]
+    known = [*(f.name for f in fields(TrainSettings)), *own_options()]
     for d, more in [(self.train, ()), *((a, ('about', 'paper')) for a in self.arms.values())]:
         for k in d: check_choice(k, [*known, *more], 'a field of TrainSettings')
         own = {'bits', 'seed', 'device'} & set(d) if more else ()

@@ -70,7 +70,12 @@ def unit_gradient(
 # %% ../../nbs/39_attack.views.ipynb #8835baca
 class View:
     "How an attack looks at the bit-widths: the call, and its memory, by default none but that of `inner`."
-    inner, bits = None, ()     # another view; the bit-widths that are visited in turn
+    inner, bits = None, ()     # another view; the bit-widths that this one visits in turn
+
+    @property
+    def visits(self):
+        "The bit-widths that this view, or the one inside it, looks at."
+        return self.bits or (() if self.inner is None else self.inner.visits)
 
     def reset(self):
         if self.inner is not None: self.inner.reset()

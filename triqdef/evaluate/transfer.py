@@ -30,6 +30,7 @@ from ..attack.criteria import check_classes, Criterion
 from ..attack.patch import (check_where, null_patch, Patch, patch_hw, patch_mask, place,
                                   random_places)
 from ..attack.state import own_settings, plain_batch, seeded_loader
+from ..attack.views import View
 from ..core import (check_bit, check_bits, check_choice, check_folder, check_images,
                           check_ints, check_labels, device_of, eval_mode, fixed_seed, generator,
                           images_at_once, versions)
@@ -101,9 +102,7 @@ def source_label(
 def _made_at(label, s, bits):
     "The bit-widths that a source looks at: those of a view, a tuple, or a label."
     if callable(s):
-        inner, told = s, None
-        while told is None and inner is not None:
-            told, inner = getattr(inner, 'bits', None), getattr(inner, 'inner', None)
+        told = s.visits if isinstance(s, View) else getattr(s, 'bits', ())
         told = [told] if isinstance(told, int) else list(told or ())
         if told and None not in told: return told
         raise ValueError(f"source {label!r} must tell the bit-widths it looks at, as .bits; got {told or s!r}")
