@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from triqdef.cli import _idle_options, _parsed, _rules, _typed, main, parser
+from triqdef.cli import _idle_options, _parsed, _rules_of, _typed, main, parser
 from triqdef.files import fingerprint
 from triqdef.study import load_recipe, study
 from triqdef.train.run import TrainSettings, alone, load_run, make_callback, make_data, make_network, methods, train, without_effect
@@ -139,7 +139,7 @@ def typed(a):
 @pytest.mark.parametrize('command', BASE)
 def test_every_option_is_decided(command):
     "Of each option of the parser it is known where it does nothing, or that it always does something (AntonMu/TrainYourOwnYOLO #209)."
-    told = {n for names, _, _ in _rules[command] for n in names}
+    told = {n for names, _, _ in _rules_of(command) for n in names}
     if command == 'train':
         told = {n for m in methods for d in ('toys', 'f') for s in ('scratch', 's') for b in ((4,), (8, 4))
                 for n in without_effect(TrainSettings(method=m, data=d, start=s, bits=b))}

@@ -126,17 +126,18 @@ _fixed_rules = [
 _rules = dict(
     demo=[(('epochs', 'start'), lambda a: a.train, 'without --train'),
           (('train', 'epochs', 'start'), lambda a: not a.quick, 'beside --quick, which trains toys')],
-    train=[], evaluate=None,
+    train=[],
     export=[(('of',), lambda a: a.report, 'without --report'),
             (('patch_size', 'gap_steps', 'target'), lambda a: not a.report, 'beside --report, whose patches are tried'),
             (('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")],
     study=[(('out',), lambda a: a.collect, 'without --collect'),
            (('folder', 'arms', 'seeds', 'only', 'device'), lambda a: not a.collect, 'beside --collect')])
 
+def _rules_of(command): return _evaluate_rules() if command == 'evaluate' else _rules[command]
+
 def _idle_options(args):
     "The written options that have no effect, with the reason."
-    rules = _evaluate_rules() if args.command == 'evaluate' else _rules[args.command]
-    out = {n: why for names, holds, why in rules for n in names if n in args.written and not holds(args)}
+    out = {n: why for names, holds, why in _rules_of(args.command) for n in names if n in args.written and not holds(args)}
     if args.command != 'train': return out
     idle = without_effect(_settings_from(args))
     return {n: why for n, why in idle.items() if n in args.written}
