@@ -137,7 +137,8 @@ def _rules_of(command): return _evaluate_rules() if command == 'evaluate' else _
 
 def _idle_options(args):
     "The written options that have no effect, with the reason."
-    out = {n: why for names, holds, why in _rules_of(args.command) for n in names if n in args.written and not holds(args)}
+    rules = _rules_of(args.command)
+    out = {n: why for names, holds, why in rules for n in names if n in args.written and not holds(args)}
     if args.command != 'train': return out
     idle = without_effect(_settings_from(args))
     return {n: why for n, why in idle.items() if n in args.written}

@@ -32,7 +32,8 @@ class Quantizer(nn.Module):
         shape:tuple=(),     # shape of a step: () for one, (C,1,1,1) for one per output channel
     ):
         super().__init__()
-        self.kind = check_choice(self.kinds[0] if kind is None else kind, self.kinds, f'kind of a {type(self).__name__}')
+        kind = self.kinds[0] if kind is None else kind
+        self.kind = check_choice(kind, self.kinds, f'kind of a {type(self).__name__}')
         self.shape, self.widths = tuple(shape), {int(b): int(w) for b, w in widths.items()}
         for w in self.widths.values():
             if not 2 <= w <= 16: raise ValueError(f"a quantizer has 2 to 16 bits, got {w}")
