@@ -43,14 +43,23 @@ class PatchRun:
 
 # %% ../../nbs/41_attack.base.ipynb #bda97c23
 class Attack:
-    "What all attacks share: a state that is kept, and whether a transfer matrix makes one patch for all."
+    "Base class of attacks: defaults for saving, seed, progress and the transfer matrix."
     save_every = 30.    # seconds between two savings of the state
-    universal = False   # whether a transfer matrix calls `fit`
+    universal = False   # for a class with both methods: whether a transfer matrix calls `fit`
     seed, progress = None, False
 
 class ImageAttack(Attack):
     "An attack that makes a patch for each image."
-    def run(self, net, x, y, bits=None, history=False, resume=None): raise NotImplementedError
+    def run(self,
+        net,              # any network from [0,1] pixels to logits
+        x:Tensor,         # images, (B,C,H,W) float in [0,1]
+        y,                # labels, (B,) integers
+        bits=None,        # a bit-width, several, a view, or None: as it stands
+        history=False,    # whether the loss of each step is kept
+        resume=None,      # file for the state, or None
+    )->PatchRun:
+        "The attack with everything it found; every attack defines it."
+        raise NotImplementedError
 
     def attack(self,
         net,           # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -69,6 +78,7 @@ def best_of(
     keep='success',    # 'success' (the goal first, then the loss) or 'loss'
 )->dict:               # the same
     "The better of two finds, image by image; the old one where they are equal."
+    check_choice(keep, ('success', 'loss'), 'keep')
     up = new['loss'] > old['loss']
     if keep == 'success': up = (new['met'] > old['met']) | (new['met'] == old['met']) & up
     pick = lambda a, b: torch.where(up.view(-1, *[1]*(a.ndim - 1)), a, b)
@@ -134,32 +144,32 @@ def check_attack(
 class Brief:
     "What a suite asks of an attack."
     size:int          # side of the patch in pixels
-    budget:int        # steps or queries
+    budget:int        # steps or queries, ≥ 1
     target:int=None   # the class that a targeted attack reaches for
     dictionary:object=None    # a `TextureDictionary`
-    seed:int=None
+    seed:int=None     # ≥ 0, or None: drawn or given later
 
 @dataclass(frozen=True)
 class DeclaredAttack:
     "An attack as the rest of the library knows it."
     name:str              # in recipes and on the command line
     title:str             # in tables; {hw} is the size of the patch
-    budget:str            # name of its budget in `attack_suite`
-    full:int              # that budget in a report
-    quick:int             # and in a quick one
+    budget:str            # keyword of `attack_suite` for its budget; same name, same `full` and `quick`
+    full:int              # steps or queries in a full report, ≥ 1
+    quick:int             # steps or queries in a quick report, ≥ 1
     paper:str             # authors, year, and where to find it
-    settings:object       # function: `Brief` → arguments of the class
+    settings:object       # function: `Brief` → dict of constructor arguments, without `seed`
     black_box:bool=False  # sees scores only
     universal:bool=False  # one patch for all images
-    bounded:bool=False    # belongs to a quick report
+    bounded:bool=False    # whether a quick report includes it
     targeted:bool=False   # reaches for the class of the brief
     needs:tuple=()        # fields of `Brief` that it cannot be made without
-    chooses_area:bool=False   # the size of the patch is not asked for
-    option:str=''         # the budget on the command line, '' for NAME_steps
-    fixed:dict=field(default_factory=dict)    # arguments that make it what it is
-    recipe:dict=field(default_factory=dict)   # defaults of a study's recipe
+    chooses_area:bool=False   # whether it ignores `Brief.size`
+    option:str=''         # option of the budget on the command line, with underscores; '' for BUDGET_steps
+    fixed:dict=field(default_factory=dict)    # arguments that a recipe gets too, such as universal=True
+    recipe:dict=field(default_factory=dict)   # defaults in a recipe, which may override them
     order:int=90          # place in tables, low first; white-box attacks stand before the others
-    cls:type=None
+    cls:type=None         # the class, set by `declare`
 
 # %% ../../nbs/41_attack.base.ipynb #790bc963
 _declared = {}
@@ -173,6 +183,9 @@ def declare(
         old = _declared.get(d.name)
         if old is not None and old.cls.__qualname__ != cls.__qualname__:
             raise ValueError(f"an attack named {d.name!r} is declared already, by {old.cls.__name__}")
+        for o in _declared.values():
+            if o.name != d.name and o.budget == d.budget and (o.full, o.quick) != (d.full, d.quick):
+                raise ValueError(f"budget {d.budget!r} is {o.full} and {o.quick} already, by {o.name!r}")
         _declared[d.name] = replace(d, option=d.option or f'{d.budget}_steps')
         return cls
     return register
@@ -180,7 +193,7 @@ def declare(
 def declared_attacks(
     **having,    # fields of `DeclaredAttack` and the values that are wanted
 )->dict:         # name → `DeclaredAttack`
-    "The attacks that are declared in a module of `triqdef.attack` or elsewhere, white-box first."
+    "Import every module of `triqdef.attack`; return all declared attacks, white-box first."
     there = import_module('triqdef.attack').__path__
     for m in iter_modules(there, 'triqdef.attack.'): import_module(m.name)
     found = sorted(_declared.values(), key=lambda d: (d.black_box, d.order, d.name))

@@ -25,7 +25,7 @@ from ..quant.convert import bit_state_of
 def own_settings(
     attack,    # an attack, or anything with attributes
 )->dict:
-    "The settings that shape what an attack finds."
+    "Return all attributes of an attack except `history`, `progress` and `save_every`."
     idle = ('history', 'progress', 'save_every')
     return {k: v for k, v in getattr(attack, '__dict__', {}).items() if k not in idle}
 
@@ -35,7 +35,7 @@ def state_key(
     net,        # the network, for its weights and its active bit-width
     *things,    # what else the result depends on: images, labels, bit-widths
 )->str:         # 64 hexadecimal digits
-    "What the state of an attack belongs to."
+    "Return the fingerprint of an attack, its network and what else decides the result."
     active = getattr(bit_state_of(net), 'bits', None)
     return fingerprint(type(attack).__name__, own_settings(attack), net, active, *things)
 
@@ -46,7 +46,7 @@ def state_file(
     net,        # the network, for its weights and its active bit-width
     *things,    # what else the result depends on: images, labels, bit-widths
 )->Resume:
-    "Where the state of an attack is kept."
+    "Return the `Resume` file for the state of an attack."
     key = '' if path is None else state_key(attack, net, *things)
     return Resume(path, key, attack.save_every)
 
@@ -56,7 +56,7 @@ def save_state(
     state:dict,     # tensors, lists of tensors of one shape, random generators, numbers
     view=None,      # a view, for its memory if it has one
 ):
-    "Write the state, if it is time to."
+    "Write the state if `save_every` seconds have passed since the last writing."
     if not file.due: return
     memory = {} if view is None else view.state_dict()
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
@@ -73,7 +73,7 @@ def load_state(
     device='cpu',    # where the tensors are put
     view=None,       # a view, for its memory if it has one
 )->dict:             # what the file holds, or `state` where there is no file
-    "The state to go on from."
+    "Return the saved state; tensors, generators and the view's memory are restored."
     tensors, notes = file.load() or ({}, {})
     memory = {k: tensors.pop(k).to(device) for k in list(tensors) if k.startswith('view.')}
     if memory: view.load_state_dict({k[5:]: v for k, v in memory.items()})
@@ -128,7 +128,7 @@ def seeded_loader(
     dl,      # a torch or fastai loader, or any iterable
     seed,    # an int, or None to change nothing
 ):
-    "A block in which `dl` gives its batches in an order that depends on `seed` alone."
+    "Fix the order of the batches of `dl` by `seed` for a block, and restore its state."
     own = getattr(dl, 'rng', None)
     with nullcontext() if seed is None else fixed_seed(seed):
         if seed is not None and isinstance(own, random.Random): dl.rng = random.Random(seed)

@@ -23,7 +23,7 @@ from ..quant.convert import at_bits, bits_of
 def under_attack(
     net:nn.Module,    # any network
 ):
-    "Eval mode, frozen parameters, gradients on, for a block; all is restored, after errors too."
+    "Set eval mode, freeze parameters and enable gradients for a block; restore all, after errors too."
     flags = [(p, p.requires_grad) for p in check_network(net).parameters()]
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(net):
         for p, _ in flags: p.requires_grad_(False)
@@ -33,8 +33,8 @@ def under_attack(
 
 # %% ../../nbs/39_attack.views.ipynb #16d0b09b
 def gradient_to(
-    loss,          # (B,), with or without a graph
-    p,             # patches, a leaf
+    loss,          # losses, (B,), with or without a graph
+    p,             # patches, (B,C,h,w) or (C,h,w), a leaf tensor
     keep=False,    # keep the graph for another gradient
 )->Tensor:         # as `p`
     "The gradient of `loss.sum()`; zero where none reaches `p`."
@@ -69,7 +69,7 @@ def unit_gradient(
 
 # %% ../../nbs/39_attack.views.ipynb #8835baca
 class View:
-    "How an attack looks at the bit-widths: the call, and its memory, by default none but that of `inner`."
+    "Base class of views; subclasses define `__call__` as `BitMean` does, and memory methods if they need them."
     inner, bits = None, ()     # another view; the bit-widths that this one visits in turn
 
     @property
@@ -106,7 +106,7 @@ class BitMean(View):
         p,              # patches, (B,C,h,w), or one for all, (C,h,w)
         y,              # labels, (B,)
         target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
-        step:int=0,     # number of the step, for views that change
+        step:int=0,     # number of the step, from 0
         grad=True,      # whether the gradient is wanted
     )->tuple:           # loss (B,), share of bit-widths fooled (B,), gradient like `p` or None
         "Look once: every bit-width of this step, forward and backward to the patch alone."
@@ -124,7 +124,7 @@ class RoundRobin(BitMean):
 
 # %% ../../nbs/39_attack.views.ipynb #ab6e0c5c
 class Called(View):
-    "A function that is called as a view is."
+    "Wrap a function as a view."
     def __init__(self,
         function,    # (net, render, p, y, target, step, grad) → loss (B,), share fooled (B,), gradient
     ): self.function = function
@@ -137,7 +137,7 @@ def as_view(
     bits,               # None, a bit-width, several, a function, or a view, which passes through
     several=BitMean,    # the view for several bit-widths
 )->View:
-    "The view of the bit-widths that an attack uses; one with a memory forgets earlier runs."
+    "Return a view for `bits`; a view passes through and is reset."
     if isinstance(bits, View): bits.reset(); return bits
     if callable(bits): return Called(bits)
     return several(bits) if hasattr(bits, '__iter__') else BitMean(bits)
@@ -146,6 +146,6 @@ def check_has(
     net,          # a network
     view:View,    # what `as_view` gave
 ):
-    "Check the bit-widths that a view visits in turn, all of them before the first."
-    for b in view.bits:
+    "Raise a `ValueError` if the view visits a bit-width that the network lacks."
+    for b in view.visits:
         if b is not None: check_bit(b, bits_of(net))

@@ -24,11 +24,10 @@ from jinja2 import Environment, FileSystemLoader
 from torch import nn, Tensor
 
 # %% ../../nbs/68_evaluate.report.ipynb #e0b1ea7c
-from ..attack.nes import NES
+from ..attack.base import declared_attacks
 from ..attack.patch import Patch, as_picture
 from ..attack.state import seeded_loader
 from ..attack.textures import TextureDictionary
-from ..attack.sparse_rs import SparseRS
 from ..core import as_path, asset, check_bits, check_ints, device_of, images_at_once, versions
 from .alignment import (Alignment, alignment_report, draw_gradient_maps,
                                         gradient_maps, measures)
@@ -37,7 +36,7 @@ from .compare import compare, Comparison
 from .seen import (by_setting, seen_table, training_configuration,
                                    TrainingConfiguration)
 from .success import clean_accuracy
-from .suite import at_area, attack_suite
+from .suite import at_area, attack_names, attack_suite
 from .transfer import batches_up_to, evaluation_images, Transfer, transfer_matrix
 from ..files import fingerprint, plain, read_json, write_json
 from ..quant.convert import bits_of
@@ -187,9 +186,9 @@ def default_attacks(
     quick=False,   # the bounded budgets
 )->dict:           # readable name → attack
     "All attacks of `attack_suite` that can be made with what is given."
-    if quick: names = ('gap', 'pgd', 'lavan') if fit_on is not None else ('pgd', 'lavan')
-    elif fit_on is None: names = ('pgd', 'lavan', 'sparse-rs', 'nes', 'mpa')
-    else: names = None
+    known = declared_attacks()
+    lacks = ('dictionary',) if quick or fit_on is None else ()
+    names = [n for n in attack_names(quick, lacks) if fit_on is not None or not known[n].universal]
     textures = None if quick or fit_on is None else TextureDictionary.build(net, fit_on, n_clusters=2, steps=50)
     return attack_suite(names, side, quick, dictionary=textures)
 
@@ -297,11 +296,15 @@ def _matrix(name, net, work, parts):
                            places=s.places, parts=parts, seed=s.seed, progress=s.progress, label=f'{name}: ')
 
 # %% ../../nbs/68_evaluate.report.ipynb #50e6445f
+def _blind():
+    "The attacks that see scores alone and have the patch's area."
+    return tuple(d.cls for d in declared_attacks(black_box=True, chooses_area=False).values())
+
 def _audited(name, net, work, transfer, parts):
     "The audit of one network, with what the report has already."
     s = work.settings
     budget, tools = _audit_budget(s, len(work.x)), dict(zip(transfer.attacks, _several(work.attacks)))
-    blind = {k: a for k, a in tools.items() if isinstance(a, (SparseRS, NES))} or None
+    blind = {k: a for k, a in tools.items() if isinstance(a, _blind())} or None
     return audit(net, work.batches, work.bits, budget=budget, transfer=transfer, gradient_free=blind,
                  undefended=s.undefended, controls=_controls(work, tools, budget),
                  exported=(s.exported or {}).get(name), parts=parts, seed=s.seed, progress=s.progress,
@@ -318,7 +321,7 @@ def _controls(work, tools, budget):
     "The attacks of the report on the undefended network at a quarter of the image, made once for all networks."
     s, net = work.settings, work.settings.undefended
     if net is None or work.controls is not None: return work.controls
-    used = {k: a for k, a in tools.items() if not isinstance(a, (SparseRS, NES, dict))}
+    used = {k: a for k, a in tools.items() if not isinstance(a, (*_blind(), dict))}
     tools = at_area(used, .25, work.x.shape[-2:])
     if tools: work.controls = transfer_matrix(
         net, work.batches, tools, bits_of(net)[:1], None, work.fit_on, n=min(budget.n, len(work.y)), nulls=False,

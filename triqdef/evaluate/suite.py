@@ -1,4 +1,4 @@
-"""Every attack at the area and budget of its paper, by name; and a bounded set for minutes instead of hours.
+"""All declared attacks with stated areas and budgets, and a quick set that takes minutes instead of hours.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 
@@ -22,7 +22,7 @@ from .transfer import attack_name
 def attack_budgets(
     bounded=False,    # the quick ones
 )->dict:              # name of a budget → steps or queries
-    "What each attack may spend."
+    "Return each budget by name, full or quick."
     return {d.budget: d.quick if bounded else d.full for d in declared_attacks().values()}
 
 # %% ../../nbs/66_evaluate.suite.ipynb #9471ebbe
@@ -50,12 +50,12 @@ def attack_suite(
     side:int=32,        # side of the images in pixels
     bounded=False,      # the quick budgets
     size:int=None,      # side of the patch in pixels; None for a quarter of the image's
-    target:int=3,       # the class that GAP reaches for; the others are untargeted
+    target:int=3,       # class that attacks declared `targeted` reach for, ≥ 0
     dictionary:TextureDictionary=None,   # textures for 'tpa', which is left out without
-    seed:int=None,      # of all; None to let the matrix give one
-    **budget,           # overrides of `attack_budgets()`: gap, pgd, lavan, universal, queries
+    seed:int=None,      # seed of every attack, ≥ 0; None: the transfer matrix gives one
+    **budget,           # steps or queries, ≥ 1, by the names in `attack_budgets()`
 )->dict:                # readable name → attack
-    "The attacks of a report."
+    "Make the attacks of a report."
     check_ints(1, side=side); check_ints(none=True, seed=seed)
     as_criterion(target)
     if isinstance(names, str) or names is not None and not hasattr(names, '__iter__'):
@@ -73,14 +73,13 @@ def at_area(
     share:float,     # of the image, in (0,1]
     hw,              # (height, width) of the image in pixels
 )->dict:             # name → copy; attacks that choose their own area stay as they are
-    "Copies of attacks whose patch covers a share of the image."
+    "Copy attacks and set each patch to a share of the image; keys are the new names."
     check_hw(hw); check_numbers('(0, 1]', share=share)
     if not isinstance(attacks, dict) or not attacks:
         raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
     for k, a in attacks.items():
         if isinstance(a, type) or not (hasattr(a, 'attack') or hasattr(a, 'fit')):
             raise TypeError(f"attacks[{k!r}] must be an attack, with .attack or .fit, got {a!r:.60}")
-    if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share}")
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)
     for k, a in attacks.items():
         if getattr(a, 'size', None) is not None: a = with_setting(a, 'size', side)
