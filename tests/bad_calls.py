@@ -235,7 +235,7 @@ def call_of(name, world):
 
 # reason → names that have no entry
 EXEMPT = {
-    'takes no argument, or values that may be anything': '''train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
+    'takes no argument, or values that may be anything': '''settings.import_modules train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
         evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder

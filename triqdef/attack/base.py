@@ -10,8 +10,6 @@ __all__ = ['PatchRun', 'Attack', 'ImageAttack', 'best_of', 'UniversalAttack', 'c
 
 # %% ../../nbs/41_attack.base.ipynb #2075e79a
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from pkgutil import iter_modules
 
 import torch
 from fastcore.basics import patch
@@ -26,6 +24,7 @@ from .views import as_view, BitMean, check_has, under_attack
 from ..core import check_choice, check_images, device_of
 from ..data import check_iterable
 from ..files import fingerprint
+from ..settings import import_modules
 
 # %% ../../nbs/41_attack.base.ipynb #26f3b6d7
 @dataclass
@@ -194,8 +193,7 @@ def declared_attacks(
     **having,    # fields of `DeclaredAttack` and the values that are wanted
 )->dict:         # name → `DeclaredAttack`
     "Import every module of `triqdef.attack`; return all declared attacks, white-box first."
-    there = import_module('triqdef.attack').__path__
-    for m in iter_modules(there, 'triqdef.attack.'): import_module(m.name)
+    import_modules('triqdef.attack')
     found = sorted(_declared.values(), key=lambda d: (d.black_box, d.order, d.name))
     return {d.name: d for d in found if all(getattr(d, k) == v for k, v in having.items())}
 

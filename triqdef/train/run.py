@@ -10,11 +10,10 @@ __all__ = ['find_methods', 'method_table', 'StartSettings', 'MethodSettings', 'T
            'make_callback', 'RunState', 'check_writable', 'alone', 'recorded_settings', 'load_run', 'train']
 
 # %% ../../nbs/58_train.run.ipynb #07cef3b2
-import copy, json, math, os, pkgutil, tempfile, time, warnings
+import copy, json, math, os, tempfile, time, warnings
 from contextlib import contextmanager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -40,14 +39,14 @@ from ..percept.features import stage_names, tap_stages
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
 from ..toys import toy_images
+from ..settings import import_modules
 from .callback import accuracy_at, methods, training_method, TriQDef
 from .distributed import by_first, distributed, join_processes, wait_for_all
 
 # %% ../../nbs/58_train.run.ipynb #2f58b7e3
 def find_methods()->dict:
     "Import the modules of `triqdef.train`, so that their methods have declared themselves; name → class."
-    there = import_module('triqdef.train').__path__
-    for m in pkgutil.iter_modules(there, 'triqdef.train.'): import_module(m.name)
+    import_modules('triqdef.train')
     return methods
 
 def method_table()->pd.DataFrame:
