@@ -227,7 +227,7 @@ def exported_code(root):
     bad, broad = [], {'Exception', 'BaseException'}
     for nb in notebooks(root):
         for c in nb.exported:
-            if len(c.lines) > CELL_LIMIT and not _only_imports(c): bad.append(f'{c.where} exports {len(c.lines)} lines, at most {CELL_LIMIT}')
+            if len(c.lines) > CELL_LIMIT: bad.append(f'{c.where} exports {len(c.lines)} lines, at most {CELL_LIMIT}')
             bad += [f'{c.where}: a line of {len(l)} characters, at most {LINE_LIMIT}' for l in c.lines if len(l) > LINE_LIMIT]
             for n in ast.walk(c.tree):
                 if isinstance(n, ast.ImportFrom) and n.names[0].name == '*' and nb.module != 'all': bad.append(f'{c.where}: star import')

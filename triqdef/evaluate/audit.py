@@ -26,6 +26,7 @@ from fastcore.meta import delegates
 from torch import nn, Tensor
 from torch.autograd import Function
 
+# %% ../../nbs/65_evaluate.audit.ipynb #03880194
 from ..attack.criteria import Untargeted
 from ..attack.ensemble import BackwardSwap, BitEnsemble, FeaturePull, Smoothed
 from ..attack.patch import patch_hw, patch_mask
