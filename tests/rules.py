@@ -41,7 +41,7 @@ class Notebook:
         self.path, self.name = path, path.relative_to(root/'nbs').as_posix()
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
         self.cells = [Cell(d, f'{self.name}, cell {i}') for i, d in enumerate(cells)]
-        m = re.match(r'(\d\d)_', self.name)
+        m = re.match(r'(\d{3})_', self.name)
         self.number = int(m[1]) if m else None
     @property
     def exported(self): return [c for c in self.cells if c.exported]

@@ -82,12 +82,12 @@ def test_readme_render(tmp_path):
     load_ = load(Path(__file__).parent.parent/'scripts/readme.py')
     code = dict(cell_type='code', id='ab', execution_count=None, metadata={})
     png = dict(output_type='display_data', data={'image/png': 'aGk=', 'text/plain': '<Figure>'}, metadata={})
-    cells = [dict(cell_type='markdown', id='m', metadata={}, source='# T\n\n[a](00_core.ipynb) [b](../LICENSE) [c](https://x.y)\n\n```\n[d](e)\n```'),
+    cells = [dict(cell_type='markdown', id='m', metadata={}, source='# T\n\n[a](000_core.ipynb) [b](../LICENSE) [c](https://x.y)\n\n```\n[d](e)\n```'),
              dict(code, source='#| hide\nsecret', outputs=[]), dict(code, source='#| echo: false\nquiet()', outputs=[png]),
              dict(code, source='1+1', outputs=[dict(output_type='execute_result', data={'text/plain': ['\x1b[1m2\x1b[0m']})])]
     (tmp_path/'i.ipynb').write_text(json.dumps(dict(cells=cells)))
     text, images = load_.render(tmp_path/'i.ipynb')
-    assert '[a](nbs/00_core.ipynb) [b](LICENSE) [c](https://x.y)' in text and '[d](e)' in text
+    assert '[a](nbs/000_core.ipynb) [b](LICENSE) [c](https://x.y)' in text and '[d](e)' in text
     assert 'secret' not in text and 'quiet' not in text and '```python\n1+1\n```\n\n```\n2\n```' in text
     assert images == {'images/index-ab-0.png': b'hi'} and '![](nbs/images/index-ab-0.png)' in text
 
@@ -126,8 +126,8 @@ def write_nb(root, name, cells):
     (root/'nbs'/name).write_text(json.dumps(dict(cells=cells)))
 
 @pytest.mark.parametrize('rule, cells, says', [
-    ('import_order', good[:4] + [py('import triqdef.high')], 'imports triqdef.high of notebook 20'),
-    ('import_order', good[:4] + [py('from triqdef import low')], 'imports triqdef.low of notebook 10'),
+    ('import_order', good[:4] + [py('import triqdef.high')], 'imports triqdef.high of notebook 200'),
+    ('import_order', good[:4] + [py('from triqdef import low')], 'imports triqdef.low of notebook 100'),
     ('import_order', good[:4] + [py('def g():\n    from triqdef.none.deep import x')], 'which no notebook exports'),
     ('outputs', good + [py('1', dict(output_type='error', ename='E'))], 'stores an error'),
     ('outputs', good + [py('1', dict(output_type='stream', text='x'*300_000))], '300 KB of outputs'),
@@ -153,16 +153,16 @@ def write_nb(root, name, cells):
     ('unique_numbers', None, 'same number')])
 def test_notebook_rule_fails(tmp_path, rule, cells, says):
     rule = getattr(rules, rule)
-    write_nb(tmp_path, '10_low.ipynb', good); write_nb(tmp_path, '20_high.ipynb', [py('#| default_exp high')])
+    write_nb(tmp_path, '100_low.ipynb', good); write_nb(tmp_path, '200_high.ipynb', [py('#| default_exp high')])
     if rule.__name__ != 'first_cells': assert not rule(tmp_path)
-    write_nb(tmp_path, '10_low.ipynb', cells or good)
-    if cells is None: write_nb(tmp_path, '10_other.ipynb', good)
+    write_nb(tmp_path, '100_low.ipynb', cells or good)
+    if cells is None: write_nb(tmp_path, '100_other.ipynb', good)
     found = rule(tmp_path)
     assert any(says in b for b in found), found
 
 def test_imports_downwards_are_allowed(tmp_path):
-    write_nb(tmp_path, '10_low.ipynb', good)
-    write_nb(tmp_path, '20_high.ipynb', [py('#| default_exp high'), py('%time 1'), py('import triqdef\nfrom triqdef.low import f')])
+    write_nb(tmp_path, '100_low.ipynb', good)
+    write_nb(tmp_path, '200_high.ipynb', [py('#| default_exp high'), py('%time 1'), py('import triqdef\nfrom triqdef.low import f')])
     write_nb(tmp_path, 'index.ipynb', [py('from triqdef.high import *')])
     assert not import_order(tmp_path)
 
