@@ -24,7 +24,7 @@ from ..quant.convert import (at_bits, bit_state_of, is_plain, keep_bits, swap_mo
                                    unquantized_layer)
 from ..quant.layers import QConv2d, QLinear
 from ..quant.norm import MultiBitNorm
-from ..unfuse import same_pads, SameConv2d
+from ..quant.padding import same_pads, SameConv2d
 
 # %% ../../nbs/900_deploy.extract.ipynb #1ff4d2b5
 def to_levels(

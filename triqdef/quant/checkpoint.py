@@ -22,11 +22,10 @@ from torch import nn
 
 from ..core import (as_path, asset, atomic_path, check_choice, check_device, check_ints,
                           check_network, fixed_seed, unwrap)
-from ..classifiers import build_any, check_arch
-from ..imagenet import Preset
 from .convert import bit_state_of, keep_bits, to_multibit
 from .norm import keeps_statistics, MultiBitNorm
 from .quantizers import Quantizer
+from ..settings import later
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #b4911905
 def description_of(
@@ -49,10 +48,14 @@ def _plain_number(o):
     if isinstance(o, np.generic): return o.item()
     raise TypeError(f"meta must hold what JSON can (numbers, text, lists, dicts), got a {type(o).__name__}")
 
+# %% ../../nbs/150_quant.checkpoint.ipynb #85a54e70
+_build_any, _check_arch = later('triqdef.classifiers', 'build_any'), later('triqdef.classifiers', 'check_arch')
+_make_preset = later('triqdef.imagenet', 'Preset')
+
 # %% ../../nbs/150_quant.checkpoint.ipynb #762da01b
 def _built(d):
     "The network that a description describes, with fresh weights."
-    net = build_any(check_arch(d['arch']), d['n_classes'])
+    net = _build_any(_check_arch(d['arch']), d['n_classes'])
     if d['quant']: net = to_multibit(net, **d['quant'])
     return keep_bits(net, d['quant']['bits'][0]) if d.get('alone') else net
 
@@ -121,7 +124,7 @@ def save_checkpoint(
 )->Path:
     "Write tensors and description to `path`, whole or not at all."
     check_ints(1, n_classes=n_classes)
-    check_arch(arch)
+    _check_arch(arch)
     path, net = as_path(path), unwrap(net)
     if path.is_dir(): raise ValueError(f"path must name a file, {path} is a folder")
     d = description_of(net, arch, n_classes, {**(meta or {}), **_preset(net)})
@@ -205,7 +208,7 @@ def load_checkpoint(
     d = read_description(path)
     net = _as_stored(_built(d), read_tensors(path)[0])
     load_weights(net, path).eval().to(device)
-    if 'preset' in d['meta']: net.preset = Preset(**d['meta']['preset'])
+    if 'preset' in d['meta']: net.preset = _make_preset(**d['meta']['preset'])
     net.description = d
     return net
 

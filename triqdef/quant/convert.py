@@ -28,7 +28,8 @@ from ..data import check_iterable, peek
 from .layers import BitState, QConv2d, QLinear
 from .norm import keeps_statistics, MultiBitNorm
 from .quantizers import Quantizer, quantizer_class
-from ..unfuse import SameConv2d, unfuse
+from .padding import SameConv2d
+from ..settings import later
 
 # %% ../../nbs/140_quant.convert.ipynb #8b723dfe
 def is_plain(
@@ -241,6 +242,9 @@ def _replaced(net, config):
     swap_modules(net, new)
     return net
 
+# %% ../../nbs/140_quant.convert.ipynb #a5e37e29
+_unfused = later('triqdef.unfuse', 'unfuse')
+
 # %% ../../nbs/140_quant.convert.ipynb #880b49c2
 def to_multibit(
     model:nn.Module,         # a float classifier; it is copied, not changed
@@ -257,7 +261,7 @@ def to_multibit(
     skip = [n.replace('._orig_mod', '') for n in skip]
     config = dict(weight=weight, act=act, first_last=check_bit(first_last, name='first_last'),
                   per_channel=_per_channel(weight, act, per_channel), skip=skip)
-    state, net = BitState(bits, config), unfuse(_copied(model), skip, inplace=True)
+    state, net = BitState(bits, config), _unfused(_copied(model), skip, inplace=True)
     net.bit_state = state
     net = _replaced(net, config)
     _warn_float(net, skip)

@@ -16,7 +16,7 @@ from torch import nn
 from ..core import check_bit, check_bits, check_choice
 from .quantizers import make_quantizer
 from .ste import grad_from, soft_round
-from ..unfuse import pad_input, SameConv2d
+from .padding import pad_input, SameConv2d
 
 # %% ../../nbs/120_quant.layers.ipynb #0a10f81b
 class BitState:

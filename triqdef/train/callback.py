@@ -30,8 +30,8 @@ from ..attack.pgd import PatchPGD
 from ..core import (check_bit, check_bits, check_choice, check_images, check_ints,
                           check_logits, check_numbers, eval_mode, fixed_seed, unwrap)
 from ..quant.convert import at_bits, bit_state_of
-from ..quant.memory import checkpointed
 from ..quant.quantizers import Quantizer, steps_of
+from ..settings import later
 from .curriculum import BACT
 from .objective import Objective
 
@@ -313,12 +313,15 @@ def partners(self:TriQDef)->list:
     return [Partner(self, 'before_batch', self.switch, 10_000), Partner(self, 'after_pred', self.got_pred, -10_000),
             Partner(self, 'after_loss', self.got_loss, -10_000)]
 
+# %% ../../nbs/520_train.callback.ipynb #5cb471c4
+_checkpointed = later('triqdef.quant.memory', 'checkpointed')    # the page on memory
+
 # %% ../../nbs/520_train.callback.ipynb #9b1e68cf
 @patch
 def saving(self:TriQDef):
     "The context of a forward pass: what `checkpoint` asks for."
     if self.checkpoint is False: return nullcontext()
-    return checkpointed(self.net, None if self.checkpoint is True else self.checkpoint)
+    return _checkpointed(self.net, None if self.checkpoint is True else self.checkpoint)
 
 # %% ../../nbs/520_train.callback.ipynb #62c51d3f
 @patch

@@ -33,15 +33,20 @@ from ..core import (atomic_path, check_bits, check_choice, eval_mode, fixed_seed
                           seed_everything, this_process, unwrap, versions)
 from ..data import EpochOrder, ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
 from ..files import write_json
-from ..imagenet import imagenet_dls, Preset
-from ..classifiers import build_any, check_arch, classifier
 from ..percept.features import stage_names, tap_stages
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names, save_checkpoint
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
 from ..toys import toy_images
-from ..settings import import_modules
+from ..settings import import_modules, later
 from .callback import accuracy_at, methods, training_method, TriQDef
-from .distributed import by_first, distributed, join_processes, wait_for_all
+
+# %% ../../nbs/570_train.run.ipynb #046be704
+_imagenet_dls = later('triqdef.imagenet', 'imagenet_dls')
+_build_any, _check_arch, _classifier = (
+    later('triqdef.classifiers', n) for n in ('build_any', 'check_arch', 'classifier'))
+_by_first, _distributed, _join_processes, _wait_for_all = (
+    later('triqdef.train.distributed', n)
+    for n in ('by_first', 'distributed', 'join_processes', 'wait_for_all'))
 
 # %% ../../nbs/570_train.run.ipynb #2f58b7e3
 def find_methods()->dict:
@@ -146,7 +151,7 @@ def _check_start(self:TrainSettings, begun):
     if self.data == 'imagenet' and not self.path:
         raise ValueError("data 'imagenet' needs path, the folder of pictures")
     if self.weights and self.start != 'scratch': raise ValueError("weights are for arch: leave start at 'scratch'")
-    if self.start == 'scratch': check_arch(self.arch)
+    if self.start == 'scratch': _check_arch(self.arch)
     elif not begun and self.start not in pretrained_names() and not Path(self.start).is_file():
         raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint file, "
                          f"got {self.start!r}")
@@ -226,10 +231,10 @@ def without_effect(
 # %% ../../nbs/570_train.run.ipynb #a81cadbe
 def preset_for(
     s:TrainSettings,    # checked settings
-)->Preset:              # or None for a network that has none
+):                       # a `Preset`, or None for a network that has none
     "How the network that the settings begin with wants ImageNet's pictures."
-    if s.weights: return classifier(s.arch, s.weights).preset
-    if s.start == 'scratch': return getattr(build_any(s.arch), 'preset', None)
+    if s.weights: return _classifier(s.arch, s.weights).preset
+    if s.start == 'scratch': return getattr(_build_any(s.arch), 'preset', None)
     return getattr(_started(s.start), 'preset', None)
 
 def _started(start): return (pretrained if start in pretrained_names() else load_checkpoint)(start)
@@ -245,7 +250,7 @@ def make_data(
     if s.data == 'sample': return sample_dls(**common, **share)
     if s.data == 'cifar10': return cifar_dls(**common, **share)
     if s.data == 'imagenet':
-        return imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n,
+        return _imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n,
                             num_workers=s.workers, **common)
     if s.train_n or s.valid_n: raise ValueError("train_n and valid_n are for data 'sample', 'cifar10' and 'imagenet'")
     if s.data == 'toys':
@@ -264,7 +269,7 @@ def make_network(
     seed_everything(s.seed)
     if s.start != 'scratch': net, arch = _from_start(s, dls)
     elif s.weights: net, arch = _from_weights(s, dls.c), s.arch
-    else: net, arch = build_any(s.arch, dls.c), s.arch
+    else: net, arch = _build_any(s.arch, dls.c), s.arch
     if bit_state_of(net) is None: net = to_multibit(net, s.bits, s.weight, s.act, per_channel=s.per_channel or None)
     check_bits(s.bits, bits_of(net))
     _check_quantizers(s, bit_state_of(net).config)
@@ -309,7 +314,7 @@ def _listed(names, most=12): return ', '.join(map(str, names[:most])) + ', …'*
 # %% ../../nbs/570_train.run.ipynb #6e149e65
 def _from_weights(s, n):
     "The network of trained weights, with a fresh last layer where theirs has another number of classes."
-    net = classifier(s.arch, s.weights, n, fresh_head=True)
+    net = _classifier(s.arch, s.weights, n, fresh_head=True)
     if net.fresh_head:
         warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: "
                       "the last layer is fresh")
@@ -351,7 +356,7 @@ def after_epoch(self:RunState):
     hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
     state = dict(epoch=self.epoch, model=unwrap(self.model).state_dict(), rows=self.rows,
                  terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
-    by_first(partial(self._write, state))
+    _by_first(partial(self._write, state))
 
 @patch
 def _write(self:RunState, state):
@@ -505,7 +510,7 @@ def train(
 ):
     "Train as the settings say, into a run folder; goes on where an earlier call stopped. Returns `load_run`."
     s, folder = settings.check(), as_path(folder, 'folder')
-    join_processes(s.device)
+    _join_processes(s.device)
     with fixed_seed(s.seed): _train(s, folder, progress, cbs)
     return load_run(folder)
 
@@ -514,7 +519,7 @@ def _train(s, folder, progress, cbs):
     "The work of `train`, under a seed of its own."
     trainer, dls = make_callback(s), make_data(s)
     if s.amp and dls.device.type != 'cuda': raise ValueError(f"amp={s.amp!r} needs a CUDA device, got {dls.device}")
-    if by_first((folder/'network.safetensors').exists): return by_first(lambda: _end(folder, s))
+    if _by_first((folder/'network.safetensors').exists): return _by_first(lambda: _end(folder, s))
     net, arch = make_network(s, dls)
     _check_images(s, net, dls, trainer)
     keeper = RunState(folder, s, trainer)
@@ -522,14 +527,14 @@ def _train(s, folder, progress, cbs):
     learn = Learner(dls, net, loss_func=F.cross_entropy, wd=s.wd, path=folder, metrics=accuracy_at(*s.bits),
                     cbs=[EpochOrder(), trainer, keeper, *half, *cbs])
     with ExitStack() as held:
-        by_first(lambda: held.enter_context(_begun(folder, s)) and None)
+        _by_first(lambda: held.enter_context(_begun(folder, s)) and None)
         start = _resume(folder, learn, trainer, keeper)
-        wait_for_all()
+        _wait_for_all()
         with ExitStack() as quiet:
-            quiet.enter_context(distributed(learn, bool(s.sync_norms)))
+            quiet.enter_context(_distributed(learn, bool(s.sync_norms)))
             if not progress: quiet.enter_context(learn.no_bar()); quiet.enter_context(learn.no_logging())
             if start < s.epochs: learn.fit_one_cycle(s.epochs, s.lr, start_epoch=start)
-        by_first(lambda: _finish(folder, net, arch, dls, s, keeper, trainer))
+        _by_first(lambda: _finish(folder, net, arch, dls, s, keeper, trainer))
 
 # %% ../../nbs/570_train.run.ipynb #983196ac
 def _end(folder, s):
