@@ -88,10 +88,10 @@ CALLS = {
     'classifiers.check_arch': lambda w: dict(name='resnet8'), 'classifiers.build_any': lambda w: dict(name='resnet8', n_classes=4), 'classifiers.classifier': lambda w: dict(name='resnet18', n_classes=4),
     'classifiers.read_state': lambda w: dict(path=w.saved), 'classifiers.Classifier': lambda w: dict(net=w.plain), 'unfuse.unfuse': lambda w: dict(model=w.plain),
     # quantized networks
-    'quant.quantizers.levels': lambda w: dict(width=4, signed=True),
+    'quant.base.levels': lambda w: dict(width=4, signed=True),
     'quant.quantizers.make_quantizer': lambda w: dict(name='lsq', widths={4: 4}, kind='weight'), 'quant.quantizers.LSQ': lambda w: dict(widths={4: 4}, kind='weight'),
     'quant.quantizers.MinMax': lambda w: dict(widths={4: 4}, kind='weight', momentum=.1), 'quant.quantizers.quantizer_class': lambda w: dict(name='lsq', kind='weight'),
-    'quant.quantizers.quantizer_names': lambda w: dict(kind='weight'), 'quant.quantizers.steps_of': lambda w: dict(net=w.net),
+    'quant.quantizers.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
     'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
     'quant.convert.bit_state_of': lambda w: dict(net=w.net), 'quant.convert.bits_of': lambda w: dict(net=w.net), 'quant.convert.at_bits': lambda w: dict(net=w.net, bits=4),
@@ -261,8 +261,8 @@ EXEMPT = {
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
         evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees
         evaluate.report.ReportSettings evaluate.transfer.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
-    'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
-        quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
+    'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
+        quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',

@@ -1,4 +1,4 @@
-"""Round in the forward pass, pretend in the backward pass, and do both fast enough to take a second derivative.
+"""Round in the forward pass, let the gradient through in the backward pass, differentiate twice.
 
 Docs: https://triqdef.github.io/triqdef/quant.ste.html.md"""
 
@@ -20,7 +20,7 @@ from ..core import check_numbers
 def round_ste(
     v:Tensor,    # any shape, any range
 )->Tensor:
-    "Round half to even; the gradient passes as if nothing had happened."
+    "Round half to even, with the derivative of the identity."
     return v + (v.round() - v).detach()
 
 # %% ../../nbs/100_quant.ste.ipynb #9f39437d
@@ -31,7 +31,7 @@ def quantize_composed(
     hi,              # highest level
     edge:float=0.,   # gradients pass up to this many steps outside the limits
 )->Tensor:
-    "`quantize`, composed of differentiable operations: the reference and the form for compilers."
+    "`quantize` composed of differentiable operations: the reference and the form for compilers."
     u = v/step
     inside = (u > lo - edge) & (u < hi + edge)
     c = torch.where(inside, u, u.detach().clamp(lo, hi))
@@ -43,6 +43,7 @@ def _masked(g, u, lo, hi, edge):
     if isinstance(lo, Tensor): return g*((u > lo - edge) & (u < hi + edge))
     return torch.ops.aten.hardtanh_backward(g, u, lo - edge, hi + edge)
 
+# %% ../../nbs/100_quant.ste.ipynb #af73d5f5
 def _flat(t, like):
     "`t` as a vector in the memory order of `like`, without a copy where the layouts agree."
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
@@ -55,51 +56,57 @@ def _inner(a, b, step):
     return (a*b).sum_to_size(step.shape)
 
 # %% ../../nbs/100_quant.ste.ipynb #2330e131
-def _clipped(v, step, lo, hi, edge):
-    "What `_masked` compares and with which limits: values and limits in units of `v` where that needs no waiting."
-    if isinstance(lo, Tensor) or step.numel() > 1 or step.device.type != 'cpu': return v/step, lo, hi, edge
+def _comparable(v, step, lo, hi, edge):
+    "Values and limits for `_masked`: in units of `v` on the CPU, where reading the step is free."
+    one_step = not isinstance(lo, Tensor) and step.numel() == 1 and step.device.type == 'cpu'
+    if not one_step: return v/step, lo, hi, edge
     s = step.item()
     return v, lo*s, hi*s, edge*s
 
+# %% ../../nbs/100_quant.ste.ipynb #83b47bdc
+def _grad_of_g(ggv, ggs, v, y, step, lo, hi, edge, scale):
+    "The derivative by `g` of its two gradients, weighted by `ggv` and `ggs` (None for neither)."
+    u, *span = _comparable(v, step, lo, hi, edge)
+    out = None if ggv is None else _masked(ggv, u, *span)
+    if ggs is None: return out
+    by_step = (y - _masked(v, u, *span))*(ggs*scale/step)
+    return by_step if out is None else out + by_step
+
 # %% ../../nbs/100_quant.ste.ipynb #3bbacc59
 class _QuantizeGrad(Function):
-    "Backward of `_Quantize`, itself differentiable: linear in the incoming gradient."
+    "The backward pass of `_Quantize`, itself differentiable: linear in the incoming gradient."
     @staticmethod
-    def forward(ctx, g, v, y, step, lo, hi, edge, scale, want_step):
+    def forward(ctx, g, v, y, step, limits, step_needed):
         ctx.set_materialize_grads(False)
-        u, *limits = _clipped(v, step, lo, hi, edge)
-        gv, gs = _masked(g, u, *limits), None
-        ctx.save_for_backward(v, y, step); ctx.limits = lo, hi, edge, scale
-        if want_step: gs = _inner(g, y - _masked(v, u, *limits), step)*(scale/step)
-        return gv, gs
+        ctx.save_for_backward(v, y, step)
+        lo, hi, edge, scale = ctx.limits = limits
+        u, *span = _comparable(v, step, lo, hi, edge)
+        gv = _masked(g, u, *span)
+        if not step_needed: return gv, None
+        return gv, _inner(g, y - _masked(v, u, *span), step)*(scale/step)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, ggv, ggs):
-        (v, y, step), (lo, hi, edge, scale) = ctx.saved_tensors, ctx.limits
-        u, *limits = _clipped(v, step, lo, hi, edge)
-        out = None if ggv is None else _masked(ggv, u, *limits)
-        if ggs is not None:
-            by_step = (y - _masked(v, u, *limits))*(ggs*scale/step)
-            out = by_step if out is None else out + by_step
-        return out, *[None]*8
+        v, y, step = ctx.saved_tensors
+        return _grad_of_g(ggv, ggs, v, y, step, *ctx.limits), *[None]*5
 
 # %% ../../nbs/100_quant.ste.ipynb #1e6dd7e8
 class _Quantize(Function):
-    "`quantize` with an analytic first and second derivative."
+    "`quantize` with analytic first and second derivatives."
     @staticmethod
-    def forward(ctx, v, step, lo, hi, edge, scale):
+    def forward(ctx, v, step, limits):
+        lo, hi, *_ = ctx.limits = limits
         y = (v/step).clamp_(lo, hi).round_().mul_(step)
-        ctx.save_for_backward(v, y, step); ctx.limits = lo, hi, edge, scale
+        ctx.save_for_backward(v, y, step)
         ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
     def backward(ctx, g):
-        if g is None: return None, *[None]*5
-        (v, y, step), want = ctx.saved_tensors, ctx.needs_input_grad[1]
-        gv, gs = _QuantizeGrad.apply(g, v.detach(), y.detach(), step.detach(), *ctx.limits, want)
-        return gv, gs, *[None]*4
+        if g is None: return None, None, None
+        v, y, step = (t.detach() for t in ctx.saved_tensors)
+        return *_QuantizeGrad.apply(g, v, y, step, ctx.limits, ctx.needs_input_grad[1]), None
 
 # %% ../../nbs/100_quant.ste.ipynb #f6092cbf
 def quantize(
@@ -111,28 +118,29 @@ def quantize(
     scale:float=1.,    # factor on the gradient of `step`
 )->Tensor:             # as `v`
     "step · round(clip(v/step, lo, hi)), Esser 2020 equations 1 to 3, differentiable twice."
-    dtype, w = v.dtype, v if v.dtype in (torch.float32, torch.float64) else v.float()
+    w = v if v.dtype in (torch.float32, torch.float64) else v.float()
     step = step.to(w.dtype)
     if torch.compiler.is_compiling():
         step = step*scale + (step - step*scale).detach()
         out = quantize_composed(w, step, lo, hi, edge)
-    else: out = _Quantize.apply(w, step, lo, hi, edge, scale)
-    return out.to(dtype)
+    else: out = _Quantize.apply(w, step, (lo, hi, edge, scale))
+    return out.to(v.dtype)
 
 # %% ../../nbs/100_quant.ste.ipynb #48e2f7fd
 class _Borrowed(Function):
-    "The first tensor going forward, the second going back."
+    "The first tensor in the forward pass, the second in the backward pass."
     @staticmethod
     def forward(ctx, value, source): return value.view_as(value)
 
     @staticmethod
     def backward(ctx, g): return None, g
 
+# %% ../../nbs/100_quant.ste.ipynb #612fc24d
 def grad_from(
-    value:Tensor,     # what comes out, any shape
-    source:Tensor,    # what the gradient goes to, of the same shape and type
+    value:Tensor,     # the result, any shape
+    source:Tensor,    # where the gradient goes, of the same shape and type
 )->Tensor:
-    "`value` going forward, the derivative of `source` going back, any number of times."
+    "Return `value` with the derivative of `source`, of any order; `ValueError` if shapes differ."
     if value.shape != source.shape or value.dtype != source.dtype:
         raise ValueError(f"value and source must agree, got {value.dtype} {tuple(value.shape)} "
                          f"and {source.dtype} {tuple(source.shape)}")
@@ -143,7 +151,7 @@ def soft_round(
     u:Tensor,                # values in units of the step, any shape
     temperature:float=.25,   # T > 0: towards 0 hard rounding, towards ∞ the identity
 )->Tensor:
-    "A smooth staircase through the whole numbers, Gong 2019."
+    "Return a smooth staircase through the whole numbers, Gong 2019."
     check_numbers('(0, ∞)', temperature=temperature)
     if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
     k = u.detach().floor()
