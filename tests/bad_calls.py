@@ -94,10 +94,10 @@ CALLS = {
     'quant.quantizers.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
     'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
-    'quant.convert.bit_state_of': lambda w: dict(net=w.net), 'quant.convert.bits_of': lambda w: dict(net=w.net), 'quant.convert.at_bits': lambda w: dict(net=w.net, bits=4),
-    'quant.convert.idle_parameters': lambda w: dict(net=w.net, active=(4,)),
-    'quant.convert.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
-    'quant.convert.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
+    'quant.switch.bit_state_of': lambda w: dict(net=w.net), 'quant.switch.bits_of': lambda w: dict(net=w.net), 'quant.switch.at_bits': lambda w: dict(net=w.net, bits=4),
+    'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)),
+    'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
+    'quant.calibrate.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
     'quant.convert.quant_summary': lambda w: dict(net=w.net), 'quant.convert.keep_bits': lambda w: dict(net=w.net, bits=4),
     'quant.checkpoint.save_checkpoint': lambda w: dict(net=w.net, path=w.folder/'new', arch='toy_net', n_classes=4), 'quant.checkpoint.read_tensors': lambda w: dict(path=w.saved),
     'quant.checkpoint.description_of': lambda w: dict(net=w.net, arch='toy_net', n_classes=4),
@@ -198,7 +198,7 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'data.sample_dls': {'valid': 'choice'}, 'data.cifar_dls': {'valid': 'choice'},
          'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
          'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.quantizers.make_quantizer': {'name': 'choice', 'kind': 'choice'},
-         'quant.quantizers.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.quantizers.quantizer_names': {'kind': 'choice'}, 'quant.convert.idle_parameters': {'active': None},
+         'quant.quantizers.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.quantizers.quantizer_names': {'kind': 'choice'}, 'quant.switch.idle_parameters': {'active': None},
          'quant.layers.BitState': {'allowed': 'bits'}, 'evaluate.success.asr': {'clean': 'preds', 'adv': 'preds'}, 'evaluate.success.asr_all': {'adv': 'preds'},
          'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
          'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.transfer.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
@@ -209,7 +209,7 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
-for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
                      'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
@@ -241,7 +241,7 @@ EXEMPT = {
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
-    'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
+    'is a step inside a loop, called with what its caller has checked': '''quant.replace.inside_fused quant.replace.is_plain quant.replace.is_skipped quant.replace.plain_copy quant.replace.replace_layers quant.replace.swap_modules quant.replace.take_hooks quant.convertible.check_convertible quant.switch.only_state quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
         attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion

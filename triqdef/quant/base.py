@@ -1,4 +1,4 @@
-"""The base class: levels, a set of numbers for each bit-width, and the state that says what is initialised.
+"""The base class: levels, a set of numbers for each bit-width, and what is initialised.
 
 Docs: https://triqdef.github.io/triqdef/quant.base.html.md"""
 
@@ -7,14 +7,14 @@ Docs: https://triqdef.github.io/triqdef/quant.base.html.md"""
 # %% auto #0
 __all__ = ['levels', 'Quantizer', 'steps_of']
 
-# %% ../../nbs/103_quant.base.ipynb #b6e2744c
+# %% ../../nbs/103_quant.base.ipynb #3d51ef49
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..core import check_choice, check_ints, check_network
 
-# %% ../../nbs/103_quant.base.ipynb #b8693521
+# %% ../../nbs/103_quant.base.ipynb #bd57a173
 def levels(
     width:int,        # bits, 2 to 16
     signed:bool,      # two's complement, or from zero
@@ -23,7 +23,7 @@ def levels(
     check_ints(1, width=width)
     return (-2**(width - 1), 2**(width - 1) - 1) if signed else (0, 2**width - 1)
 
-# %% ../../nbs/103_quant.base.ipynb #433621c7
+# %% ../../nbs/103_quant.base.ipynb #e7cb631d
 def _checked_widths(widths):
     "The mapping with plain integers; `ValueError` outside 2 to 16 bits."
     widths = {int(b): int(w) for b, w in widths.items()}
@@ -31,7 +31,13 @@ def _checked_widths(widths):
         if not 2 <= w <= 16: raise ValueError(f"a quantizer has 2 to 16 bits, got {w}")
     return widths
 
-# %% ../../nbs/103_quant.base.ipynb #2804c3ac
+# %% ../../nbs/103_quant.base.ipynb #51dad346
+def _mark_of(state, values=None):
+    "What shows a change of a buffer: its values, or off the CPU the tensor and its version."
+    if state.device.type == 'cpu': return None, state.tolist() if values is None else values
+    return state, None if state.is_inference() else state._version
+
+# %% ../../nbs/103_quant.base.ipynb #16f07828
 class Quantizer(nn.Module):
     "The base class of all quantizers: widths by active bit-width, sign, and what is initialised."
     name, kinds, paper = '', ('weight', 'act'), ''
@@ -47,30 +53,19 @@ class Quantizer(nn.Module):
         kind = self.kinds[0] if kind is None else kind
         self.kind = check_choice(kind, self.kinds, f'kind of a {type(self).__name__}')
         self.shape, self.widths = tuple(shape), _checked_widths(widths)
-        self._add_state()
+        self.register_buffer('state', torch.tensor(self._new_state(), dtype=torch.int8))
+        self.sync()
         self.build()
 
     def build(self): "Make the numbers that are learned: here none."
 
-# %% ../../nbs/103_quant.base.ipynb #87b67e45
+# %% ../../nbs/103_quant.base.ipynb #960290f5
 @patch
 def _new_state(self:Quantizer):
     "The state before any data: sign (1 signed, -1 unknown), then a flag for each bit-width."
     return [1 if self.kind == 'weight' else -1] + [0]*len(self.widths)
 
-@patch
-def _add_state(self:Quantizer):
-    "Make the state buffer and its mirror."
-    self.register_buffer('state', torch.tensor(self._new_state(), dtype=torch.int8))
-    self.sync()
-
-# %% ../../nbs/103_quant.base.ipynb #a5d9660d
-@patch
-def _mark_of(self:Quantizer, state, values=None):
-    "What shows a change of the buffer: its values, or off the CPU the tensor and its version."
-    if state.device.type == 'cpu': return None, state.tolist() if values is None else values
-    return state, None if state.is_inference() else state._version
-
+# %% ../../nbs/103_quant.base.ipynb #bceab384
 @patch
 def sync(self:Quantizer):
     "Copy the state buffer into the Python mirror."
@@ -79,38 +74,41 @@ def sync(self:Quantizer):
     signed, *flags = values
     self._signed = None if signed < 0 else bool(signed)
     self._ready = dict(zip(self.widths, map(bool, flags)))
-    self._mark = self._mark_of(state, values)
+    self._mark = _mark_of(state, values)
 
-# %% ../../nbs/103_quant.base.ipynb #81eeccfb
+# %% ../../nbs/103_quant.base.ipynb #53464280
 @patch
 def _follow(self:Quantizer):
     "Renew the mirror if the state buffer has changed; a compiler sees the mirror only."
     if torch.compiler.is_compiling(): return
-    (tensor, mark), old = self._mark_of(self._buffers['state']), self._mark
+    (tensor, mark), old = _mark_of(self._buffers['state']), self._mark
     if old is None or tensor is not old[0] or mark != old[1]: self.sync()
 
-# %% ../../nbs/103_quant.base.ipynb #4aef9433
+# %% ../../nbs/103_quant.base.ipynb #98719b10
 @patch(as_prop=True)
 def signed(self:Quantizer)->bool:
     "Whether the levels are signed; None before any data."
     self._follow()
     return self._signed
 
+# %% ../../nbs/103_quant.base.ipynb #0f60d2cd
 @patch(as_prop=True)
 def ready(self:Quantizer)->dict:
     "Active bit-width → whether it has been initialised."
     self._follow()
     return self._ready
 
-# %% ../../nbs/103_quant.base.ipynb #aa19e961
+# %% ../../nbs/103_quant.base.ipynb #485219d4
 @patch
 def _load_from_state_dict(self:Quantizer, *args):
     nn.Module._load_from_state_dict(self, *args)
     self.sync()
 
+# %% ../../nbs/103_quant.base.ipynb #7b89a07d
 @patch
 def extra_repr(self:Quantizer): return f"{self.kind}, widths={self.widths}, signed={self.signed}"
 
+# %% ../../nbs/103_quant.base.ipynb #0f29a25f
 @patch
 def limits(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer, already initialised
@@ -118,7 +116,7 @@ def limits(self:Quantizer,
     "Return the levels used at `bits`."
     return levels(self.widths[bits], self.signed)
 
-# %% ../../nbs/103_quant.base.ipynb #3051bb67
+# %% ../../nbs/103_quant.base.ipynb #90705686
 @patch
 def by_bits(self:Quantizer,
     shape:tuple=(),    # of each parameter
@@ -127,7 +125,7 @@ def by_bits(self:Quantizer,
     make = {str(b): nn.Parameter(torch.full(shape, self.initial)) for b in self.widths}
     return nn.ParameterDict(make)
 
-# %% ../../nbs/103_quant.base.ipynb #d6618fb6
+# %% ../../nbs/103_quant.base.ipynb #784aab3c
 @patch
 def quantized(self:Quantizer,
     v:Tensor,    # values, any shape
@@ -136,7 +134,7 @@ def quantized(self:Quantizer,
     "Return `v` on the levels of `bits`: each subclass defines it."
     raise NotImplementedError(f"{type(self).__name__} has no method `quantized`")
 
-# %% ../../nbs/103_quant.base.ipynb #0c1e6f82
+# %% ../../nbs/103_quant.base.ipynb #2a22becd
 @patch
 def fit(self:Quantizer,
     v:Tensor,          # data
@@ -146,7 +144,7 @@ def fit(self:Quantizer,
 ):
     "Set what is learned at `bits` from `v`: here nothing."
 
-# %% ../../nbs/103_quant.base.ipynb #2d1f97cb
+# %% ../../nbs/103_quant.base.ipynb #945cb773
 @patch
 def mark_ready(self:Quantizer,
     v:Tensor,    # the data it was initialised from
@@ -157,7 +155,7 @@ def mark_ready(self:Quantizer,
     self.state[1 + list(self.widths).index(bits)] = 1
     self.sync()
 
-# %% ../../nbs/103_quant.base.ipynb #9ec66ddd
+# %% ../../nbs/103_quant.base.ipynb #0e4df695
 @patch
 def observe(self:Quantizer,
     v:Tensor,          # data
@@ -172,7 +170,7 @@ def observe(self:Quantizer,
         if first: self.mark_ready(v, bits)
         self.fit(v.detach(), bits, method, 1 if first else count)
 
-# %% ../../nbs/103_quant.base.ipynb #592b5b05
+# %% ../../nbs/103_quant.base.ipynb #1bab19f9
 @patch
 def parameters_at(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer
@@ -180,7 +178,7 @@ def parameters_at(self:Quantizer,
     "Return the parameters of one bit-width."
     return [params[str(bits)] for params in self.children()]
 
-# %% ../../nbs/103_quant.base.ipynb #e42351b0
+# %% ../../nbs/103_quant.base.ipynb #fef1c977
 @patch
 def learned(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer
@@ -192,7 +190,7 @@ def learned(self:Quantizer,
     if numbers: return any(bool((t != self.initial).any()) for t in numbers)
     return self.kind == 'act' and self._signed is not None and not any(self._ready.values())
 
-# %% ../../nbs/103_quant.base.ipynb #8a60fe7e
+# %% ../../nbs/103_quant.base.ipynb #2d583592
 @patch
 def start(self:Quantizer,
     v:Tensor,    # the first data at `bits`
@@ -203,19 +201,19 @@ def start(self:Quantizer,
     if self._ready[bits]: return
     if self.learned(bits):
         raise ValueError(f"this quantizer has numbers for {bits} bits, but its state says that it "
-                         "has seen no data: the state was averaged or not copied. Average parameters "
-                         "alone and copy buffers (timm's ModelEmaV3; AveragedModel without "
-                         "use_buffers), or load a whole state dict")
+                         "has seen no data: the state was averaged or not copied. Average "
+                         "parameters alone and copy buffers (timm's ModelEmaV3; AveragedModel "
+                         "without use_buffers), or load a whole state dict")
     self.observe(v, bits)
 
-# %% ../../nbs/103_quant.base.ipynb #b6281aa8
+# %% ../../nbs/103_quant.base.ipynb #65474bb2
 @patch
 def forward(self:Quantizer, v, bits):
     if bits not in self.widths: return v
     if not self.by_value and not self.ready[bits]: self.start(v, bits)
     return self.quantized(v, bits)
 
-# %% ../../nbs/103_quant.base.ipynb #c23d1363
+# %% ../../nbs/103_quant.base.ipynb #9d9497d0
 @patch
 def keep(self:Quantizer,
     bits:int,    # the one active bit-width to keep; none is left if it passes unchanged here
@@ -230,12 +228,13 @@ def keep(self:Quantizer,
         for name in [n for n in params if n != str(bits)]: del params[name]
     self.sync()
 
-# %% ../../nbs/103_quant.base.ipynb #a8f89f0c
+# %% ../../nbs/103_quant.base.ipynb #8e0b8fad
 @patch
 def step_parameters(self:Quantizer)->list:
     "Return the parameters that take no weight decay."
     return list(self.parameters())
 
+# %% ../../nbs/103_quant.base.ipynb #7b658eb0
 def steps_of(
     net:nn.Module,    # any network
 )->list:
@@ -243,10 +242,11 @@ def steps_of(
     quantizers = [m for m in check_network(net).modules() if isinstance(m, Quantizer)]
     return [p for q in quantizers for p in q.step_parameters()]
 
-# %% ../../nbs/103_quant.base.ipynb #3fda3706
+# %% ../../nbs/103_quant.base.ipynb #aec364a5
 @patch(as_prop=True)
 def _title(self:Quantizer): return f"quantizer {self.name!r} ({type(self).__name__})"
 
+# %% ../../nbs/103_quant.base.ipynb #6559d4a7
 @patch
 def step_range(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer, initialised
@@ -255,7 +255,7 @@ def step_range(self:Quantizer,
     "Return what `grid` gives: each subclass with equal steps defines it."
     raise ValueError(f"{self._title} has no grid of equal steps")
 
-# %% ../../nbs/103_quant.base.ipynb #dc241727
+# %% ../../nbs/103_quant.base.ipynb #9cc7f583
 @patch
 def grid(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer, already initialised
@@ -268,7 +268,7 @@ def grid(self:Quantizer,
         raise ValueError(f"the grid of a {type(self).__name__} {self.kind} needs the weights `v`")
     return self.step_range(bits, v)
 
-# %% ../../nbs/103_quant.base.ipynb #0773b455
+# %% ../../nbs/103_quant.base.ipynb #a110f38c
 @patch
 def export_grid(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer, already initialised

@@ -22,9 +22,10 @@ from torch import nn
 
 from ..core import (as_path, asset, atomic_path, check_choice, check_device, check_ints,
                           check_network, fixed_seed, unwrap)
-from .convert import bit_state_of, keep_bits, to_multibit
+from .base import Quantizer
+from .convert import keep_bits, to_multibit
 from .norm import keeps_statistics, MultiBitNorm
-from .quantizers import Quantizer
+from .switch import bit_state_of
 from ..settings import later
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #b4911905
@@ -34,22 +35,26 @@ def description_of(
     n_classes:int,    # number of classes
     meta=None,        # anything JSON can hold
 )->dict:
-    "What a checkpoint says about its network."
+    "Return what a checkpoint says about its network."
     check_ints(1, n_classes=n_classes)
     state = bit_state_of(net)
     if isinstance(n_classes, bool) or not hasattr(n_classes, '__index__'):
-        raise TypeError(f"n_classes must be an int, got {n_classes!r} of type {type(n_classes).__name__}")
+        kind = type(n_classes).__name__
+        raise TypeError(f"n_classes must be an int, got {n_classes!r} of type {kind}")
     quant = None if state is None else dict(bits=list(state.allowed), **state.config)
-    return dict(format='triqdef-1', arch=arch, n_classes=index(n_classes), quant=quant, meta=meta or {})
+    return dict(format='triqdef-1', arch=arch, n_classes=index(n_classes), quant=quant,
+                meta=meta or {})
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #8fc51405
 def _plain_number(o):
-    "A number of NumPy as Python's."
+    "A number of NumPy as one of Python."
     if isinstance(o, np.generic): return o.item()
-    raise TypeError(f"meta must hold what JSON can (numbers, text, lists, dicts), got a {type(o).__name__}")
+    raise TypeError("meta must hold what JSON can (numbers, text, lists, dicts), "
+                    f"got a {type(o).__name__}")
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #85a54e70
-_build_any, _check_arch = later('triqdef.classifiers', 'build_any'), later('triqdef.classifiers', 'check_arch')
+_build_any = later('triqdef.classifiers', 'build_any')
+_check_arch = later('triqdef.classifiers', 'check_arch')
 _make_preset = later('triqdef.imagenet', 'Preset')
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #762da01b
@@ -65,9 +70,10 @@ def _kind(m):
     if isinstance(m, MultiBitNorm): return 'a norm per bit-width'
     if keeps_statistics(m): return 'a norm'
     name = type(m).__name__
-    told = isinstance(m, nn.modules.conv._ConvNd) or 'Pool' in name
-    return f"{name}({m.extra_repr()})" if told else name
+    has_options = isinstance(m, nn.modules.conv._ConvNd) or 'Pool' in name
+    return f"{name}({m.extra_repr()})" if has_options else name
 
+# %% ../../nbs/150_quant.checkpoint.ipynb #05609a60
 def _form(net):
     "Shapes of the tensors by name, and kinds of the modules by name."
     ours, free = (Quantizer, MultiBitNorm), ('Dropout', 'DropPath', 'StochasticDepth', 'Identity')
@@ -85,23 +91,27 @@ def _form_of(described):
         return _form(_built(json.loads(described)))
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #4d66ce0d
-def _differences(own, want):
+def _listed(names): return ', '.join(sorted(names)[:3]) + (' …' if len(names) > 3 else '')
+
+# %% ../../nbs/150_quant.checkpoint.ipynb #7b6b6d9f
+def _differences(own, reference):
     "What differs between the names and shapes of two state dicts, in words, or ''."
-    def listed(names): return ', '.join(sorted(names)[:3]) + (' …' if len(names) > 3 else '')
-    missing, extra = want.keys() - own.keys(), own.keys() - want.keys()
-    shaped = [k for k in own.keys() & want.keys() if own[k] != want[k]]
-    return '; '.join(f"{t} {len(k)} ({listed(k)})" for t, k in
-                     (('missing', missing), ('unknown', extra), ('of another shape', shaped)) if k)
+    groups = {'missing': reference.keys() - own.keys(), 'unknown': own.keys() - reference.keys()}
+    shared = own.keys() & reference.keys()
+    groups['of another shape'] = [k for k in shared if own[k] != reference[k]]
+    return '; '.join(f"{t} {len(k)} ({_listed(k)})" for t, k in groups.items() if k)
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #b94c5228
 def _check_form(net, d):
     "Refuse a network that its description does not build."
-    asked = json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')})
-    (own, kinds), (want, built) = _form(net), _form_of(asked)
-    told = f"this network would not load: arch {d['arch']!r} with n_classes={d['n_classes']} builds another one"
-    if (said := _differences(own, want)): raise ValueError(f"{told} ({said})")
-    odd = [n for n in {**built, **kinds} if n in built and n in kinds and built[n] != kinds[n]]
-    if odd: raise ValueError(f"{told} ({odd[0]!r} is {kinds[odd[0]]}, not {built[odd[0]]})")
+    described = json.dumps({k: d.get(k) for k in ('arch', 'n_classes', 'quant', 'alone')})
+    (shapes, kinds), (built_shapes, built) = _form(net), _form_of(described)
+    refusal = (f"this network would not load: arch {d['arch']!r} with n_classes={d['n_classes']} "
+               "builds another one")
+    differing = _differences(shapes, built_shapes)
+    if differing: raise ValueError(f"{refusal} ({differing})")
+    odd = [n for n in built if n in kinds and built[n] != kinds[n]]
+    if odd: raise ValueError(f"{refusal} ({odd[0]!r} is {kinds[odd[0]]}, not {built[odd[0]]})")
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #7b974168
 def _is_alone(net, d):
@@ -109,8 +119,9 @@ def _is_alone(net, d):
     norms = any(isinstance(m, MultiBitNorm) for m in net.modules())
     return bool(d['quant']) and len(d['quant']['bits']) == 1 and not norms
 
+# %% ../../nbs/150_quant.checkpoint.ipynb #71c991b7
 def _preset(net):
-    "How images are cut for a published network, for the description."
+    "How images are prepared for a published network, for the description."
     preset = getattr(net, 'preset', None)
     return {} if preset is None else dict(preset=asdict(preset))
 
@@ -136,51 +147,43 @@ def save_checkpoint(
     return path
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #bdf7b95e
+def _check_no_pickle(path):
+    "Refuse a missing file, a zip and a pickle."
+    if not path.is_file(): raise FileNotFoundError(f"no checkpoint at {path}")
+    with open(path, 'rb') as f: head = f.read(4)
+    if head[:2] not in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'): return
+    raise ValueError(f"{path} is a pickle, which could run code when loaded: refused. triqdef "
+                     "loads safetensors files written by save_checkpoint. For a state dict of torch: "
+                     "net.load_state_dict(torch.load(path, weights_only=True)), then "
+                     "save_checkpoint")
+
+# %% ../../nbs/150_quant.checkpoint.ipynb #53fb1d85
 def read_tensors(
     path,      # a safetensors file
 )->tuple:      # tensors by name, metadata
-    "The file's tensors and metadata; `ValueError` unless it is a whole safetensors file."
+    "Return tensors and metadata of a file; `ValueError` unless it is a whole safetensors file."
     path = as_path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no checkpoint at {path}")
-    with open(path, 'rb') as f: head = f.read(4)
-    if head[:2] in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
-        raise ValueError(f"{path} is a pickle, which could run code when loaded: refused. "
-                         "triqdef loads safetensors files written by save_checkpoint. For a state dict of torch: "
-                         "net.load_state_dict(torch.load(path, weights_only=True)), then save_checkpoint")
+    _check_no_pickle(path)
     try:
         with safe_open(path, 'pt') as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except SafetensorError as e:
-        raise ValueError(f"{path} is not a whole safetensors file ({e}): truncated or of another kind") from e
+        raise ValueError(f"{path} is not a whole safetensors file ({e}): truncated or of another "
+                         "kind") from e
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #6ba9ca58
 def read_description(
     path,       # a checkpoint
 )->dict:        # arch, n_classes, quant, meta
-    "What a checkpoint says about itself; `ValueError` if it is none of ours."
+    "Return what a checkpoint says about itself; `ValueError` if it has no description."
     tensors, meta = read_tensors(path)
-    if 'triqdef' not in meta: raise ValueError(f"{path} was not written by save_checkpoint: it has no description")
+    if 'triqdef' not in meta:
+        raise ValueError(f"{path} was not written by save_checkpoint: it has no description")
     d = json.loads(meta['triqdef'])
-    want = {'format', 'arch', 'n_classes', 'quant', 'meta'}
-    if not isinstance(d, dict) or d.get('format') != 'triqdef-1' or not want <= set(d):
+    needed = {'format', 'arch', 'n_classes', 'quant', 'meta'}
+    if not isinstance(d, dict) or d.get('format') != 'triqdef-1' or not needed <= set(d):
         raise ValueError(f"{path} has a description that is not of the form triqdef-1")
     return d
-
-# %% ../../nbs/150_quant.checkpoint.ipynb #f9550c41
-def load_weights(
-    net:nn.Module,    # the network to fill, in place
-    path,             # a checkpoint
-)->nn.Module:
-    "Fill `net` from a checkpoint; `ValueError` with the differing names if it belongs to another network."
-    tensors, header = read_tensors(path)
-    inner = unwrap(check_network(net))
-    prefix = re.compile(r'(?:module\.|_orig_mod\.)+')
-    if all(prefix.match(k) for k in tensors): tensors = {prefix.sub('', k, 1): v for k, v in tensors.items()}
-    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (tensors, inner.state_dict())]
-    if (said := _differences(*shapes)): raise ValueError(f"{path} is a checkpoint of another network: {said}")
-    if 'triqdef' in header: _check_config(inner, json.loads(header['triqdef'])['quant'], path)
-    inner.load_state_dict(tensors)
-    return net
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #0a109ce5
 def _check_config(net, quant, path):
@@ -188,8 +191,27 @@ def _check_config(net, quant, path):
     state = bit_state_of(net)
     own = None if state is None else dict(bits=list(state.allowed), **state.config)
     odd = [k for k in own or () if quant and k in quant and quant[k] != own[k]]
-    if odd: raise ValueError(f"{path} is a checkpoint of another network: it was converted with "
-                             f"{odd[0]}={quant[odd[0]]!r}, this one with {own[odd[0]]!r}")
+    if odd:
+        raise ValueError(f"{path} is a checkpoint of another network: it was converted with "
+                         f"{odd[0]}={quant[odd[0]]!r}, this one with {own[odd[0]]!r}")
+
+# %% ../../nbs/150_quant.checkpoint.ipynb #f9550c41
+def load_weights(
+    net:nn.Module,    # the network to fill, in place
+    path,             # a checkpoint
+)->nn.Module:
+    "Fill `net` from a checkpoint; `ValueError` names what differs if it is another network's."
+    tensors, header = read_tensors(path)
+    inner = unwrap(check_network(net))
+    prefix = re.compile(r'(?:module\.|_orig_mod\.)+')
+    if all(prefix.match(k) for k in tensors):
+        tensors = {prefix.sub('', k, 1): v for k, v in tensors.items()}
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (tensors, inner.state_dict())]
+    differing = _differences(*shapes)
+    if differing: raise ValueError(f"{path} is a checkpoint of another network: {differing}")
+    if 'triqdef' in header: _check_config(inner, json.loads(header['triqdef'])['quant'], path)
+    inner.load_state_dict(tensors)
+    return net
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #0f7799e7
 def _as_stored(net, tensors):
@@ -199,6 +221,7 @@ def _as_stored(net, tensors):
             t.data = t.data.to(tensors[k].dtype)
     return net
 
+# %% ../../nbs/150_quant.checkpoint.ipynb #e4a89cea
 def load_checkpoint(
     path,                # a checkpoint
     device='cpu',        # where the network is put
@@ -214,15 +237,16 @@ def load_checkpoint(
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #b1e05d0d
 def pretrained_names()->list:
-    "Names of the networks that ship with the package."
+    "Return the names of the networks that ship with the package."
     return sorted(p.name.removesuffix('.safetensors') for p in asset().iterdir()
                   if p.name.endswith('.safetensors'))
 
+# %% ../../nbs/150_quant.checkpoint.ipynb #95d8b749
 def pretrained(
     name:str,          # one of `pretrained_names()`, such as 'cifar10-resnet20-fp'
     device='cpu',      # where the network is put
 )->nn.Module:          # in eval mode; `.description['meta']` says how it was trained
-    "A trained network that ships with the package."
+    "Return a trained network that ships with the package."
     check_device(device)
     check_choice(name, pretrained_names(), 'name')
     return load_checkpoint(asset(f'{name}.safetensors'), device)

@@ -12,6 +12,7 @@ import copy
 
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -21,10 +22,11 @@ from .layers import BitState
 
 # %% ../../nbs/130_quant.norm.ipynb #74349cdb
 def _backward(g, x, w, mean, rstd, eps):
-    "torch's fused backward of BatchNorm with batch statistics: γ r P(g), N⟨g x̂⟩, N⟨g⟩."
+    "Torch's backward of BatchNorm with batch statistics: γ r P(g), N⟨g x̂⟩, N⟨g⟩."
     return torch.ops.aten.native_batch_norm_backward(
         g, x, w, None, None, mean, rstd, True, eps, [True, True, True])
 
+# %% ../../nbs/130_quant.norm.ipynb #df805189
 def _per_channel(t, ndim=4): return t.reshape(1, -1, *[1]*(ndim - 2))
 
 # %% ../../nbs/130_quant.norm.ipynb #e2fca944
@@ -40,11 +42,12 @@ def _second_order(v, g, gx, gw, gb, x, w, mean, rstd, eps):
 
 # %% ../../nbs/130_quant.norm.ipynb #44ceb64d
 class _BatchNormGrad(Function):
-    "Backward of `_BatchNorm`, itself differentiable with respect to everything it read."
+    "The backward pass of `_BatchNorm`, itself differentiable by g, x and γ."
     @staticmethod
     def forward(ctx, g, x, w, mean, rstd, eps):
         gx, gw, gb = _backward(g, x, w, mean, rstd, eps)
-        ctx.save_for_backward(g, gx, gw, gb, x, w, mean, rstd); ctx.eps = eps
+        ctx.save_for_backward(g, gx, gw, gb, x, w, mean, rstd)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
         return gx, gw, gb
 
@@ -54,20 +57,20 @@ class _BatchNormGrad(Function):
         if v_w is not None or v_b is not None:
             raise NotImplementedError("second derivatives of the BatchNorm parameters' gradients")
         if v is None: return (None,)*6
-        vg, vx, vw = _second_order(v, *ctx.saved_tensors, ctx.eps)
-        return vg, vx, vw, None, None, None
+        return *_second_order(v, *ctx.saved_tensors, ctx.eps), None, None, None
 
 # %% ../../nbs/130_quant.norm.ipynb #7d2db02c
 class _BatchNorm(Function):
-    "BatchNorm with batch statistics, forward."
+    "BatchNorm with batch statistics."
     @staticmethod
-    def forward(ctx, x, w, b, running_mean, running_var, momentum, eps):
-        y, mean, rstd = torch.native_batch_norm(x, w, b, running_mean, running_var, True, momentum, eps)
-        ctx.save_for_backward(x, w, mean, rstd); ctx.eps = eps
+    def forward(ctx, x, w, b, stats, momentum, eps):
+        y, mean, rstd = torch.native_batch_norm(x, w, b, *stats, True, momentum, eps)
+        ctx.save_for_backward(x, w, mean, rstd)
+        ctx.eps = eps
         return y
 
     @staticmethod
-    def backward(ctx, g): return *_BatchNormGrad.apply(g, *ctx.saved_tensors, ctx.eps), *[None]*4
+    def backward(ctx, g): return *_BatchNormGrad.apply(g, *ctx.saved_tensors, ctx.eps), *[None]*3
 
 # %% ../../nbs/130_quant.norm.ipynb #b6aa72cc
 class FreeBatchNorm(nn.BatchNorm2d):
@@ -75,31 +78,43 @@ class FreeBatchNorm(nn.BatchNorm2d):
     def _check_input_dim(self, x):
         if x.ndim < 2: raise ValueError(f"expected at least (B,C), got {tuple(x.shape)}")
 
+# %% ../../nbs/130_quant.norm.ipynb #07f8c4a8
 def _plain_norm(norm):
-    "`norm`, or for an `nn.SyncBatchNorm` over all processes a `FreeBatchNorm` that holds the same."
+    "`norm`, or a `FreeBatchNorm` that holds the same as an `nn.SyncBatchNorm`."
     if type(norm) is not nn.SyncBatchNorm: return norm
     new = FreeBatchNorm.__new__(FreeBatchNorm)
     new.__dict__.update({k: v for k, v in vars(norm).items() if k != 'process_group'})
     return new
 
-def _hooked(m): return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+# %% ../../nbs/130_quant.norm.ipynb #296d3675
+def _hooked(m):
+    "Whether any hook sits on `m`."
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+                or m._backward_pre_hooks)
+
+# %% ../../nbs/130_quant.norm.ipynb #c5297f01
+def _is_fast(bn, x):
+    "Whether the fast form computes what `bn(x)` computes."
+    ours = (type(bn) in (nn.BatchNorm2d, FreeBatchNorm) and bn.training and bn.affine
+            and bn.track_running_stats and bn.momentum is not None and not _hooked(bn))
+    return (ours and x.dtype == bn.weight.dtype and x.dtype in (torch.float32, torch.float64)
+            and x.ndim == 4 and x.numel() > x.shape[1])
 
 # %% ../../nbs/130_quant.norm.ipynb #2ec03a92
 def batch_norm(
     x:Tensor,         # (B,C,…)
     bn:nn.Module,     # the norm whose parameters and statistics are used, and updated in training
 )->Tensor:            # as `x`
-    "`bn(x)`, with a fast second derivative where the plain training case allows it (Ioffe 2015)."
-    plain = (type(bn) in (nn.BatchNorm2d, FreeBatchNorm) and bn.training and bn.affine and bn.track_running_stats
-             and bn.momentum is not None and x.dtype == bn.weight.dtype and x.ndim == 4
-             and x.dtype in (torch.float32, torch.float64) and x.numel() > x.shape[1] and not _hooked(bn))
-    if not plain or torch.compiler.is_compiling() or not torch.is_grad_enabled(): return bn(x)
+    "Return `bn(x)`, with a fast second derivative in the plain training case (Ioffe 2015)."
+    compiling = torch.compiler.is_compiling()
+    if not _is_fast(bn, x) or compiling or not torch.is_grad_enabled(): return bn(x)
     bn.num_batches_tracked.add_(1)
-    return _BatchNorm.apply(x, bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.momentum, bn.eps)
+    stats = bn.running_mean, bn.running_var
+    return _BatchNorm.apply(x, bn.weight, bn.bias, stats, bn.momentum, bn.eps)
 
 # %% ../../nbs/130_quant.norm.ipynb #cbdcab01
 class _SumOver(Function):
-    "The sum over all processes; the derivative of such a sum is such a sum."
+    "The sum over all processes; its derivative is such a sum."
     @staticmethod
     def forward(ctx, x):
         x = x.clone()
@@ -109,6 +124,17 @@ class _SumOver(Function):
     @staticmethod
     def backward(ctx, g): return _SumOver.apply(g)
 
+# %% ../../nbs/130_quant.norm.ipynb #4634026a
+def _moments(x, c):
+    "Number of values per channel, mean and variance over all processes, and x - c."
+    rest = [i for i in range(x.ndim) if i != 1]
+    d = x - _per_channel(c, x.ndim)
+    n = d.new_full((1,), x.numel()/x.shape[1])
+    sums = _SumOver.apply(torch.cat([n, d.sum(rest), d.square().sum(rest)]))
+    n, (s1, s2) = sums[0].detach(), sums[1:].chunk(2)
+    return n, s1/n, (s2/n - (s1/n).square()).clamp_min(0), d
+
+# %% ../../nbs/130_quant.norm.ipynb #40785796
 def _track(bn, mean, var, n):
     "Move the running statistics towards those of `n` values per channel, as torch does."
     if not bn.track_running_stats: return
@@ -120,19 +146,15 @@ def _track(bn, mean, var, n):
 # %% ../../nbs/130_quant.norm.ipynb #62bf7ca5
 def synced_batch_norm(
     x:Tensor,         # (B,C,…), the share of this process
-    bn:nn.Module,     # the `nn.BatchNorm1d`, 2d or 3d whose parameters and statistics are used, and updated
+    bn:nn.Module,     # an `nn.BatchNorm1d`, 2d or 3d; its running statistics are updated
 )->Tensor:            # as `x`
-    "BatchNorm with the batch statistics of all processes, differentiable to any order."
+    "Return BatchNorm with the batch statistics of all processes, differentiable to any order."
     v = x.to(torch.promote_types(x.dtype, torch.float32))
-    c = bn.running_mean.detach().clone() if bn.track_running_stats else v.new_zeros(x.shape[1])
-    rest = [i for i in range(x.ndim) if i != 1]
-    d = v - _per_channel(c, x.ndim)
-    n = d.new_full((1,), x.numel()/x.shape[1])
-    sums = _SumOver.apply(torch.cat([n, d.sum(rest), d.square().sum(rest)]))
-    n, (s1, s2) = sums[0].detach(), sums[1:].chunk(2)
-    var = (s2/n - (s1/n).square()).clamp_min(0)
-    _track(bn, c + s1/n, var, n)
-    y = (d - _per_channel(s1/n, x.ndim))*_per_channel((var + bn.eps).rsqrt(), x.ndim)
+    tracked = bn.track_running_stats
+    c = bn.running_mean.detach().clone() if tracked else v.new_zeros(x.shape[1])
+    n, shift, var, d = _moments(v, c)
+    _track(bn, c + shift, var, n)
+    y = (d - _per_channel(shift, x.ndim))*_per_channel((var + bn.eps).rsqrt(), x.ndim)
     if bn.affine: y = y*_per_channel(bn.weight, x.ndim) + _per_channel(bn.bias, x.ndim)
     return y.to(x.dtype)
 
@@ -140,16 +162,16 @@ def synced_batch_norm(
 def keeps_statistics(
     m:nn.Module,    # any module
 )->bool:
-    "Whether `m` is a norm that has to be kept per bit-width: a BatchNorm of any kind, or one that tracks statistics."
+    "Whether `m` is a norm to keep per bit-width: a BatchNorm, or one that tracks statistics."
     tracks = any(k.startswith('running_') for k, b in m._buffers.items() if b is not None)
     layers = any(isinstance(c, (nn.modules.conv._ConvNd, nn.Linear)) for c in m.modules())
     return isinstance(m, nn.modules.batchnorm._BatchNorm) or tracks and not layers
 
 # %% ../../nbs/130_quant.norm.ipynb #a2d6f3e5
 class MultiBitNorm(nn.Module):
-    "A norm per bit-width, each a copy of the original, chosen by the network's active bit-width."
+    "A norm per bit-width, each a copy of the original; the active bit-width chooses."
     def __init__(self,
-        norm:nn.Module,        # the norm to take the place of, see `keeps_statistics`
+        norm:nn.Module,        # the norm to replace, see `keeps_statistics`
         bit_state:BitState,    # the network's
     ):
         super().__init__()
@@ -163,27 +185,38 @@ class MultiBitNorm(nn.Module):
     widths = property(lambda self: self.bit_state.allowed)
     def parameters_at(self, bits): return list(self.norms[str(bits)].parameters())
 
-    def forward(self, x):
-        synced = getattr(self, 'synced', False) and self.active.training    # older pickles have no `synced`
-        if synced and not dist.is_initialized(): synced = False
-        return synced_batch_norm(x, self.active) if synced else batch_norm(x, self.active)
+# %% ../../nbs/130_quant.norm.ipynb #2d6572dd
+@patch
+def forward(self:MultiBitNorm, x):
+    synced = getattr(self, 'synced', False) and self.active.training    # absent in older pickles
+    if synced and dist.is_initialized(): return synced_batch_norm(x, self.active)
+    return batch_norm(x, self.active)
+
+# %% ../../nbs/130_quant.norm.ipynb #788551c4
+def _is_frozen(norm):
+    "Whether `norm` takes no batch statistics, as the frozen BatchNorm of torchvision and timm."
+    return (not isinstance(norm, nn.modules.batchnorm._NormBase)
+            and 'Frozen' in type(norm).__name__)
+
+# %% ../../nbs/130_quant.norm.ipynb #cbcef3f7
+def _check_syncable(norms):
+    "`TypeError` for norms that cannot be synchronised, by their class."
+    able = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FreeBatchNorm
+    odd = {type(n).__name__ for m in norms for n in m.norms.values() if type(n) not in able}
+    if odd:
+        raise TypeError("only nn.BatchNorm1d, 2d and 3d can be synchronised, "
+                        f"this network has {sorted(odd)}")
 
 # %% ../../nbs/130_quant.norm.ipynb #fc8a5c61
 def sync_norms(
     net:nn.Module,     # a multi-bit network
     on:bool=True,      # batch statistics of all processes, or of each one's own images
 )->nn.Module:          # the network
-    "Choose whether the norms of `net` take their statistics over all processes; `TypeError` for norms that cannot."
-    if not any(getattr(m, 'bit_state', None) is not None for m in check_network(net).modules()):
+    "Choose whether norms take their statistics over all processes; `TypeError` if they cannot."
+    modules = list(check_network(net).modules())
+    if not any(getattr(m, 'bit_state', None) is not None for m in modules):
         raise ValueError("sync_norms needs a multi-bit network: see to_multibit")
-    norms = [m for m in net.modules() if isinstance(m, MultiBitNorm) and not _is_frozen(m.active)]
-    able = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FreeBatchNorm
-    odd = {type(n).__name__ for m in norms for n in m.norms.values() if type(n) not in able}
-    if on and odd:
-        raise TypeError(f"only nn.BatchNorm1d, 2d and 3d can be synchronised, this network has {sorted(odd)}")
+    norms = [m for m in modules if isinstance(m, MultiBitNorm) and not _is_frozen(m.active)]
+    if on: _check_syncable(norms)
     for m in norms: m.synced = bool(on)
     return net
-
-def _is_frozen(norm):
-    "Whether `norm` takes no statistics of a batch, as torchvision's and timm's frozen BatchNorm."
-    return not isinstance(norm, nn.modules.batchnorm._NormBase) and 'Frozen' in type(norm).__name__

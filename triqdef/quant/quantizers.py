@@ -21,7 +21,7 @@ from .base import levels, Quantizer, steps_of
 from .ste import quantize
 from .steps import lsq_step, mse_step, rows_by_step
 
-# %% ../../nbs/110_quant.quantizers.ipynb #94b91cda
+# %% ../../nbs/110_quant.quantizers.ipynb #1ee225ee
 quantizers = {}
 
 def _check_free(name, cls):
@@ -30,7 +30,7 @@ def _check_free(name, cls):
     if (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"the name {name!r} is taken by {old.__module__}.{old.__qualname__}")
 
-# %% ../../nbs/110_quant.quantizers.ipynb #ebccee1c
+# %% ../../nbs/110_quant.quantizers.ipynb #805130bd
 def register_quantizer(
     name:str,                   # the name
     kinds=('weight', 'act'),    # what it can quantize
@@ -45,7 +45,7 @@ def register_quantizer(
         return cls
     return register
 
-# %% ../../nbs/110_quant.quantizers.ipynb #e16d3e9e
+# %% ../../nbs/110_quant.quantizers.ipynb #6890fc07
 def quantizer_names(
     kind:str='weight',  # 'weight' or 'act'
 )->list:
@@ -53,7 +53,7 @@ def quantizer_names(
     check_choice(kind, Quantizer.kinds, 'kind')
     return [n for n, c in quantizers.items() if kind in c.kinds]
 
-# %% ../../nbs/110_quant.quantizers.ipynb #eb937c88
+# %% ../../nbs/110_quant.quantizers.ipynb #112e92d2
 def quantizer_class(
     name:str,           # a name given to `register_quantizer`
     kind:str='weight',  # 'weight' or 'act'
@@ -61,7 +61,7 @@ def quantizer_class(
     "Return a class by name; `ValueError` lists the names that exist for `kind`."
     return quantizers[check_choice(name, quantizer_names(kind), f'{kind} quantizer')]
 
-# %% ../../nbs/110_quant.quantizers.ipynb #c028e3f9
+# %% ../../nbs/110_quant.quantizers.ipynb #921cf177
 def make_quantizer(
     name:str,           # a name given to `register_quantizer`
     widths:dict,        # active bit-width → width used
@@ -88,7 +88,7 @@ def step(self:LSQ,
     s = rho.detach().exp()
     return s + (rho - rho.detach())/s
 
-# %% ../../nbs/110_quant.quantizers.ipynb #bd406c09
+# %% ../../nbs/110_quant.quantizers.ipynb #2a1e9a31
 @patch
 def fit(self:LSQ,
     v:Tensor,          # data
@@ -101,7 +101,7 @@ def fit(self:LSQ,
     new = lsq_step(v, hi, self.shape) if method == 'lsq' else mse_step(v, lo, hi, self.shape)
     rho.copy_((new if count in (None, 1) else rho.exp() + (new - rho.exp())/count).log())
 
-# %% ../../nbs/110_quant.quantizers.ipynb #5ea33784
+# %% ../../nbs/110_quant.quantizers.ipynb #49b32a76
 @patch
 def quantized(self:LSQ,
     v:Tensor,    # values, any shape
@@ -113,7 +113,7 @@ def quantized(self:LSQ,
     if self.kind == 'act': n /= len(v)
     return quantize(v, self.step(bits), lo, hi, scale=1/math.sqrt(n*hi))
 
-# %% ../../nbs/110_quant.quantizers.ipynb #fb8a8cdd
+# %% ../../nbs/110_quant.quantizers.ipynb #d3b6cee3
 @patch
 def step_range(self:LSQ,
     bits:int,    # an active bit-width
@@ -133,7 +133,7 @@ class Cover(LSQ):
 
     def quantized(self, v, bits): return quantize(v, self.step(bits), *self.limits(bits), edge=.5)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #e7472252
+# %% ../../nbs/110_quant.quantizers.ipynb #57f5957c
 @patch
 def fit(self:Cover,
     v:Tensor,          # data
@@ -152,13 +152,14 @@ class DoReFa(Quantizer):
     "DoReFa-Net, Zhou 2016: no parameters; weights through tanh, activations clipped at 1."
     last, exports = 'lsq', True
 
-# %% ../../nbs/110_quant.quantizers.ipynb #1eecccb0
+# %% ../../nbs/110_quant.quantizers.ipynb #e8c05445
 @patch
 def _activations(self:DoReFa, v, bits):
     "Zhou 2016, equation 5 for activations."
     lo, hi = self.limits(bits)
     return quantize(v, v.new_tensor(1/hi, dtype=torch.float32), lo, hi, edge=.5)
 
+# %% ../../nbs/110_quant.quantizers.ipynb #8934a4b5
 @patch
 def _weights(self:DoReFa, v, bits):
     "Zhou 2016, equation 9."
@@ -167,7 +168,7 @@ def _weights(self:DoReFa, v, bits):
     r = t/(2*t.abs().max().clamp_min(1e-12)) + .5
     return 2*quantize(r, r.new_tensor(1/n), 0, n, edge=.5) - 1
 
-# %% ../../nbs/110_quant.quantizers.ipynb #e175edd0
+# %% ../../nbs/110_quant.quantizers.ipynb #aec54547
 @patch
 def quantized(self:DoReFa,
     v:Tensor,    # values, any shape
@@ -176,7 +177,7 @@ def quantized(self:DoReFa,
     "Return `v` on the levels of DoReFa-Net."
     return self._activations(v, bits) if self.kind == 'act' else self._weights(v, bits)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #2c04f216
+# %% ../../nbs/110_quant.quantizers.ipynb #268effd3
 @patch
 def step_range(self:DoReFa,
     bits:int,    # an active bit-width
@@ -196,7 +197,7 @@ class PACT(Quantizer):
 
     def top(self, bits): return self.alphas[str(bits)].abs().clamp_min(1e-8)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #81f5ee36
+# %% ../../nbs/110_quant.quantizers.ipynb #03aceb7f
 @patch
 def quantized(self:PACT,
     v:Tensor,    # values, any shape
@@ -208,7 +209,7 @@ def quantized(self:PACT,
     low = torch.where(v <= -top, -top, v) if self.signed else v.relu()
     return quantize(torch.where(v >= top, top, low), alpha.detach()/hi, lo, hi, edge=.5)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #e20f7260
+# %% ../../nbs/110_quant.quantizers.ipynb #69fcbcd7
 @patch
 def fit(self:PACT,
     v:Tensor,          # data
@@ -221,7 +222,7 @@ def fit(self:PACT,
     new = v.abs().max().float().clamp_min(1e-6) if method == 'lsq' else hi*mse_step(v, lo, hi)
     alpha.copy_(new if count in (None, 1) else alpha + (new - alpha)/count)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #fbf7a526
+# %% ../../nbs/110_quant.quantizers.ipynb #d7c04da1
 @patch
 def step_range(self:PACT,
     bits:int,    # an active bit-width
@@ -250,7 +251,7 @@ class MinMax(Quantizer):
     def build(self):
         if self.kind == 'act': self.register_buffer('ranges', torch.zeros(len(self.widths), 2))
 
-# %% ../../nbs/110_quant.quantizers.ipynb #f88d85c4
+# %% ../../nbs/110_quant.quantizers.ipynb #7ca529eb
 @patch
 def range_of(self:MinMax,
     bits:int,    # an active bit-width
@@ -258,6 +259,7 @@ def range_of(self:MinMax,
     "Return the range of the activations at `bits`."
     return self.ranges[list(self.widths).index(bits)]
 
+# %% ../../nbs/110_quant.quantizers.ipynb #fc47123e
 @patch
 def fit(self:MinMax,
     v:Tensor,          # data
@@ -294,7 +296,7 @@ def quantized(self:MinMax,
     s, z, n = self.affine(bits, v)
     return quantize(v, s, -z, n - z, edge=.5)
 
-# %% ../../nbs/110_quant.quantizers.ipynb #802bab2e
+# %% ../../nbs/110_quant.quantizers.ipynb #cbe4b92d
 @patch
 def step_range(self:MinMax,
     bits:int,    # an active bit-width

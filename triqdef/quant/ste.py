@@ -43,13 +43,14 @@ def _masked(g, u, lo, hi, edge):
     if isinstance(lo, Tensor): return g*((u > lo - edge) & (u < hi + edge))
     return torch.ops.aten.hardtanh_backward(g, u, lo - edge, hi + edge)
 
-# %% ../../nbs/100_quant.ste.ipynb #af73d5f5
+# %% ../../nbs/100_quant.ste.ipynb #9391516d
 def _flat(t, like):
     "`t` as a vector in the memory order of `like`, without a copy where the layouts agree."
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         return t.permute(0, 2, 3, 1).reshape(-1)
     return t.reshape(-1)
 
+# %% ../../nbs/100_quant.ste.ipynb #c65e7b08
 def _inner(a, b, step):
     "The inner product of `a` and `b`, summed to the shape of `step`."
     if step.numel() == 1: return torch.dot(_flat(a, b), _flat(b, b)).reshape(step.shape)
@@ -63,7 +64,7 @@ def _comparable(v, step, lo, hi, edge):
     s = step.item()
     return v, lo*s, hi*s, edge*s
 
-# %% ../../nbs/100_quant.ste.ipynb #83b47bdc
+# %% ../../nbs/100_quant.ste.ipynb #3e513c70
 def _grad_of_g(ggv, ggs, v, y, step, lo, hi, edge, scale):
     "The derivative by `g` of its two gradients, weighted by `ggv` and `ggs` (None for neither)."
     u, *span = _comparable(v, step, lo, hi, edge)
@@ -135,7 +136,7 @@ class _Borrowed(Function):
     @staticmethod
     def backward(ctx, g): return None, g
 
-# %% ../../nbs/100_quant.ste.ipynb #612fc24d
+# %% ../../nbs/100_quant.ste.ipynb #1b4f324f
 def grad_from(
     value:Tensor,     # the result, any shape
     source:Tensor,    # where the gradient goes, of the same shape and type

@@ -7,13 +7,13 @@ Docs: https://triqdef.github.io/triqdef/quant.steps.html.md"""
 # %% auto #0
 __all__ = ['rows_by_step', 'lsq_step', 'mse_step']
 
-# %% ../../nbs/107_quant.steps.ipynb #c688c878
+# %% ../../nbs/107_quant.steps.ipynb #d90d7293
 import math
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/107_quant.steps.ipynb #28aad87f
+# %% ../../nbs/107_quant.steps.ipynb #fffcfaa9
 def rows_by_step(
     v:Tensor,       # values, any shape
     shape:tuple,    # shape of the step: () or (C,1,…)
@@ -21,7 +21,7 @@ def rows_by_step(
     "Return `v` with one row for each step."
     return v.reshape(shape[0], -1) if shape else v.reshape(1, -1)
 
-# %% ../../nbs/107_quant.steps.ipynb #1be0b4b4
+# %% ../../nbs/107_quant.steps.ipynb #373fd650
 def lsq_step(
     v:Tensor,         # values, any shape
     hi:int,           # highest level
@@ -31,13 +31,13 @@ def lsq_step(
     s = 2*rows_by_step(v.detach().float(), shape).abs().mean(1)/math.sqrt(hi)
     return torch.where(s > 0, s, torch.full_like(s, 1/hi)).reshape(shape)
 
-# %% ../../nbs/107_quant.steps.ipynb #4e295c8a
+# %% ../../nbs/107_quant.steps.ipynb #f1a1deba
 def _best(rows, steps, lo, hi):
     "Of `steps` (n, rows, 1), the one of least squared error for each row."
     errors = ((rows/steps).round().clamp(lo, hi)*steps - rows).square().mean(2)
     return steps[errors.argmin(0), torch.arange(len(rows), device=rows.device), 0]
 
-# %% ../../nbs/107_quant.steps.ipynb #15cd2533
+# %% ../../nbs/107_quant.steps.ipynb #98944dcf
 def mse_step(
     v:Tensor,         # values, any shape
     lo:int,           # lowest level
