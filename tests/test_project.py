@@ -149,6 +149,10 @@ def write_nb(root, name, cells):
     ('docments', good + [py('#| export\nclass G:\n    "G."\n    def __init__(self, a): pass')], 'parameter a of G.__init__'),
     ('docments', good + [py('#| export\n@patch\ndef g(self:G, a):\n    "G."')], 'parameter a of g'),
     ('lessons', good[:5], 'asserts nothing'),
+    ('links', good + [md('[a](300_none.ipynb)')], 'links to 300_none.ipynb, which is not there'),
+    ('links', good + [md('[a](200_high.ipynb#none)')], 'no such heading'),
+    ('stored', good + [py('x = 1\nx')], 'stores no output'),
+    ('stored', good + [py('print(1)')], 'stores no output'),
     ('lessons', good + [py('#| hide\nassert 1')], '1 of 2 assertion cells'),
     ('unique_numbers', None, 'same number')])
 def test_notebook_rule_fails(tmp_path, rule, cells, says):
@@ -165,6 +169,25 @@ def test_imports_downwards_are_allowed(tmp_path):
     write_nb(tmp_path, '200_high.ipynb', [py('#| default_exp high'), py('%time 1'), py('import triqdef\nfrom triqdef.low import f')])
     write_nb(tmp_path, 'index.ipynb', [py('from triqdef.high import *')])
     assert not import_order(tmp_path)
+
+def test_links_to_headings_and_names(tmp_path):
+    write_nb(tmp_path, '100_low.ipynb', good + [md('## The `first` part, and\n\n[a](#the-first-part-and) [b](#f) [c](https://x.y#z)')])
+    assert not rules.links(tmp_path)
+
+@pytest.mark.parametrize('row, says', [
+    ('| odd | uneven | [100](../100_low.ipynb) |', '100_low does not say odd'),
+    ('| wave | moves | [200](../200_high.ipynb) |', '100_low says wave, which 200_high defines later'),
+    ('| wave | moves | [300](../300_none.ipynb) |', 'which is not there'),
+    ('| wave | moves | 200 |', 'has no row')])
+def test_glossary_fails(tmp_path, row, says):
+    write_nb(tmp_path, '100_low.ipynb', good + [md('A wave, `even` so.')])
+    write_nb(tmp_path, '200_high.ipynb', [md('Waves.')])
+    (tmp_path/'nbs/explanations').mkdir()
+    write_nb(tmp_path, 'explanations/glossary.ipynb', [md(row.replace('200_high', '100_low').replace('wave | moves', 'wave | at once'))])
+    if 'later' in says: assert not rules.glossary(tmp_path)
+    write_nb(tmp_path, 'explanations/glossary.ipynb', [md(row)])
+    found = rules.glossary(tmp_path)
+    assert any(says in b for b in found), found
 
 def replace(name, old, new): return lambda r: (r/name).write_text((r/name).read_text().replace(old, new, 1))
 def add(name, s): return lambda r: (r/name).write_text(s)

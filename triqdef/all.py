@@ -1,4 +1,4 @@
-"""One import for notebooks: `from triqdef.all import *`.
+"""`from triqdef.all import *` gives the names that notebooks use most, beside fastai's.
 
 Docs: https://triqdef.github.io/triqdef/all.html.md"""
 
@@ -11,75 +11,81 @@ __all__ = []
 from fastai.callback.schedule import ParamScheduler   # gives Learner its fit_one_cycle
 from fastai.learner import Learner
 
-from .attack.base import *
-from .attack.criteria import *
-from .attack.ensemble import *
-from .attack.gap import *
-from .attack.lavan import *
-from .attack.nes import *
-from .attack.patch import *
-from .attack.patchattack import *
-from .attack.pgd import *
-from .attack.sparse_rs import *
-from .attack.state import *
-from .attack.textures import *
-from .attack.views import *
-from .core import *
-from .data import *
-from .deploy.extract import *
-from .deploy.graph import *
-from .deploy.onnx import *
-from .deploy.parity import *
-from .deploy.speed import *
-from .evaluate.alignment import *
-from .evaluate.audit import *
-from .evaluate.compare import *
-from .evaluate.curves import *
-from .evaluate.imagenet import *
-from .evaluate.report import *
+from .classifiers import classifier
+from .core import fixed_seed, seed_everything
+from .data import (cifar_classes, cifar_dls, image_dls, image_folder_dls, ImageTensors,
+                          sample_dls, sample_tensors)
+from .imagenet import imagenet_dls, imagenet_valid, Preset
+from .models import resnet20, resnet56
+from .toys import toy_dls, toy_images, toy_net, trained_toy
+
+# %% ../nbs/990_all.ipynb #d34a1f80
+from .quant.checkpoint import (load_checkpoint, pretrained, pretrained_names,
+                                      save_checkpoint)
+from .quant.convert import (at_bits, bits_of, calibrate, keep_bits, quant_summary,
+                                   quant_table, to_multibit)
+from .quant.layers import QConv2d, QLinear
+from .quant.quantizers import (DoReFa, LSQ, MinMax, PACT, quantizer_table,
+                                      register_quantizer)
+from .unfuse import unfuse
 
 # %% ../nbs/990_all.ipynb #84a1f008
-from .classifiers import *
-from .imagenet import *
-from .models import *
-from .penalty.fdp import *
-from .penalty.gpdp import *
-from .percept.edges import *
-from .percept.features import *
-from .percept.gradients import *
-from .percept.hog import *
-from .purify.diffpure import *
-from .purify.jedi import *
-from .quant.checkpoint import *
-from .quant.convert import *
-from .quant.layers import *
-from .quant.memory import *
-from .quant.norm import *
-from .quant.quantizers import *
-from .quant.ste import *
-from .results import *
-from .settings import *
-from .store import *
-from .study import *
+from .percept.edges import canny_iou, edge_iou
+from .percept.features import stage_names, tap_stages
+from .percept.gradients import input_gradient
+from .percept.hog import hog, hog_cosine
+from .penalty.fdp import fdp
+from .penalty.gpdp import gpdp
 
 # %% ../nbs/990_all.ipynb #11fe81f5
-from .evaluate.seen import *
-from .evaluate.sharded import *
-from .evaluate.success import *
-from .evaluate.suite import *
-from .evaluate.transfer import *
-from .files import *
-from .toys import *
-from .train.callback import *
-from .train.controls import *
-from .train.curriculum import *
-from .train.distributed import *
-from .train.dwq import *
-from .train.objective import *
-from .train.pbat import *
-from .train.pbcat import *
-from .train.run import *
-from .unfuse import *
+from .attack.base import declared_attacks
+from .attack.criteria import Confident, Criterion, Targeted, Untargeted
+from .attack.ensemble import (BackwardSwap, BitEnsemble, FeaturePull, RandomPrecision,
+                                     Smoothed)
+from .attack.gap import GAP
+from .attack.lavan import LaVAN
+from .attack.nes import NES
+from .attack.patch import Patch, place
+from .attack.patchattack import MPA, TPA
+from .attack.pgd import PatchPGD
+from .attack.sparse_rs import SparseRS
+from .attack.textures import TextureDictionary
+from .attack.views import BitMean, RoundRobin
+
+# %% ../nbs/990_all.ipynb #340b52c1
+from .train.callback import accuracy_at, JointQAT, PatchAT, TriQDef
+from .train.controls import GradientNoise, GradientSmooth
+from .train.curriculum import BACT
+from .train.distributed import communication, distributed
+from .train.dwq import DWQ, RPI
+from .train.objective import Objective
+from .train.pbat import PBAT
+from .train.pbcat import CompositePGD, PBCAT
+from .train.run import load_run, make_callback, method_table, train, TrainSettings
+
+# %% ../nbs/990_all.ipynb #c8d889f9
+from .evaluate.alignment import alignment_report
+from .evaluate.audit import audit, AuditBudget
+from .evaluate.compare import compare
+from .evaluate.curves import area_curve, steps_curve
+from .evaluate.imagenet import imagenet_accuracy
+from .evaluate.report import report
+from .evaluate.seen import seen_table
+from .evaluate.sharded import gather_shards, predict_shard
+from .evaluate.success import (clean_accuracy, null_success, paired_difference, predict,
+                                      success, wilson)
+from .evaluate.suite import attack_suite
+from .evaluate.transfer import transfer_matrix
+
+# %% ../nbs/990_all.ipynb #cf8bdcc8
+from .study import load_recipe, study
+from .results import collect, study_tables
+from .purify.diffpure import DiffPure, EOT
+from .purify.jedi import JEDI
+from .deploy.extract import single_bit
+from .deploy.onnx import export_onnx, OnnxNet
+from .deploy.parity import check_parity
+from .deploy.speed import kernels, latencies
 
 # %% ../nbs/990_all.ipynb #7e668501
-__all__ = [n for n in dir() if not n.startswith('_')]
+__all__ = [n for n in globals() if not n.startswith('_')]
