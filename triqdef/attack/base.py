@@ -46,6 +46,8 @@ class Attack:
     save_every = 30.    # seconds between two savings of the state
     universal = False   # for a class with both methods: whether a transfer matrix calls `fit`
     seed, progress = None, False
+    size = area = target = forbidden = None    # settings that an attack may lack
+    shape, restarts = 'square', 1
 
 class ImageAttack(Attack):
     "An attack that makes a patch for each image."
