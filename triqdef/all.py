@@ -17,9 +17,12 @@ from .attack.ensemble import *
 from .attack.gap import *
 from .attack.lavan import *
 from .attack.nes import *
+from .attack.nulls import *
 from .attack.patch import *
 from .attack.patchattack import *
 from .attack.pgd import *
+from .attack.places import *
+from .attack.placing import *
 from .attack.sparse_rs import *
 from .attack.state import *
 from .attack.textures import *
