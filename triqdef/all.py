@@ -39,7 +39,6 @@ from .evaluate.audit import *
 from .evaluate.compare import *
 from .evaluate.curves import *
 from .evaluate.imagenet import *
-from .evaluate.report import *
 
 # %% ../nbs/990_all.ipynb #84a1f008
 from .classifiers import *
@@ -66,6 +65,7 @@ from .store import *
 from .study import *
 
 # %% ../nbs/990_all.ipynb #11fe81f5
+from .evaluate.report import *
 from .evaluate.seen import *
 from .evaluate.sharded import *
 from .evaluate.success import *

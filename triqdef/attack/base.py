@@ -1,4 +1,4 @@
-"""A base class for attacks, and one declaration of each, which the suite, the study, the report and the command line read.
+"""A base class for attacks, and one declaration of each for the suite, the study, the report and the command line.
 
 Docs: https://triqdef.github.io/triqdef/attack.base.html.md"""
 
@@ -49,7 +49,7 @@ class Attack:
     size = area = target = forbidden = None    # settings that an attack may lack
     shape, restarts = 'square', 1
 
-# %% ../../nbs/420_attack.base.ipynb #08326a98
+# %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):
     "An attack that makes a patch for each image."
     def run(self,
@@ -63,7 +63,7 @@ class ImageAttack(Attack):
         "Return all that the attack found; every attack defines it."
         raise NotImplementedError
 
-# %% ../../nbs/420_attack.base.ipynb #fb587411
+# %% ../../nbs/420_attack.base.ipynb #35aa2369
 @patch
 def attack(self:ImageAttack,
     net,           # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -82,7 +82,7 @@ def _is_better(old, new, keep):
     if keep == 'loss': return up
     return (new['met'] > old['met']) | (new['met'] == old['met']) & up
 
-# %% ../../nbs/420_attack.base.ipynb #67b92fa7
+# %% ../../nbs/420_attack.base.ipynb #10b18271
 def best_of(
     old:dict,          # 'patches', 'places', 'loss' and 'met', each (B,…)
     new:dict,          # the same
@@ -99,13 +99,16 @@ class UniversalAttack(Attack):
     "An attack that makes one patch for all images, from batches of them."
     several = BitMean    # the view for several bit-widths
 
-    @property
-    def aim(self): return as_criterion(self.target)
-
     def notes(self, bits=None): raise NotImplementedError
     def _start(self, s, x): raise NotImplementedError
     def _step_fit(self, s, view, net, x, y): raise NotImplementedError
     def _first(self, resume): return first_state(self, resume)
+
+# %% ../../nbs/420_attack.base.ipynb #ce65e1a4
+@patch(as_prop=True)
+def aim(self:UniversalAttack):
+    "The criterion that `target` stands for."
+    return as_criterion(self.target)
 
 # %% ../../nbs/420_attack.base.ipynb #a4d75f3f
 @patch
@@ -119,7 +122,7 @@ def _walk(self:UniversalAttack, s, file, view, net, batches):
         if file.due: s['last'] = fingerprint(x, y)
         save_state(file, s, view)
 
-# %% ../../nbs/420_attack.base.ipynb #6bd69a01
+# %% ../../nbs/420_attack.base.ipynb #f3ce58fc
 @patch
 def _batches(self:UniversalAttack, dl, s, device):
     "Return the batches that are left for state `s`, with a progress bar if wanted."
@@ -168,7 +171,7 @@ class Brief:
     dictionary:object=None    # a `TextureDictionary`
     seed:int=None     # ≥ 0, or None: drawn or given later
 
-# %% ../../nbs/420_attack.base.ipynb #a93fbd79
+# %% ../../nbs/420_attack.base.ipynb #d8aca40d
 @dataclass(frozen=True)
 class _Named:
     "Names, budget and maker of a declared attack."
@@ -180,7 +183,7 @@ class _Named:
     paper:str             # authors, year, and where to find it
     settings:object       # function: `Brief` → dict of constructor arguments, without `seed`
 
-# %% ../../nbs/420_attack.base.ipynb #2c459e3a
+# %% ../../nbs/420_attack.base.ipynb #422a3624
 @dataclass(frozen=True)
 class DeclaredAttack(_Named):
     "An attack as the rest of the library knows it."
@@ -211,7 +214,7 @@ def _check_new(d):
             raise ValueError(f"budget {d.budget!r} is {o.full} and {o.quick} already, "
                              f"by {o.name!r}")
 
-# %% ../../nbs/420_attack.base.ipynb #4e2ce947
+# %% ../../nbs/420_attack.base.ipynb #e829d2c7
 def declare(
     **about,    # fields of `DeclaredAttack`
 ):
@@ -223,7 +226,7 @@ def declare(
         return cls
     return register
 
-# %% ../../nbs/420_attack.base.ipynb #d0b29bf0
+# %% ../../nbs/420_attack.base.ipynb #b1ec0a0c
 def declared_attacks(
     **having,    # fields of `DeclaredAttack` and the values that are wanted
 )->dict:         # name → `DeclaredAttack`
@@ -242,7 +245,7 @@ def make(self:DeclaredAttack,
         if getattr(brief, n) is None: raise ValueError(f"{self.name!r} needs {n}=")
     return self.cls(**self.fixed, **self.settings(brief), seed=brief.seed)
 
-# %% ../../nbs/420_attack.base.ipynb #2e24c289
+# %% ../../nbs/420_attack.base.ipynb #2f1ec4e8
 @patch
 def named(self:DeclaredAttack,
     size:int,    # side of the patch in pixels

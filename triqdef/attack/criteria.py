@@ -28,7 +28,7 @@ def top_other(
     "Return the highest logit among the classes that are not `k`."
     return z.scatter(1, k[:, None], -torch.inf).amax(1)
 
-# %% ../../nbs/405_attack.criteria.ipynb #075368d3
+# %% ../../nbs/405_attack.criteria.ipynb #0e56c8f8
 def at_class(
     z:Tensor,    # logits, (B,classes)
     k:Tensor,    # a class for each image, (B,)
@@ -36,7 +36,7 @@ def at_class(
     "Return the logit of class `k`."
     return z.gather(1, k[:, None])[:, 0]
 
-# %% ../../nbs/405_attack.criteria.ipynb #98f82d1a
+# %% ../../nbs/405_attack.criteria.ipynb #d58bd1ce
 def _as_class(target):
     "Return a class as an int, or None; refuse what is neither."
     if target is None: return None
@@ -63,7 +63,7 @@ class Criterion:
     def __eq__(self, other): return isinstance(other, Criterion) and vars(self) == vars(other)
     def __hash__(self): return hash(tuple(vars(self).values()))
 
-# %% ../../nbs/405_attack.criteria.ipynb #fd43029b
+# %% ../../nbs/405_attack.criteria.ipynb #d7f9924b
 @patch
 def __repr__(self:Criterion):
     parts = ['untargeted' if self.target is None else f'target {self.target}', self.kind]
@@ -81,7 +81,7 @@ def _goal(self:Criterion, z, y):
                          f"0…{z.shape[1] - 1}, got {self.target}")
     return torch.full_like(y, self.target)
 
-# %% ../../nbs/405_attack.criteria.ipynb #add70ca8
+# %% ../../nbs/405_attack.criteria.ipynb #3224144c
 @patch
 def loss(self:Criterion,
     logits:Tensor,    # (B,classes)
@@ -104,7 +104,7 @@ def _check_shape(y, n):
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
         raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
 
-# %% ../../nbs/405_attack.criteria.ipynb #a6c683f0
+# %% ../../nbs/405_attack.criteria.ipynb #87181aa0
 @patch
 def met(self:Criterion,
     logits:Tensor,    # (B,classes)
@@ -125,7 +125,7 @@ class Untargeted(Criterion):
         temperature:float=1.,     # divides the logits in 'ce', > 0
     ): super().__init__(None, loss, None, temperature)
 
-# %% ../../nbs/405_attack.criteria.ipynb #076f94fe
+# %% ../../nbs/405_attack.criteria.ipynb #0a84ff46
 class Targeted(Criterion):
     "One class is predicted."
     def __init__(self,
@@ -135,7 +135,7 @@ class Targeted(Criterion):
     ):
         super().__init__(check_int(target, 'target', 0), loss, None, temperature)
 
-# %% ../../nbs/405_attack.criteria.ipynb #74c0b862
+# %% ../../nbs/405_attack.criteria.ipynb #539d4202
 class Confident(Criterion):
     "The label is lost, or one class is predicted, with a probability of at least `confidence`."
     def __init__(self,
@@ -169,7 +169,7 @@ def goal_loss(
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).loss(logits, y)
 
-# %% ../../nbs/405_attack.criteria.ipynb #67b7db1a
+# %% ../../nbs/405_attack.criteria.ipynb #434b3750
 def goal_met(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
@@ -181,7 +181,7 @@ def goal_met(
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)
 
-# %% ../../nbs/405_attack.criteria.ipynb #dca7c64c
+# %% ../../nbs/405_attack.criteria.ipynb #ad4b1c09
 def _check_each(target, images):
     "Refuse targets that are not one whole number for each image; return the one farthest out."
     if target.shape != (images,) or target.is_floating_point():
@@ -189,7 +189,7 @@ def _check_each(target, images):
                          f"got {target.dtype} {tuple(target.shape)}")
     return target.min() if target.min() < 0 else target.max()
 
-# %% ../../nbs/405_attack.criteria.ipynb #c40c88db
+# %% ../../nbs/405_attack.criteria.ipynb #90262c89
 def _check_target(target, n, images):
     "Refuse a target that is none of `n` classes."
     if isinstance(target, Tensor):

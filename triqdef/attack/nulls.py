@@ -1,4 +1,4 @@
-"""Noise, mid-grey and a crop of another image: patches made without the network, which any attack must beat.
+"""Noise, mid-grey and a crop of another image: patches made without the network, which an attack must beat.
 
 Docs: https://triqdef.github.io/triqdef/attack.nulls.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.nulls.html.md"""
 # %% auto #0
 __all__ = ['noise_patch', 'grey_patch', 'crop_patch', 'null_patch']
 
-# %% ../../nbs/395_attack.nulls.ipynb #d1176467
+# %% ../../nbs/395_attack.nulls.ipynb #64795f47
 import torch
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from .places import random_places
 from .placing import check_fits, check_pixels, patch_hw, to_uint8_grid
 from ..core import check_choice, check_generator
 
-# %% ../../nbs/395_attack.nulls.ipynb #b2bcbd92
+# %% ../../nbs/395_attack.nulls.ipynb #7e954af0
 def noise_patch(
     x:Tensor,          # images, (B,C,H,W), for number, channels and device
     size,              # side in pixels, or (h, w)
@@ -26,7 +26,7 @@ def noise_patch(
     k = torch.randint(256, (*x.shape[:2], *patch_hw(size)), generator=generator)
     return (k.float()/255).to(x.device)
 
-# %% ../../nbs/395_attack.nulls.ipynb #6deb8ee2
+# %% ../../nbs/395_attack.nulls.ipynb #fcb0d52a
 def grey_patch(
     x:Tensor,          # images, (B,C,H,W), for number, channels and device
     size,              # side in pixels, or (h, w)
@@ -36,14 +36,14 @@ def grey_patch(
     check_pixels(x, 4, 'images')
     return torch.full((*x.shape[:2], *patch_hw(size)), 128/255, device=x.device)
 
-# %% ../../nbs/395_attack.nulls.ipynb #ea973117
+# %% ../../nbs/395_attack.nulls.ipynb #dd811865
 def _cut(x, at, h, w):
     "Return the box h × w at `at` (B,2) of each image, (B,C,h,w)."
     rows, cols = (at[:, k, None] + torch.arange(n, device=x.device) for k, n in enumerate((h, w)))
     index = (rows[:, :, None]*x.shape[-1] + cols[:, None]).flatten(1)[:, None]
     return x.flatten(2).gather(2, index.expand(*x.shape[:2], h*w)).unflatten(2, (h, w))
 
-# %% ../../nbs/395_attack.nulls.ipynb #d53e0527
+# %% ../../nbs/395_attack.nulls.ipynb #8a086147
 def crop_patch(
     x:Tensor,          # images, (B,C,H,W) in [0,1], at least two
     size,              # side in pixels, or (h, w)
@@ -58,7 +58,7 @@ def crop_patch(
     other = x.roll(int(torch.randint(1, B, (1,), generator=generator)), 0)
     return to_uint8_grid(_cut(other, at, h, w))
 
-# %% ../../nbs/395_attack.nulls.ipynb #2cd694b2
+# %% ../../nbs/395_attack.nulls.ipynb #10575259
 def null_patch(
     kind:str,          # 'noise', 'grey' or 'crop'
     x:Tensor,          # images, (B,C,H,W) in [0,1]

@@ -41,7 +41,7 @@ class Patch:
         self.target = None if target is None else check_int(target, 'target', 0)
         self.meta = dict(meta or {})
 
-# %% ../../nbs/400_attack.patch.ipynb #cbc53ff0
+# %% ../../nbs/400_attack.patch.ipynb #37545931
 @patch
 def __repr__(self:Patch):
     _, h, w = self.image.shape
@@ -140,7 +140,7 @@ def _read_notes(file):
         raise ValueError(f"{file} is damaged: target must be a class or null, meta an object")
     return d
 
-# %% ../../nbs/400_attack.patch.ipynb #f7bf165d
+# %% ../../nbs/400_attack.patch.ipynb #b6023d10
 def _read_png(file):
     "Return the pixels of a PNG as a uint8 array, (h,w) or (h,w,C)."
     try:

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.places.html.md"""
 # %% auto #0
 __all__ = ['allowed_places', 'is_free', 'check_where', 'random_places']
 
-# %% ../../nbs/390_attack.places.ipynb #bbd51031
+# %% ../../nbs/390_attack.places.ipynb #c4178e01
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 from .placing import check_fits, check_places
 from ..core import check_choice, check_generator, check_ints
 
-# %% ../../nbs/390_attack.places.ipynb #fa914e3d
+# %% ../../nbs/390_attack.places.ipynb #6decc2c8
 def _check_box(box):
     "Refuse a box that is not (top, left, bottom, right) in whole pixels."
     whole = len(box) == 4 and all(isinstance(v, (int, np.integer)) for v in box)
@@ -24,7 +24,7 @@ def _check_box(box):
         raise ValueError("a forbidden box is (top, left, bottom, right), whole and ≥ 0, "
                          f"got {box}")
 
-# %% ../../nbs/390_attack.places.ipynb #94b02f14
+# %% ../../nbs/390_attack.places.ipynb #259aafe1
 def _check_map(forbidden, image_hw):
     "Return a forbidden map on the CPU, checked to be bool and of the image's size."
     if forbidden.dtype != torch.bool or tuple(forbidden.shape) != tuple(image_hw):
@@ -32,7 +32,7 @@ def _check_map(forbidden, image_hw):
                          f"got {forbidden.dtype} {tuple(forbidden.shape)}")
     return forbidden.cpu()
 
-# %% ../../nbs/390_attack.places.ipynb #f307ffc4
+# %% ../../nbs/390_attack.places.ipynb #c9510a7b
 def _forbidden_map(forbidden, image_hw):
     "Return a boolean map (H,W) from a map or from boxes, ends exclusive."
     if not isinstance(forbidden, (Tensor, list, tuple)):
@@ -44,7 +44,7 @@ def _forbidden_map(forbidden, image_hw):
         m[box[0]:box[2], box[1]:box[3]] = True
     return m
 
-# %% ../../nbs/390_attack.places.ipynb #aec05b50
+# %% ../../nbs/390_attack.places.ipynb #18f52c60
 def allowed_places(
     image_hw,          # (H, W) of the image in pixels
     hw,                # (h, w) of the patch in pixels
@@ -60,14 +60,14 @@ def allowed_places(
         raise ValueError(f"no place left: a patch of {h} × {w} always touches the forbidden region")
     return free
 
-# %% ../../nbs/390_attack.places.ipynb #387a0906
+# %% ../../nbs/390_attack.places.ipynb #d9bd7c4e
 def is_free(
     rule,    # None, 'random', 'corner', 'center', a pair (row, col), or (B,2)
 )->bool:
     "Return whether a rule draws its places at random."
     return rule is None or isinstance(rule, str) and rule == 'random'
 
-# %% ../../nbs/390_attack.places.ipynb #33c24fe8
+# %% ../../nbs/390_attack.places.ipynb #3172cdc1
 def _check_given(places):
     "Refuse places that are not whole pixels ≥ 0 of shape (2,) or (B,2)."
     if not isinstance(places, (tuple, list, Tensor, np.ndarray)):
@@ -80,7 +80,7 @@ def _check_given(places):
     if t.numel() and t.min() < 0:
         raise ValueError(f"places must be 0 or more, got {t.min().item()}")
 
-# %% ../../nbs/390_attack.places.ipynb #9b99a339
+# %% ../../nbs/390_attack.places.ipynb #9f235a9e
 def check_where(
     places,            # an attack's places: a rule by name, a pair, (B,2), or None
     forbidden=None,    # an attack's forbidden region
@@ -94,13 +94,13 @@ def check_where(
     is_map = isinstance(forbidden, Tensor) and forbidden.ndim == 2
     _forbidden_map(forbidden, forbidden.shape if is_map else (1, 1))
 
-# %% ../../nbs/390_attack.places.ipynb #1cb11c09
+# %% ../../nbs/390_attack.places.ipynb #6780ca7a
 def _rule_place(rule, shape):
     "Return the place of a rule by name, where `shape` counts the possible rows and columns."
     check_choice(rule, ('random', 'corner', 'center'), 'places')
     return [min(1, n - 1) if rule == 'corner' else (n - 1)//2 for n in shape]
 
-# %% ../../nbs/390_attack.places.ipynb #67e353d5
+# %% ../../nbs/390_attack.places.ipynb #d1848138
 def random_places(
     B:int,             # number of images
     image_hw,          # (H, W) of the image in pixels

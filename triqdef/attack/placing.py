@@ -1,4 +1,4 @@
-"""Size, shape and pixels of a patch, and the operator that puts it on a batch of images: pixel-exact, or turned and scaled.
+"""Size, shape and pixels of a patch, and the operator that puts it on images: pixel-exact, or turned and scaled.
 
 Docs: https://triqdef.github.io/triqdef/attack.placing.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.placing.html.md"""
 # %% auto #0
 __all__ = ['patch_hw', 'check_hw', 'check_fits', 'patch_mask', 'to_uint8_grid', 'check_pixels', 'check_places', 'place']
 
-# %% ../../nbs/385_attack.placing.ipynb #0380fa50
+# %% ../../nbs/385_attack.placing.ipynb #922d9317
 import math
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..core import check_choice, check_device, check_ints
 
-# %% ../../nbs/385_attack.placing.ipynb #dbdc632c
+# %% ../../nbs/385_attack.placing.ipynb #736ca76b
 def _is_whole(v): return isinstance(v, (int, np.integer)) and not isinstance(v, bool)
 
+# %% ../../nbs/385_attack.placing.ipynb #d2d2bd34
 def patch_hw(
     size,    # side in pixels, or (height, width)
 )->tuple:
@@ -30,7 +31,7 @@ def patch_hw(
     if min(hw) < 1: raise ValueError(f"size must be at least one pixel, got {size}")
     return int(hw[0]), int(hw[1])
 
-# %% ../../nbs/385_attack.placing.ipynb #544fc762
+# %% ../../nbs/385_attack.placing.ipynb #510abb0f
 def check_hw(
     image_hw,    # size of an image, as the user gave it
 )->tuple:
@@ -41,7 +42,7 @@ def check_hw(
     check_ints(1, height=image_hw[0], width=image_hw[1])
     return tuple(image_hw)
 
-# %% ../../nbs/385_attack.placing.ipynb #9f189ee3
+# %% ../../nbs/385_attack.placing.ipynb #ae6ac264
 def check_fits(
     hw,          # (height, width) of the patch in pixels
     image_hw,    # (height, width) of the image in pixels
@@ -51,14 +52,14 @@ def check_fits(
     if h > H or w > W: raise ValueError(f"a patch of {h} × {w} does not fit an image of {H} × {W}")
     return h, w
 
-# %% ../../nbs/385_attack.placing.ipynb #1f9ab9b7
+# %% ../../nbs/385_attack.placing.ipynb #0c688b4b
 def _disc(h, w, device):
     "Return the pixels of an h × w box whose centre lies in the inscribed ellipse, (h,w) bool."
     v = (2*torch.arange(h, device=device) + 1)/h - 1
     u = (2*torch.arange(w, device=device) + 1)/w - 1
     return v[:, None]**2 + u[None]**2 <= 1
 
-# %% ../../nbs/385_attack.placing.ipynb #93c25115
+# %% ../../nbs/385_attack.placing.ipynb #994df4a6
 def patch_mask(
     h:int,              # height in pixels
     w:int,              # width in pixels
@@ -71,14 +72,14 @@ def patch_mask(
     if check_choice(shape, ('square', 'circle'), 'shape') == 'circle': return _disc(h, w, device)
     return torch.ones(h, w, dtype=torch.bool, device=device)
 
-# %% ../../nbs/385_attack.placing.ipynb #31766bdd
+# %% ../../nbs/385_attack.placing.ipynb #2eb00783
 def to_uint8_grid(
     p:Tensor,    # any float tensor of pixels
 )->Tensor:
     "Return the nearest values k/255 with k = 0 … 255."
     return (p.clamp(0, 1)*255).round()/255
 
-# %% ../../nbs/385_attack.placing.ipynb #c63a9d7b
+# %% ../../nbs/385_attack.placing.ipynb #8c586c31
 def check_pixels(
     v,         # images or a patch, as the user gave them
     ndim,      # number of dimensions, an int or a tuple of allowed ones
@@ -95,14 +96,14 @@ def check_pixels(
         raise ValueError(f"{name} must have shape {shapes}, got {tuple(v.shape)}")
     return v
 
-# %% ../../nbs/385_attack.placing.ipynb #d7818d88
+# %% ../../nbs/385_attack.placing.ipynb #a218b8ee
 def _pixel_numbers(top_left, h, w, W):
     "Return the flat pixel numbers, in rows of `W`, of boxes h × w at `top_left`, (B,1,h·w)."
     rows = top_left[:, 0, None] + torch.arange(h, device=top_left.device)
     cols = top_left[:, 1, None] + torch.arange(w, device=top_left.device)
     return (rows[:, :, None]*W + cols[:, None]).flatten(1)[:, None]
 
-# %% ../../nbs/385_attack.placing.ipynb #439332c3
+# %% ../../nbs/385_attack.placing.ipynb #3b3ba2f3
 def _paste(x, p, top_left, mask=None):
     "Write `p` (B or 1,C,h,w) into `x` (B,C,H,W) at `top_left` (B,2), where `mask` is set."
     (B, C, H, W), (h, w) = x.shape, p.shape[-2:]
@@ -112,14 +113,14 @@ def _paste(x, p, top_left, mask=None):
         p = torch.where(mask.expand(B, 1, h, w).flatten(2), p, flat.gather(2, index))
     return flat.scatter(2, index, p).reshape(x.shape)
 
-# %% ../../nbs/385_attack.placing.ipynb #6b8aaa85
+# %% ../../nbs/385_attack.placing.ipynb #54942434
 def _source_points(di, dj, angle, scale):
     "Return q for offsets `di` (B,k) down and `dj` (B,k) right: columns and rows, (B,k,k) each."
     di, dj = di[:, :, None], dj[:, None]
     angle, scale = angle[:, None, None], scale[:, None, None]
     return ((angle.cos()*dj - angle.sin()*di)/scale, (angle.sin()*dj + angle.cos()*di)/scale)
 
-# %% ../../nbs/385_attack.placing.ipynb #b4019971
+# %% ../../nbs/385_attack.placing.ipynb #2898ded7
 def _window(h, w, top_left, most, H, W):
     "Return place (B,2) and pixel offsets of a window that holds the scaled patch at any angle."
     side = math.ceil(math.hypot(h, w)*most) + 2
@@ -131,7 +132,7 @@ def _window(h, w, top_left, most, H, W):
         offsets.append(starts[k][:, None] + pixels - centre[:, None])
     return torch.stack(starts, 1), offsets[0], offsets[1]
 
-# %% ../../nbs/385_attack.placing.ipynb #52087a68
+# %% ../../nbs/385_attack.placing.ipynb #4b14a059
 def _warp(p, mask, top_left, angle, scale, most, H, W):
     "Return the turned patch in a window: pixels (B,C,k,k), mask (B,1,k,k), place (B,2)."
     (h, w), dtype = p.shape[-2:], p.dtype
@@ -145,7 +146,7 @@ def _warp(p, mask, top_left, angle, scale, most, H, W):
     inside = ((u.abs() <= w/2) & (v.abs() <= h/2))[:, None] & (share > .5)
     return both[:, :-1]/share.clamp_min(.5), inside, starts
 
-# %% ../../nbs/385_attack.placing.ipynb #b915b39a
+# %% ../../nbs/385_attack.placing.ipynb #4bd74159
 def _as_places(top_left, B):
     "Return `top_left` as whole numbers (B,2), after checking type and shape."
     if isinstance(top_left, str):
@@ -156,7 +157,7 @@ def _as_places(top_left, B):
         raise ValueError(f"places must be (2,) or ({B},2), got {tuple(t.shape)}")
     return t.long().expand(B, 2)
 
-# %% ../../nbs/385_attack.placing.ipynb #3468d36b
+# %% ../../nbs/385_attack.placing.ipynb #63d7a8d8
 def check_places(
     top_left,    # rows and columns of upper left corners, (2,) or (B,2) whole pixels
     B:int,       # number of images
@@ -170,7 +171,7 @@ def check_places(
                          f"keep the patch inside the image, got {lo} to {hi}")
     return t
 
-# %% ../../nbs/385_attack.placing.ipynb #cdf94e4a
+# %% ../../nbs/385_attack.placing.ipynb #ba437310
 def _per_image(v, B, default):
     "Return a number or a (B,) tensor as a float (B,) tensor; `None` gives `default`."
     v = torch.as_tensor(default if v is None else v)
@@ -178,7 +179,7 @@ def _per_image(v, B, default):
         raise ValueError(f"angle and scale are numbers or ({B},), got {tuple(v.shape)}")
     return (v if v.is_floating_point() else v.float()).expand(B)
 
-# %% ../../nbs/385_attack.placing.ipynb #771c5886
+# %% ../../nbs/385_attack.placing.ipynb #b7ff4d36
 def _as_patches(patch, x):
     "Return the patch as (1 or B,C,h,w), checked against the images."
     B, C = x.shape[:2]
@@ -187,7 +188,7 @@ def _as_patches(patch, x):
         raise ValueError(f"patch must be ({C},h,w) or ({B},{C},h,w), got {tuple(patch.shape)}")
     return p
 
-# %% ../../nbs/385_attack.placing.ipynb #0fb07fb1
+# %% ../../nbs/385_attack.placing.ipynb #f3c9408e
 def _paste_turned(x, p, at, angle, scale, mask):
     "Write the turned and scaled patches `p` (1 or B,C,h,w) into `x`."
     angle, scale = _per_image(angle, len(x), 0.), _per_image(scale, len(x), 1.)
@@ -199,7 +200,7 @@ def _paste_turned(x, p, at, angle, scale, mask):
     p, mask, at = _warp(p, mask, at, angle, scale, most, *x.shape[-2:])
     return _paste(x, p, at, mask)
 
-# %% ../../nbs/385_attack.placing.ipynb #1694836d
+# %% ../../nbs/385_attack.placing.ipynb #0f3d9ce0
 def place(
     x:Tensor,        # images, (B,C,H,W) float in [0,1]
     patch:Tensor,    # one patch (C,h,w) for all images, or (B,C,h,w), float in [0,1]

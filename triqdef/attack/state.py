@@ -1,4 +1,4 @@
-"""The state from which an interrupted attack continues, and batches of images in an order that a seed repeats.
+"""The state from which an interrupted attack continues, and batches in an order that a seed repeats.
 
 Docs: https://triqdef.github.io/triqdef/attack.state.html.md"""
 
@@ -50,7 +50,7 @@ def state_file(
     key = '' if path is None else state_key(attack, net, *things)
     return Resume(path, key, attack.save_every)
 
-# %% ../../nbs/415_attack.state.ipynb #e0547223
+# %% ../../nbs/415_attack.state.ipynb #f423e88a
 def _stored(v):
     "Return a value of the state as a tensor for the file, or None for a note."
     if isinstance(v, torch.Generator): return v.get_state()
@@ -79,7 +79,7 @@ def _restored(old, v, device):
         return old
     return list(v.to(device)) if isinstance(old, list) else v.to(device)
 
-# %% ../../nbs/415_attack.state.ipynb #546e8f31
+# %% ../../nbs/415_attack.state.ipynb #5d7aeefb
 def load_state(
     file:Resume,     # file of the state
     state:dict,      # the state at the beginning
@@ -118,7 +118,7 @@ def _kept(dl, device, skip):
     raise ValueError("the loader has no image to attack: "
                      f"it is empty or all labels are {skip}")
 
-# %% ../../nbs/415_attack.state.ipynb #e3d0dd2f
+# %% ../../nbs/415_attack.state.ipynb #c4d91676
 def _rebatched(dl, bs, steps, device, skip):
     "Walk over `dl` again and again; yield `steps` batches of `bs` images, fewer if it holds fewer."
     x, y, given = None, None, 0
@@ -134,7 +134,7 @@ def _rebatched(dl, bs, steps, device, skip):
             yield x, y
             x, y, given = None, None, given + 1
 
-# %% ../../nbs/415_attack.state.ipynb #5b985c03
+# %% ../../nbs/415_attack.state.ipynb #a22a7f4a
 def attack_batches(
     dl,             # an iterable of (x, y), walked again and again
     bs:int,         # images a batch

@@ -74,25 +74,25 @@ class View:
     "Base class of views; subclasses define `__call__`, and memory methods if they need them."
     inner, bits = None, ()     # another view; the bit-widths that this one visits in turn
 
-# %% ../../nbs/410_attack.views.ipynb #b5f02a01
+# %% ../../nbs/410_attack.views.ipynb #d90bad71
 @patch(as_prop=True)
 def visits(self:View)->tuple:
     "The bit-widths that this view, or the one inside it, looks at."
     return self.bits or (() if self.inner is None else self.inner.visits)
 
-# %% ../../nbs/410_attack.views.ipynb #04b9eb75
+# %% ../../nbs/410_attack.views.ipynb #189e035b
 @patch
 def reset(self:View):
     "Forget all memory; called when a run begins."
     if self.inner is not None: self.inner.reset()
 
-# %% ../../nbs/410_attack.views.ipynb #bc913519
+# %% ../../nbs/410_attack.views.ipynb #fdc3c276
 @patch
 def state_dict(self:View)->dict:
     "Return the memory for the file of an interrupted attack."
     return {} if self.inner is None else self.inner.state_dict()
 
-# %% ../../nbs/410_attack.views.ipynb #bb7cb20e
+# %% ../../nbs/410_attack.views.ipynb #a79cd050
 @patch
 def load_state_dict(self:View,
     state,    # what `state_dict` returned
@@ -100,7 +100,7 @@ def load_state_dict(self:View,
     "Restore the memory from the file of an interrupted attack."
     if self.inner is not None: self.inner.load_state_dict(state)
 
-# %% ../../nbs/410_attack.views.ipynb #25ad9c48
+# %% ../../nbs/410_attack.views.ipynb #a133ec69
 @patch
 def select(self:View,
     rows=None,    # the images that the next calls are about, indices; None for all
@@ -118,10 +118,13 @@ class BitMean(View):
         if bits is None: self.bits = (None,)
         else: self.bits = check_bits(bits) if hasattr(bits, '__iter__') else (check_bit(bits),)
 
-    def __repr__(self): return f"{type(self).__name__}({self.bits})"
     def at(self, step): return self.bits
 
-# %% ../../nbs/410_attack.views.ipynb #aa4719c9
+# %% ../../nbs/410_attack.views.ipynb #c617b4f6
+@patch
+def __repr__(self:BitMean): return f"{type(self).__name__}({self.bits})"
+
+# %% ../../nbs/410_attack.views.ipynb #57ac0d27
 @patch
 def __call__(self:BitMean,
     net,            # the network, inside `under_attack`
@@ -165,7 +168,7 @@ def as_view(
     if callable(bits): return Called(bits)
     return several(bits) if hasattr(bits, '__iter__') else BitMean(bits)
 
-# %% ../../nbs/410_attack.views.ipynb #6da30824
+# %% ../../nbs/410_attack.views.ipynb #3d4fbd70
 def check_has(
     net,          # a network
     view:View,    # what `as_view` gave

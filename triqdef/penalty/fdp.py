@@ -18,7 +18,7 @@ from ..percept.edges import full, gaussian_smooth, minmax_scale, soft_edges, sof
 from ..percept.features import feature_map
 from ..percept.hog import cosine, default_cell, hog, soft_hog
 
-# %% ../../nbs/300_penalty.fdp.ipynb #627480e2
+# %% ../../nbs/300_penalty.fdp.ipynb #33cfdf00
 def _as_pair(p, bits):
     "Return one pair of the user's list, the higher bit-width first, checked."
     if not hasattr(p, '__len__') or isinstance(p, str) or len(p) != 2:
@@ -27,7 +27,7 @@ def _as_pair(p, bits):
     if a == b: raise ValueError(f"a pair must name two different bit-widths, got {p}")
     return max(a, b), min(a, b)
 
-# %% ../../nbs/300_penalty.fdp.ipynb #e9535cae
+# %% ../../nbs/300_penalty.fdp.ipynb #46f2b06a
 def _listed_pairs(bits, pairs):
     "Return the user's list of pairs, checked against the active bit-widths."
     if not hasattr(pairs, '__iter__'):
@@ -57,7 +57,7 @@ def _measures(m, w_edge, w_hog, soft):
     if w_edge: yield w_edge, soft_edges(m), soft_iou
     if w_hog: yield w_hog, (soft_hog if soft else hog)(m, cell=default_cell(m.shape)), cosine
 
-# %% ../../nbs/300_penalty.fdp.ipynb #27604484
+# %% ../../nbs/300_penalty.fdp.ipynb #33baa368
 def _pair_means(d, score, at, n):
     "Return the mean score of pairs, (B,): `d` describes `n` bit-widths, `at` lists both sides."
     d = d.unflatten(0, (n, -1)).unbind(0)
@@ -98,7 +98,7 @@ def _stage_maps(features):
         raise ValueError(f"every bit-width must have the same stages, got maps of shapes {shapes}")
     return maps
 
-# %% ../../nbs/300_penalty.fdp.ipynb #83db20ec
+# %% ../../nbs/300_penalty.fdp.ipynb #d0582b35
 def _by_size(maps):
     "Return lists of the stages that share height and width, for a list of maps (B,1,H,W)."
     groups = {}

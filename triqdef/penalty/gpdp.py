@@ -14,7 +14,7 @@ from ..core import check_numbers
 from .fdp import map_likeness
 from ..percept.gradients import gradient_map
 
-# %% ../../nbs/310_penalty.gpdp.ipynb #7d8eacf7
+# %% ../../nbs/310_penalty.gpdp.ipynb #eb60993a
 def _gradient_maps(gradients):
     "Return bit-width → gradient maps (B,1,H,W), checked to have one shape."
     if not isinstance(gradients, dict):

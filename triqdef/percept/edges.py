@@ -17,7 +17,7 @@ from skimage.feature import canny
 from torch import Tensor
 from ..core import check_numbers
 
-# %% ../../nbs/200_percept.edges.ipynb #737f524a
+# %% ../../nbs/200_percept.edges.ipynb #bf995bf6
 def _check_float(v, name):
     "Refuse what is not a floating-point tensor."
     if not isinstance(v, Tensor):
@@ -50,7 +50,7 @@ def check_pair(
         raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return a, b
 
-# %% ../../nbs/200_percept.edges.ipynb #dd91b90b
+# %% ../../nbs/200_percept.edges.ipynb #51664d62
 def full(
     m:Tensor,    # any floating tensor
 )->Tensor:
@@ -64,7 +64,7 @@ def _extremes(x):
     with torch.no_grad(): i = torch.stack([flat.argmin(1), flat.argmax(1)], 1)
     return (v[:, None, None, None] for v in flat.gather(1, i).unbind(1))
 
-# %% ../../nbs/200_percept.edges.ipynb #5e9b99fa
+# %% ../../nbs/200_percept.edges.ipynb #b921f392
 def minmax_scale(
     m:Tensor,    # maps, (B,1,H,W) float
 )->Tensor:       # maps in [0,1], same shape and type
@@ -107,7 +107,7 @@ def safe_sqrt(
     none = s < (2**-300 if s.dtype == torch.float64 else 2**-80)
     return torch.where(none, 0., torch.where(none, 1., s).sqrt())
 
-# %% ../../nbs/200_percept.edges.ipynb #b426bb2c
+# %% ../../nbs/200_percept.edges.ipynb #56cd6a3d
 def _pad_one(m):
     "Repeat the border of maps by one pixel."
     m = torch.cat([m[..., :1], m, m[..., -1:]], 3)
@@ -187,7 +187,7 @@ def canny_edges(
     x = minmax_scale(full(check_maps(m).detach())).cpu().numpy()
     return torch.from_numpy(np.stack([canny(o, sigma) for o in x[:, 0]])[:, None]).to(m.device)
 
-# %% ../../nbs/200_percept.edges.ipynb #674e39e9
+# %% ../../nbs/200_percept.edges.ipynb #b4fec941
 def sobel_edges(
     m:Tensor,                # maps, (B,1,H,W) float
     threshold:float=1.,      # standard deviations above the mean strength
@@ -204,7 +204,7 @@ def _hard_iou(e1, e2, return_empty, dtype):
     iou, empty = soft_iou(e1.float(), e2.float()).to(dtype), ~(e1 | e2).flatten(1).any(1)
     return (iou, empty) if return_empty else iou
 
-# %% ../../nbs/200_percept.edges.ipynb #a1bc331e
+# %% ../../nbs/200_percept.edges.ipynb #a1e87b46
 def canny_iou(
     a:Tensor,                    # maps, (B,1,H,W) float
     b:Tensor,                    # maps of the same shape
@@ -216,7 +216,7 @@ def canny_iou(
     check_pair(a, b)
     return _hard_iou(canny_edges(a, sigma), canny_edges(b, sigma), return_empty, a.dtype)
 
-# %% ../../nbs/200_percept.edges.ipynb #5a7921aa
+# %% ../../nbs/200_percept.edges.ipynb #d69ddcb5
 def sobel_iou(
     a:Tensor,                    # maps, (B,1,H,W) float
     b:Tensor,                    # maps of the same shape

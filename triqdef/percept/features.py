@@ -50,7 +50,7 @@ def _unwrapped(net):
         if len(inside) != 1: return net, path
         path, net = f'{path}{inside[0][0]}.', inside[0][1]
 
-# %% ../../nbs/220_percept.features.ipynb #ec275735
+# %% ../../nbs/220_percept.features.ipynb #1161b185
 def _resnet_stages(net):
     "Return `('layer1:input', 'layer1', …)` for a network with such children, else None."
     net, path = _unwrapped(net)
@@ -69,7 +69,7 @@ def _example(net):
     h, w = (size, size) if isinstance(size, int) else size
     return torch.full((1, channels, h, w), .5, dtype=p.dtype, device=device_of(net))
 
-# %% ../../nbs/220_percept.features.ipynb #9f4be4b1
+# %% ../../nbs/220_percept.features.ipynb #90fc96b0
 def _outer_modules(net):
     "Return (name, module) of all modules but those inside quantized layers and norms."
     kinds = QConv2d, QLinear, MultiBitNorm
@@ -77,7 +77,7 @@ def _outer_modules(net):
     inner = {id(c) for _, *children in parts for c in children}
     return [(name, m) for name, m in net.named_modules() if name and id(m) not in inner]
 
-# %% ../../nbs/220_percept.features.ipynb #0f57b8ce
+# %% ../../nbs/220_percept.features.ipynb #4530f3b7
 def _outputs(net, x, ndim=4):
     "Return name and shape of each module's output with `ndim` axes, in the order of execution."
     outputs, handles = [], []
@@ -93,7 +93,7 @@ def _outputs(net, x, ndim=4):
         for h in handles: h.remove()
     return outputs
 
-# %% ../../nbs/220_percept.features.ipynb #d7640247
+# %% ../../nbs/220_percept.features.ipynb #6e84079f
 def _candidates(net, outputs):
     "Keep outputs of modules that run once and, if two or more, those of parts of a child `stages`."
     names = [n for n, _ in outputs]
@@ -124,14 +124,14 @@ def _token_blocks(net, x):
         rows.setdefault((name.rpartition('.')[0], type(m)), []).append(name)
     return max(rows.values(), key=lambda names: (len(names), -names[0].count('.')), default=[])
 
-# %% ../../nbs/220_percept.features.ipynb #15b026ad
+# %% ../../nbs/220_percept.features.ipynb #5b8450dc
 def _token_stages(net, x, most=4):
     "Return `most` evenly spaced blocks of a transformer."
     names = _token_blocks(net, x)
     k = min(most, len(names))
     return tuple(names[(i + 1)*len(names)//k - 1] for i in range(k))
 
-# %% ../../nbs/220_percept.features.ipynb #d9d72cf1
+# %% ../../nbs/220_percept.features.ipynb #b1cf019f
 def _some_names(net, most=40):
     "Return the names of a network's modules, for a message."
     names = [n for n, _ in net.named_modules() if n]
@@ -167,7 +167,7 @@ def check_stages(
         raise ValueError(f"a stage is named twice: {tuple(names)}")
     return tuple(names)
 
-# %% ../../nbs/220_percept.features.ipynb #89e3d53b
+# %% ../../nbs/220_percept.features.ipynb #e8496c25
 def _find(net, names):
     "Return (name, module, whether its input is meant) for each name."
     check_stages(names)
@@ -192,13 +192,13 @@ def _keep(stages, i, name):
             raise ValueError(f"stage {name!r} must give features (B,C,H,W), it gives {kind}") from e
     return keep
 
-# %% ../../nbs/220_percept.features.ipynb #cec559d4
+# %% ../../nbs/220_percept.features.ipynb #9c498a7b
 def _hook_one(m, is_input, keep):
     "Register the hook that hands a module's input or output to `keep`; return its handle."
     if is_input: return m.register_forward_pre_hook(lambda m, inp: keep(inp[0]))
     return m.register_forward_hook(lambda m, inp, out: keep(out))
 
-# %% ../../nbs/220_percept.features.ipynb #f34251c3
+# %% ../../nbs/220_percept.features.ipynb #9f63028a
 def _hook_stages(net, found, stages):
     "Register the hooks that fill `stages` in each forward of `net`; return their handles."
     def begin(m, inp): stages[:] = [None]*len(found)
@@ -218,7 +218,7 @@ def _eager(net):
                    for m in net.modules())
     return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
 
-# %% ../../nbs/220_percept.features.ipynb #9d2fc20d
+# %% ../../nbs/220_percept.features.ipynb #ac783b0a
 @contextmanager
 def tap_stages(
     net:nn.Module,     # any classifier

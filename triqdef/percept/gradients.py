@@ -29,7 +29,7 @@ def gradient_from_logits(
     loss = F.cross_entropy(full(logits), as_labels(y, len(x), logits.device), reduction='sum')
     return torch.autograd.grad(loss, x, create_graph=create_graph, retain_graph=True)[0]
 
-# %% ../../nbs/230_percept.gradients.ipynb #85c1aff1
+# %% ../../nbs/230_percept.gradients.ipynb #857e9d62
 def _check_range(y, n):
     "Refuse labels outside 0 … n − 1."
     lo, hi = y.min().item(), y.max().item()

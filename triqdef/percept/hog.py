@@ -29,17 +29,13 @@ def central_differences(
     return F.pad(m[..., 2:] - m[..., :-2], (1, 1)), F.pad(m[:, 2:] - m[:, :-2], (0, 0, 1, 1))
 
 # %% ../../nbs/210_percept.hog.ipynb #4ed67745
-def _boundary_bins(
-    gx:Tensor,           # horizontal differences, (n,) on a CPU
-    gy:Tensor,           # vertical differences, (n,)
-    orientations:int,    # bins over 180°
-)->Tensor:               # (n,) int64, 0 … orientations; `orientations` for none
-    "Return bins by NumPy's arithmetic, in degrees, as scikit-image finds them."
+def _boundary_bins(gx, gy, orientations):
+    "Return bins (n,) by NumPy's arithmetic, as scikit-image finds them; `orientations` for none."
     degrees = np.rad2deg(np.arctan2(gy.double().numpy(), gx.double().numpy())) % 180
     ends = 180/orientations*np.arange(1, orientations + 1)
     return torch.from_numpy(np.searchsorted(ends, degrees, side='right'))
 
-# %% ../../nbs/210_percept.hog.ipynb #a96b1b3e
+# %% ../../nbs/210_percept.hog.ipynb #9ad5a57d
 def _fast_bins(gx, gy, orientations):
     "Return bins by torch's arithmetic, and which pixels lie near a boundary between bins."
     q = torch.atan2(gy, gx)*(orientations/math.pi)
@@ -48,7 +44,7 @@ def _fast_bins(gx, gy, orientations):
     q = torch.where(q < 0, q + orientations, q)
     return torch.where(q < orientations, q, 0.).long(), near
 
-# %% ../../nbs/210_percept.hog.ipynb #f65d7bee
+# %% ../../nbs/210_percept.hog.ipynb #7b4f7bb4
 def orientation_bins(
     gx:Tensor,                # horizontal differences, any shape
     gy:Tensor,                # vertical differences, same shape
@@ -78,9 +74,10 @@ def cell_histograms(
     out = out.scatter_add(1, index.flatten(1), votes.flatten(1))
     return out.reshape(B, h//cell, w//cell, n)[..., :orientations]/cell**2
 
-# %% ../../nbs/210_percept.hog.ipynb #40be9937
+# %% ../../nbs/210_percept.hog.ipynb #a394f097
 def _unit(v): return v/(v.square().sum(-1, True) + 1e-10).sqrt()
 
+# %% ../../nbs/210_percept.hog.ipynb #d5ea3c07
 def normalize_blocks(
     cells:Tensor,      # (B,rows,cols,orientations)
     block:int=3,       # cells per side of a block
@@ -99,7 +96,7 @@ def _check_layout(shape, orientations, cell, block):
         raise ValueError(f"maps of {shape[2]}×{shape[3]} pixels are too small for cell={cell}, "
                          f"block={block}: at least {cell*block}×{cell*block} are needed")
 
-# %% ../../nbs/210_percept.hog.ipynb #8ad671b8
+# %% ../../nbs/210_percept.hog.ipynb #5b4db6e6
 def _polar(m, orientations, cell, block):
     "Return gx, gy, magnitude of the pixels in whole cells, (B,h,w) each, from checked maps."
     _check_layout(m.shape, orientations, cell, block)
@@ -119,7 +116,7 @@ def hog(
     bins = orientation_bins(gx, gy, orientations)
     return normalize_blocks(cell_histograms(votes, bins, orientations, cell), block).to(m.dtype)
 
-# %% ../../nbs/210_percept.hog.ipynb #ac91a140
+# %% ../../nbs/210_percept.hog.ipynb #27c459f6
 def _shares(gx, gy, votes, orientations):
     "Return votes and bins of both nearest centres, (2,B,h,w); zero gradients have no angle."
     none = votes == 0
