@@ -117,10 +117,10 @@ CALLS = {
     'penalty.fdp.bit_pairs': lambda w: dict(bits=(32, 4, 2)), 'penalty.fdp.map_likeness': lambda w: dict(maps={32: w.map, 4: w.map}, w_edge=1., w_hog=1., smooth=1.),
     'penalty.fdp.fdp': lambda w: dict(features={32: [w.x], 4: [w.x]}, w_edge=1., w_hog=1., smooth=1.), 'penalty.gpdp.gpdp': lambda w: dict(gradients={32: w.x, 4: w.x}, w_edge=1., w_hog=1., smooth=1.),
     # patches
-    'attack.patch.patch_hw': lambda w: dict(size=4), 'attack.patch.check_fits': lambda w: dict(hw=(4, 4), image_hw=(16, 16)), 'attack.patch.patch_mask': lambda w: dict(h=4, w=4, shape='circle', device='cpu'),
-    'attack.patch.place': lambda w: dict(x=w.x, patch=w.patch.image, top_left=(0, 0), angle=10., scale=1.), 'attack.patch.allowed_places': lambda w: dict(image_hw=(16, 16), hw=(4, 4)),
-    'attack.patch.random_places': lambda w: dict(B=4, image_hw=(16, 16), hw=(4, 4)), 'attack.patch.noise_patch': lambda w: dict(x=w.x, size=4),
-    'attack.patch.grey_patch': lambda w: dict(x=w.x, size=4), 'attack.patch.crop_patch': lambda w: dict(x=w.x, size=4), 'attack.patch.null_patch': lambda w: dict(kind='grey', x=w.x, size=4),
+    'attack.placing.patch_hw': lambda w: dict(size=4), 'attack.placing.check_fits': lambda w: dict(hw=(4, 4), image_hw=(16, 16)), 'attack.placing.patch_mask': lambda w: dict(h=4, w=4, shape='circle', device='cpu'),
+    'attack.placing.place': lambda w: dict(x=w.x, patch=w.patch.image, top_left=(0, 0), angle=10., scale=1.), 'attack.places.allowed_places': lambda w: dict(image_hw=(16, 16), hw=(4, 4)),
+    'attack.places.random_places': lambda w: dict(B=4, image_hw=(16, 16), hw=(4, 4)), 'attack.nulls.noise_patch': lambda w: dict(x=w.x, size=4),
+    'attack.nulls.grey_patch': lambda w: dict(x=w.x, size=4), 'attack.nulls.crop_patch': lambda w: dict(x=w.x, size=4), 'attack.nulls.null_patch': lambda w: dict(kind='grey', x=w.x, size=4),
     'attack.patch.Patch': lambda w: dict(image=w.patch.image, target=1), 'attack.patch.Patch.apply': lambda w: (w.patch.apply, dict(x=w.x, top_left=(0, 0), angle=10., scale=1.)),
     'attack.patch.Patch.area': lambda w: (w.patch.area, dict(image_hw=(16, 16))), 'attack.patch.Patch.save': lambda w: (w.patch.save, dict(path=w.folder/'new')),
     'attack.patch.Patch.to': lambda w: (w.patch.to, dict(device='cpu')), 'attack.patch.Patch.load': lambda w: (Patch.load, dict(path=w.patch_file)),
@@ -194,7 +194,7 @@ PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quan
 KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
          'percept.features.feature_map': {'f': 'maps'}, 'percept.gradients.gradient_map': {'g': 'maps'}, 'train.controls.roughness': {'g': 'maps'}, 'train.pbcat.guided_cells': {'g': 'maps', 'size': None},
          'core.images_at_once': {'x': None}, 'core.fast_layout': {'x': None}, 'core.device_of': {'net': None}, 'core.eval_mode': {'net': None}, 'files.Resume': {'key': None},
-         'attack.patch.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.patch.random_places': {'B': 'int', 'fixed': 'places'},
+         'attack.placing.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.places.random_places': {'B': 'int', 'fixed': 'places'},
          'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'data.sample_dls': {'valid': 'choice'}, 'data.cifar_dls': {'valid': 'choice'},
          'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
          'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.quantizers.make_quantizer': {'name': 'choice', 'kind': 'choice'},
@@ -205,20 +205,20 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'evaluate.transfer.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
          'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
-         'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
-         'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
+         'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
+         'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
 for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
                      'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
-                     'attack.patch.place attack.patch.noise_patch attack.patch.grey_patch attack.patch.crop_patch attack.patch.null_patch': {'x': 'pixels'},
+                     'attack.placing.place attack.nulls.noise_patch attack.nulls.grey_patch attack.nulls.crop_patch attack.nulls.null_patch': {'x': 'pixels'},
                      'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
                      'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'label order'},
-                     'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.patch.allowed_places attack.patch.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
+                     'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.places.allowed_places attack.places.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
                      'percept.hog.hog percept.hog.soft_hog percept.hog.hog_cosine': {'m': None, 'orientations': 'strict int', 'cell': 'strict int', 'block': 'strict int'},
-                     'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.patch.place': {'patch': 'patch pixels'},
+                     'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.placing.place': {'patch': 'patch pixels'},
                      'evaluate.alignment.fresh_network': {'net': 'module'}}.items():
     for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
@@ -239,12 +239,12 @@ EXEMPT = {
         evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
-        core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
+        core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
     'is a step inside a loop, called with what its caller has checked': '''quant.replace.inside_fused quant.replace.is_plain quant.replace.is_skipped quant.replace.plain_copy quant.replace.replace_layers quant.replace.swap_modules quant.replace.take_hooks quant.convertible.check_convertible quant.switch.only_state quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
-        attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
+        attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.placing.to_uint8_grid attack.places.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
         attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip

@@ -1,4 +1,4 @@
-"""One base class for attacks, and one declaration of each, which the suite, the study, the report and the command line read.
+"""A base class for attacks, and one declaration of each for the suite, the study, the report and the command line.
 
 Docs: https://triqdef.github.io/triqdef/attack.base.html.md"""
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .criteria import as_criterion, check_classes
 from .patch import Patch
-from .state import (attack_batches, first_state, load_state, save_state, seeded_loader,
-                                  state_file, used_batches)
+from .state import (attack_batches, first_state, load_state, save_state,
+                                  seeded_loader, state_file, used_batches)
 from .views import as_view, BitMean, check_has, under_attack
 from ..core import check_choice, check_images, device_of
 from ..data import check_iterable
@@ -46,7 +46,10 @@ class Attack:
     save_every = 30.    # seconds between two savings of the state
     universal = False   # for a class with both methods: whether a transfer matrix calls `fit`
     seed, progress = None, False
+    size = area = target = forbidden = None    # settings that an attack may lack
+    shape, restarts = 'square', 1
 
+# %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):
     "An attack that makes a patch for each image."
     def run(self,
@@ -57,30 +60,38 @@ class ImageAttack(Attack):
         history=False,    # whether the loss of each step is kept
         resume=None,      # file for the state, or None
     )->PatchRun:
-        "The attack with everything it found; every attack defines it."
+        "Return all that the attack found; every attack defines it."
         raise NotImplementedError
 
-    def attack(self,
-        net,           # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-        x:Tensor,      # images, (B,C,H,W) float in [0,1]
-        y,             # labels, (B,) integers
-        bits=None,     # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
-        resume=None,   # file for the state; the same call goes on where an interrupted one stopped
-    )->Tensor:         # (B,C,H,W)
-        "Patched images, one patch for each."
-        return self.run(net, x, y, bits, resume=resume).x_adv
+# %% ../../nbs/420_attack.base.ipynb #35aa2369
+@patch
+def attack(self:ImageAttack,
+    net,           # any network from [0,1] pixels to logits; evaluated in eval mode and restored
+    x:Tensor,      # images, (B,C,H,W) float in [0,1]
+    y,             # labels, (B,) integers
+    bits=None,     # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
+    resume=None,   # file for the state; the same call goes on where an interrupted one stopped
+)->Tensor:         # (B,C,H,W)
+    "Return patched images, one patch for each."
+    return self.run(net, x, y, bits, resume=resume).x_adv
 
 # %% ../../nbs/420_attack.base.ipynb #9dba602a
+def _is_better(old, new, keep):
+    "Return for each image whether the loss rose; with keep='success' `met` comes first."
+    up = new['loss'] > old['loss']
+    if keep == 'loss': return up
+    return (new['met'] > old['met']) | (new['met'] == old['met']) & up
+
+# %% ../../nbs/420_attack.base.ipynb #10b18271
 def best_of(
     old:dict,          # 'patches', 'places', 'loss' and 'met', each (B,…)
     new:dict,          # the same
     keep='success',    # 'success' (the goal first, then the loss) or 'loss'
 )->dict:               # the same
-    "The better of two finds, image by image; the old one where they are equal."
+    "Return the better of two finds, image by image; the old one where they are equal."
     check_choice(keep, ('success', 'loss'), 'keep')
-    up = new['loss'] > old['loss']
-    if keep == 'success': up = (new['met'] > old['met']) | (new['met'] == old['met']) & up
-    pick = lambda a, b: torch.where(up.view(-1, *[1]*(a.ndim - 1)), a, b)
+    up = _is_better(old, new, keep)
+    def pick(a, b): return torch.where(up.view(-1, *[1]*(a.ndim - 1)), a, b)
     return {k: pick(v, old[k]) for k, v in new.items()}
 
 # %% ../../nbs/420_attack.base.ipynb #03b8c3b0
@@ -88,23 +99,37 @@ class UniversalAttack(Attack):
     "An attack that makes one patch for all images, from batches of them."
     several = BitMean    # the view for several bit-widths
 
-    @property
-    def aim(self): return as_criterion(self.target)
-
     def notes(self, bits=None): raise NotImplementedError
     def _start(self, s, x): raise NotImplementedError
     def _step_fit(self, s, view, net, x, y): raise NotImplementedError
     def _first(self, resume): return first_state(self, resume)
 
+# %% ../../nbs/420_attack.base.ipynb #ce65e1a4
+@patch(as_prop=True)
+def aim(self:UniversalAttack):
+    "The criterion that `target` stands for."
+    return as_criterion(self.target)
+
 # %% ../../nbs/420_attack.base.ipynb #a4d75f3f
 @patch
 def _walk(self:UniversalAttack, s, file, view, net, batches):
-    "All steps that are left, on state `s`."
+    "Take all steps that are left, on state `s`."
     for x, y in batches:
-        if s['p'] is None: check_images(x, strict=True); check_classes(net, x, y, self.aim); self._start(s, x)
+        if s['p'] is None:
+            check_images(x, strict=True); check_classes(net, x, y, self.aim)
+            self._start(s, x)
         s['losses'].append(self._step_fit(s, view, net, x, y)); s['done'] += 1
         if file.due: s['last'] = fingerprint(x, y)
         save_state(file, s, view)
+
+# %% ../../nbs/420_attack.base.ipynb #f3ce58fc
+@patch
+def _batches(self:UniversalAttack, dl, s, device):
+    "Return the batches that are left for state `s`, with a progress bar if wanted."
+    batches = attack_batches(dl, self.bs, self.steps, device, self.aim.target)
+    batches = used_batches(batches, s['done'], s['last'])
+    if not self.progress: return batches
+    return progress_bar(batches, total=self.steps - s['done'])
 
 # %% ../../nbs/420_attack.base.ipynb #27e7b346
 @patch
@@ -114,28 +139,26 @@ def fit(self:UniversalAttack,
     bits=None,    # a source bit-width, several, a view, or None: the network as it stands
     resume=None,  # file for the state; the same call goes on where an interrupted one stopped
 )->Patch:
-    "The universal patch; the loss of each step is in `self.history`."
+    "Return the universal patch; the loss of each step is in `self.history`."
     device, view = device_of(net), as_view(bits, self.several)
     check_has(net, view); check_iterable(dl)
     file = state_file(self, resume, net, bits)
     s = load_state(file, self._first(resume), device, view)
     with seeded_loader(dl, s['seed']), under_attack(net):
-        batches = attack_batches(dl, self.bs, self.steps, device, self.aim.target)
-        batches = used_batches(batches, s['done'], s['last'])
-        if self.progress: batches = progress_bar(batches, total=self.steps - s['done'])
-        self._walk(s, file, view, net, batches)
+        self._walk(s, file, view, net, self._batches(dl, s, device))
     file.done()
     self.history = torch.stack(s['losses']).cpu()
     return Patch(s['p'].cpu(), self.shape, self.aim.target, self.notes(bits))
 
 # %% ../../nbs/420_attack.base.ipynb #44b6e913
 def check_attack(
-    attack,            # what the user gave
+    attack,            # an attack, as the user gave it
     name='attack',     # the argument's name, for the message
 ):
-    "`attack` if it has a method `attack`; else a `TypeError`."
+    "Return `attack` if it has a method `attack`; else raise a `TypeError`."
     if isinstance(attack, type) or not callable(getattr(attack, 'attack', None)):
-        raise TypeError(f"{name} must be an object with .attack(net, x, y, bits), such as PatchPGD(8), got {attack!r}")
+        raise TypeError(f"{name} must be an object with .attack(net, x, y, bits), such as "
+                        f"PatchPGD(8), got {attack!r}")
     return attack
 
 # %% ../../nbs/420_attack.base.ipynb #fbabf221
@@ -144,28 +167,34 @@ class Brief:
     "What a suite asks of an attack."
     size:int          # side of the patch in pixels
     budget:int        # steps or queries, ≥ 1
-    target:int=None   # the class that a targeted attack reaches for
+    target:int=None   # the class that a targeted attack aims at
     dictionary:object=None    # a `TextureDictionary`
     seed:int=None     # ≥ 0, or None: drawn or given later
 
+# %% ../../nbs/420_attack.base.ipynb #d8aca40d
 @dataclass(frozen=True)
-class DeclaredAttack:
-    "An attack as the rest of the library knows it."
+class _Named:
+    "Names, budget and maker of a declared attack."
     name:str              # in recipes and on the command line
     title:str             # in tables; {hw} is the size of the patch
-    budget:str            # keyword of `attack_suite` for its budget; same name, same `full` and `quick`
+    budget:str            # keyword of `attack_suite`; same name, same `full` and `quick`
     full:int              # steps or queries in a full report, ≥ 1
     quick:int             # steps or queries in a quick report, ≥ 1
     paper:str             # authors, year, and where to find it
     settings:object       # function: `Brief` → dict of constructor arguments, without `seed`
+
+# %% ../../nbs/420_attack.base.ipynb #422a3624
+@dataclass(frozen=True)
+class DeclaredAttack(_Named):
+    "An attack as the rest of the library knows it."
     black_box:bool=False  # sees scores only
     universal:bool=False  # one patch for all images
     bounded:bool=False    # whether a quick report includes it
-    targeted:bool=False   # reaches for the class of the brief
+    targeted:bool=False   # aims at the class of the brief
     needs:tuple=()        # fields of `Brief` that it cannot be made without
     chooses_area:bool=False   # whether it ignores `Brief.size`
-    option:str=''         # option of the budget on the command line, with underscores; '' for BUDGET_steps
-    fixed:dict=field(default_factory=dict)    # arguments that a recipe gets too, such as universal=True
+    option:str=''         # command-line option of the budget, with underscores; '' for BUDGET_steps
+    fixed:dict=field(default_factory=dict)    # arguments that a recipe gets too
     recipe:dict=field(default_factory=dict)   # defaults in a recipe, which may override them
     order:int=90          # place in tables, low first; white-box attacks stand before the others
     cls:type=None         # the class, set by `declare`
@@ -173,22 +202,31 @@ class DeclaredAttack:
 # %% ../../nbs/420_attack.base.ipynb #790bc963
 _declared = {}
 
+def _check_new(d):
+    "Refuse a declaration with the name of another class, or other numbers for a known budget."
+    same_name = _declared.get(d.name)
+    if same_name is not None and same_name.cls.__qualname__ != d.cls.__qualname__:
+        raise ValueError(f"an attack named {d.name!r} is declared already, "
+                         f"by {same_name.cls.__name__}")
+    for o in _declared.values():
+        if o.name == d.name or o.budget != d.budget: continue
+        if (o.full, o.quick) != (d.full, d.quick):
+            raise ValueError(f"budget {d.budget!r} is {o.full} and {o.quick} already, "
+                             f"by {o.name!r}")
+
+# %% ../../nbs/420_attack.base.ipynb #e829d2c7
 def declare(
     **about,    # fields of `DeclaredAttack`
 ):
-    "Class decorator: declare an attack. A class may have several declarations."
+    "Return a class decorator that declares an attack; a class may have several declarations."
     def register(cls):
         d = DeclaredAttack(cls=cls, **about)
-        old = _declared.get(d.name)
-        if old is not None and old.cls.__qualname__ != cls.__qualname__:
-            raise ValueError(f"an attack named {d.name!r} is declared already, by {old.cls.__name__}")
-        for o in _declared.values():
-            if o.name != d.name and o.budget == d.budget and (o.full, o.quick) != (d.full, d.quick):
-                raise ValueError(f"budget {d.budget!r} is {o.full} and {o.quick} already, by {o.name!r}")
+        _check_new(d)
         _declared[d.name] = replace(d, option=d.option or f'{d.budget}_steps')
         return cls
     return register
 
+# %% ../../nbs/420_attack.base.ipynb #b1ec0a0c
 def declared_attacks(
     **having,    # fields of `DeclaredAttack` and the values that are wanted
 )->dict:         # name → `DeclaredAttack`
@@ -202,14 +240,15 @@ def declared_attacks(
 def make(self:DeclaredAttack,
     brief:Brief,    # size, budget, target
 )->Attack:
-    "The attack for a brief."
+    "Return the attack for a brief."
     for n in self.needs:
         if getattr(brief, n) is None: raise ValueError(f"{self.name!r} needs {n}=")
     return self.cls(**self.fixed, **self.settings(brief), seed=brief.seed)
 
+# %% ../../nbs/420_attack.base.ipynb #2f1ec4e8
 @patch
 def named(self:DeclaredAttack,
     size:int,    # side of the patch in pixels
 )->str:
-    "Its title in tables."
+    "Return its title in tables."
     return self.title.format(hw=f'{size}×{size}')

@@ -1,4 +1,4 @@
-"""A success criterion as an object: what is maximised, and when the goal is met. Untargeted, targeted, or with confidence.
+"""A success criterion as an object: what is maximised, and when the goal is met.
 
 Docs: https://triqdef.github.io/triqdef/attack.criteria.html.md"""
 
@@ -25,15 +25,25 @@ def top_other(
     z:Tensor,    # logits, (B,classes)
     k:Tensor,    # a class for each image, (B,)
 )->Tensor:       # (B,)
-    "The highest logit among the classes that are not `k`."
+    "Return the highest logit among the classes that are not `k`."
     return z.scatter(1, k[:, None], -torch.inf).amax(1)
 
+# %% ../../nbs/405_attack.criteria.ipynb #0e56c8f8
 def at_class(
     z:Tensor,    # logits, (B,classes)
     k:Tensor,    # a class for each image, (B,)
 )->Tensor:       # (B,)
-    "The logit of class `k`."
+    "Return the logit of class `k`."
     return z.gather(1, k[:, None])[:, 0]
+
+# %% ../../nbs/405_attack.criteria.ipynb #d58bd1ce
+def _as_class(target):
+    "Return a class as an int, or None; refuse what is neither."
+    if target is None: return None
+    if isinstance(target, bool) or not isinstance(target, (int, np.integer)):
+        raise TypeError(f"target must be a class (an int) or None, got {target!r}")
+    if target < 0: raise ValueError(f"target must be 0 or more, got {target}")
+    return int(target)
 
 # %% ../../nbs/405_attack.criteria.ipynb #256b98b8
 class Criterion:
@@ -46,43 +56,38 @@ class Criterion:
     ):
         check_numbers('(0, 1]', none=True, confidence=confidence)
         check_numbers('(0, ∞)', temperature=temperature)
-        if target is not None and (isinstance(target, bool) or not isinstance(target, (int, np.integer))):
-            raise TypeError(f"target must be a class (an int) or None, got {target!r}")
-        if target is not None and target < 0: raise ValueError(f"target must be 0 or more, got {target}")
-        target = None if target is None else int(target)
-        if confidence is not None and not 0 < confidence <= 1:
-            raise ValueError(f"confidence must lie in (0, 1], got {confidence}")
-        if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature}")
-        self.target = None if target is None else int(target)
+        self.target = _as_class(target)
         self.confidence, self.temperature = confidence, float(temperature)
         self.kind = check_choice(loss, losses, 'loss')
-
-    def __repr__(self):
-        what = 'untargeted' if self.target is None else f'target {self.target}'
-        parts = [what, self.kind]
-        if self.confidence is not None: parts.append(f'confidence {self.confidence:g}')
-        if self.temperature != 1: parts.append(f'temperature {self.temperature:g}')
-        return ', '.join(parts)
 
     def __eq__(self, other): return isinstance(other, Criterion) and vars(self) == vars(other)
     def __hash__(self): return hash(tuple(vars(self).values()))
 
+# %% ../../nbs/405_attack.criteria.ipynb #d7f9924b
+@patch
+def __repr__(self:Criterion):
+    parts = ['untargeted' if self.target is None else f'target {self.target}', self.kind]
+    if self.confidence is not None: parts.append(f'confidence {self.confidence:g}')
+    if self.temperature != 1: parts.append(f'temperature {self.temperature:g}')
+    return ', '.join(parts)
+
 # %% ../../nbs/405_attack.criteria.ipynb #26564ea2
 @patch
 def _goal(self:Criterion, z, y):
-    "The class to reach for each image (B,), or None, checked."
+    "Return the class to reach for each image (B,), checked, or None."
     if self.target is None: return None
     if self.target >= z.shape[1]:
         raise ValueError(f"target must be one of the network's {z.shape[1]} classes, "
                          f"0…{z.shape[1] - 1}, got {self.target}")
     return torch.full_like(y, self.target)
 
+# %% ../../nbs/405_attack.criteria.ipynb #3224144c
 @patch
 def loss(self:Criterion,
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) float32 or wider
-    "What is maximised, per image."
+    "Return what is maximised, per image."
     z, y = logits if logits.dtype == torch.float64 else logits.float(), y.long()
     t = self._goal(z, y)
     if self.kind == 'ce':
@@ -93,17 +98,19 @@ def loss(self:Criterion,
 
 # %% ../../nbs/405_attack.criteria.ipynb #77091317
 def _check_shape(y, n):
-    "Labels by their type and shape alone: the values would have to come from the device in each step."
-    if not isinstance(y, Tensor): raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
+    "Check labels by type and shape alone: reading values would make a GPU wait in each step."
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor, got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
         raise ValueError(f"labels must be ({n},) integers, got {y.dtype} {tuple(y.shape)}")
 
+# %% ../../nbs/405_attack.criteria.ipynb #87181aa0
 @patch
 def met(self:Criterion,
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
 )->Tensor:            # (B,) bool
-    "Whether the goal is reached, per image."
+    "Return whether the goal is reached, per image."
     check_logits(logits, name='the network'); _check_shape(y, len(logits))
     t, top = self._goal(logits, y), logits.argmax(1)
     met = (top != y if t is None else top == t) & ~logits.isnan().any(1)
@@ -118,6 +125,7 @@ class Untargeted(Criterion):
         temperature:float=1.,     # divides the logits in 'ce', > 0
     ): super().__init__(None, loss, None, temperature)
 
+# %% ../../nbs/405_attack.criteria.ipynb #0a84ff46
 class Targeted(Criterion):
     "One class is predicted."
     def __init__(self,
@@ -127,6 +135,7 @@ class Targeted(Criterion):
     ):
         super().__init__(check_int(target, 'target', 0), loss, None, temperature)
 
+# %% ../../nbs/405_attack.criteria.ipynb #539d4202
 class Confident(Criterion):
     "The label is lost, or one class is predicted, with a probability of at least `confidence`."
     def __init__(self,
@@ -135,14 +144,15 @@ class Confident(Criterion):
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
     ):
-        super().__init__(target, loss, check_number(confidence, 'confidence', '(0, 1]'), temperature)
+        check_number(confidence, 'confidence', '(0, 1]')
+        super().__init__(target, loss, confidence, temperature)
 
 # %% ../../nbs/405_attack.criteria.ipynb #5b4f7b7d
 def as_criterion(
     target,       # None (untargeted), a class, or a `Criterion`, which passes through
     loss=None,    # the loss for None and for a class; None for 'ce'
 )->Criterion:
-    "The criterion that an attack's `target` stands for."
+    "Return the criterion that an attack's `target` stands for."
     if isinstance(target, Criterion): return target
     return Criterion(target, loss or 'ce')
 
@@ -152,23 +162,42 @@ def goal_loss(
     y:Tensor,         # labels, (B,) int64
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) float, to be maximised
-    "What an attack maximises, per image."
+    "Return what an attack maximises, per image."
     check_logits(logits, name='the network'); _check_shape(y, len(logits))
     if isinstance(target, Tensor) and target.ndim:
         return -F.cross_entropy(logits.float(), target.to(y.device).long(), reduction='none')
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).loss(logits, y)
 
+# %% ../../nbs/405_attack.criteria.ipynb #434b3750
 def goal_met(
     logits:Tensor,    # (B,classes)
     y:Tensor,         # labels, (B,) int64
     target=None,      # a `Criterion`; or a class, an int or (B,); None to leave the label
 )->Tensor:            # (B,) bool
-    "Whether the goal is reached, per image."
+    "Return whether the goal is reached, per image."
     if isinstance(target, Tensor) and target.ndim:
         return (logits.argmax(1) == target.to(y.device)) & ~logits.isnan().any(1)
     if isinstance(target, Tensor): target = int(target)
     return as_criterion(target).met(logits, y)
+
+# %% ../../nbs/405_attack.criteria.ipynb #ad4b1c09
+def _check_each(target, images):
+    "Refuse targets that are not one whole number for each image; return the one farthest out."
+    if target.shape != (images,) or target.is_floating_point():
+        raise ValueError(f"target must be a class or ({images},) integers, "
+                         f"got {target.dtype} {tuple(target.shape)}")
+    return target.min() if target.min() < 0 else target.max()
+
+# %% ../../nbs/405_attack.criteria.ipynb #90262c89
+def _check_target(target, n, images):
+    "Refuse a target that is none of `n` classes."
+    if isinstance(target, Tensor):
+        t = _check_each(target, images) if target.ndim else int(target)
+    else: t = as_criterion(target).target
+    if t is not None and not 0 <= t < n:
+        raise ValueError(f"target must be one of the network's {n} classes, 0…{n - 1}, "
+                         f"got {int(t)}")
 
 # %% ../../nbs/405_attack.criteria.ipynb #6dd25e64
 def check_classes(
@@ -177,22 +206,10 @@ def check_classes(
     y,              # labels, (B,) integers: a tensor, an array or a list
     target=None,    # a class to reach, a `Criterion`, or None
 )->Tensor:        # (B,) int64
-    "Labels (B,) int64 beside the images; an error where the network, labels and target do not fit each other."
+    "Return labels as (B,) int64, after checking that network, labels and target fit each other."
     n, y = first_logits(net, x).shape[1], as_labels(y, len(x), x.device).clone()
     lo, hi = y.min().item(), y.max().item()
     if lo < 0 or hi >= n:
         raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
     _check_target(target, n, len(x))
     return y
-
-def _check_target(target, n, images):
-    "A `ValueError` or `TypeError` for a target that none of `n` classes is."
-    if isinstance(target, Tensor) and target.ndim:
-        if target.shape != (images,) or target.is_floating_point():
-            raise ValueError(f"target must be a class or ({images},) integers, "
-                             f"got {target.dtype} {tuple(target.shape)}")
-        t = target.min() if target.min() < 0 else target.max()
-    else: t = int(target) if isinstance(target, Tensor) else as_criterion(target).target
-    if t is not None and not 0 <= t < n:
-        raise ValueError(f"target must be one of the network's {n} classes, 0…{n - 1}, "
-                         f"got {int(t)}")

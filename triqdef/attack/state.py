@@ -1,4 +1,4 @@
-"""The state that an interrupted attack goes on from, and batches of images in an order that a seed repeats.
+"""The state from which an interrupted attack continues, and batches in an order that a seed repeats.
 
 Docs: https://triqdef.github.io/triqdef/attack.state.html.md"""
 
@@ -50,25 +50,38 @@ def state_file(
     key = '' if path is None else state_key(attack, net, *things)
     return Resume(path, key, attack.save_every)
 
+# %% ../../nbs/415_attack.state.ipynb #f423e88a
+def _stored(v):
+    "Return a value of the state as a tensor for the file, or None for a note."
+    if isinstance(v, torch.Generator): return v.get_state()
+    if isinstance(v, list): return torch.stack(v) if v else torch.zeros(0)
+    return v if isinstance(v, Tensor) else None
+
 # %% ../../nbs/415_attack.state.ipynb #f8390aa2
 def save_state(
-    file:Resume,    # where, and how often
+    file:Resume,    # file of the state, with how often it is written
     state:dict,     # tensors, lists of tensors of one shape, random generators, numbers
     view=None,      # a view, for its memory if it has one
 ):
     "Write the state if `save_every` seconds have passed since the last writing."
     if not file.due: return
     memory = {} if view is None else view.state_dict()
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    for k, v in state.items():
-        if isinstance(v, torch.Generator): tensors[k] = v.get_state()
-        if isinstance(v, list): tensors[k] = torch.stack(v) if v else torch.zeros(0)
+    stored = {k: _stored(v) for k, v in state.items()}
+    tensors = {k: v for k, v in stored.items() if v is not None}
     notes = {k: v for k, v in state.items() if k not in tensors}
     file.save({**tensors, **{f'view.{k}': v for k, v in memory.items()}}, **notes)
 
 # %% ../../nbs/415_attack.state.ipynb #609bc937
+def _restored(old, v, device):
+    "Return a stored tensor in the form of `old`: a generator, a list, or a tensor on `device`."
+    if isinstance(old, torch.Generator):
+        old.set_state(v)
+        return old
+    return list(v.to(device)) if isinstance(old, list) else v.to(device)
+
+# %% ../../nbs/415_attack.state.ipynb #5d7aeefb
 def load_state(
-    file:Resume,     # where
+    file:Resume,     # file of the state
     state:dict,      # the state at the beginning
     device='cpu',    # where the tensors are put
     view=None,       # a view, for its memory if it has one
@@ -77,9 +90,7 @@ def load_state(
     tensors, notes = file.load() or ({}, {})
     memory = {k: tensors.pop(k).to(device) for k in list(tensors) if k.startswith('view.')}
     if memory: view.load_state_dict({k[5:]: v for k, v in memory.items()})
-    for k, v in tensors.items():
-        if isinstance(state.get(k), torch.Generator): state[k].set_state(v)
-        else: state[k] = list(v.to(device)) if isinstance(state.get(k), list) else v.to(device)
+    for k, v in tensors.items(): state[k] = _restored(state.get(k), v, device)
     return {**state, **notes}
 
 # %% ../../nbs/415_attack.state.ipynb #baee12ff
@@ -87,7 +98,7 @@ def plain_batch(
     batch,     # (images, labels, …), as a loader gives it
     device,    # where they are put
 )->tuple:      # (B,C,H,W) and (B,) int64
-    "Images and labels of one batch as plain tensors."
+    "Return images and labels of one batch as plain tensors."
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"a loader must give (images, labels), got {type(batch).__name__}")
     x, y = batch[:2]
@@ -95,6 +106,35 @@ def plain_batch(
     return x.detach().as_subclass(Tensor).to(device), as_labels(y, len(x), device)
 
 # %% ../../nbs/415_attack.state.ipynb #1597b11c
+def _kept(dl, device, skip):
+    "Yield the batches of one walk over `dl`, without images of class `skip`; refuse an empty walk."
+    count = 0
+    for x, y in (plain_batch(b, device) for b in dl):
+        if skip is not None: x, y = x[y != skip], y[y != skip]
+        count += len(x)
+        yield x, y
+    if count: return
+    if skip is None: raise ValueError("the loader is empty")
+    raise ValueError("the loader has no image to attack: "
+                     f"it is empty or all labels are {skip}")
+
+# %% ../../nbs/415_attack.state.ipynb #c4d91676
+def _rebatched(dl, bs, steps, device, skip):
+    "Walk over `dl` again and again; yield `steps` batches of `bs` images, fewer if it holds fewer."
+    x, y, given = None, None, 0
+    while given < steps:
+        before = given
+        for bx, by in _kept(dl, device, skip):
+            x, y = (bx, by) if x is None else (torch.cat([x, bx]), torch.cat([y, by]))
+            while len(x) >= bs and given < steps:
+                yield x[:bs], y[:bs]
+                x, y, given = x[bs:], y[bs:], given + 1
+            if given == steps: return
+        if given == before:
+            yield x, y
+            x, y, given = None, None, given + 1
+
+# %% ../../nbs/415_attack.state.ipynb #a22a7f4a
 def attack_batches(
     dl,             # an iterable of (x, y), walked again and again
     bs:int,         # images a batch
@@ -102,25 +142,9 @@ def attack_batches(
     device='cpu',   # where they are put
     skip=None,      # a class whose images are left out, or None
 ):
-    "`steps` batches of `bs` images and labels; smaller only where the loader holds fewer."
-    x = y = None
-    given = 0
+    "Return an iterator of `steps` batches of `bs` images, smaller if the loader holds fewer."
     check_iterable(dl)
-    while given < steps:
-        before, seen = given, 0
-        for bx, by in (plain_batch(b, device) for b in dl):
-            if skip is not None: bx, by = bx[by != skip], by[by != skip]
-            seen += len(bx)
-            x, y = (bx, by) if x is None else (torch.cat([x, bx]), torch.cat([y, by]))
-            while len(x) >= bs and given < steps:
-                yield x[:bs], y[:bs]
-                x, y, given = x[bs:], y[bs:], given + 1
-            if given == steps: return
-        if not seen: raise ValueError("the loader is empty" if skip is None else "the loader has "
-                                      f"no image to attack: it is empty or all labels are {skip}")
-        if given == before:
-            yield x, y
-            x, y, given = None, None, given + 1
+    return _rebatched(dl, bs, steps, device, skip)
 
 # %% ../../nbs/415_attack.state.ipynb #1dd394c2
 @contextmanager
@@ -129,15 +153,15 @@ def seeded_loader(
     seed,    # an int, or None to change nothing
 ):
     "Fix the order of the batches of `dl` by `seed` for a block, and restore its state."
-    own = getattr(dl, 'rng', None)
+    rng = getattr(dl, 'rng', None)
     with nullcontext() if seed is None else fixed_seed(seed):
-        if seed is not None and isinstance(own, random.Random): dl.rng = random.Random(seed)
+        if seed is not None and isinstance(rng, random.Random): dl.rng = random.Random(seed)
         try:
             with peek(dl):
                 if seed is not None and isinstance(dl, ImageLoader): dl.set_epoch(seed)
                 yield dl
         finally:
-            if own is not None: dl.rng = own
+            if rng is not None: dl.rng = rng
 
 # %% ../../nbs/415_attack.state.ipynb #4a33de84
 def used_batches(
@@ -145,7 +169,7 @@ def used_batches(
     done:int,     # how many were used already
     last=None,    # fingerprint of the last of them, or None
 ):
-    "The batches that come next, once the used ones have been passed over and checked."
+    "Yield the batches that come after the used ones, which are checked."
     for i, xy in enumerate(batches):
         if i == done - 1 and last is not None and fingerprint(*xy) != last:
             raise ValueError("the loader does not give the images that the interrupted attack saw")
@@ -156,7 +180,7 @@ def first_state(
     attack,    # an attack with a `seed`
     resume,    # file for the state, or None
 )->dict:
-    "The state before the first batch; work that may be interrupted always has a seed."
+    "Return the state before the first batch; work that may be interrupted always has a seed."
     g, seed = generator(attack.seed), attack.seed
     if resume is not None and seed is None: seed = g.initial_seed()
     return dict(p=None, losses=[], done=0, last=None, random=g, seed=seed)

@@ -1,4 +1,4 @@
-"""What an attack sees of a network: one bit-width, the mean of several, or one after the other; and a network that is put back as it was.
+"""What an attack sees of a network: one bit-width, the mean of several, or one after the other.
 
 Docs: https://triqdef.github.io/triqdef/attack.views.html.md"""
 
@@ -12,6 +12,7 @@ __all__ = ['under_attack', 'gradient_to', 'look_at', 'unit_gradient', 'View', 'B
 from contextlib import contextmanager
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .criteria import goal_loss, goal_met
@@ -23,7 +24,7 @@ from ..quant.convert import at_bits, bits_of
 def under_attack(
     net:nn.Module,    # any network
 ):
-    "Set eval mode, freeze parameters and enable gradients for a block; restore all, after errors too."
+    "Set eval mode, freeze parameters and enable gradients for a block; restore all at its end."
     flags = [(p, p.requires_grad) for p in check_network(net).parameters()]
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(net):
         for p, _ in flags: p.requires_grad_(False)
@@ -37,9 +38,10 @@ def gradient_to(
     p,             # patches, (B,C,h,w) or (C,h,w), a leaf tensor
     keep=False,    # keep the graph for another gradient
 )->Tensor:         # as `p`
-    "The gradient of `loss.sum()`; zero where none reaches `p`."
+    "Return the gradient of `loss.sum()`; zero where none reaches `p`."
     if not loss.requires_grad: return torch.zeros_like(p)
-    return torch.autograd.grad(loss.sum(), p, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
+    return torch.autograd.grad(loss.sum(), p, retain_graph=keep, allow_unused=True,
+                               materialize_grads=True)[0]
 
 # %% ../../nbs/410_attack.views.ipynb #7298f09f
 def look_at(
@@ -51,7 +53,7 @@ def look_at(
     target=None,  # class to reach, a `Criterion`, or (B,) classes; None to leave the label
     grad=True,    # whether the gradient is wanted
 )->tuple:         # loss (B,), goal met (B,), gradient like `p` or None
-    "Look at one bit-width; where no gradient reaches the patch it is zero."
+    "Return loss, success and gradient at one bit-width; zero where no gradient reaches `p`."
     with at_bits(net, bits), torch.set_grad_enabled(grad):
         p = p.detach().requires_grad_(grad)
         logits = check_logits(net(fast_layout(render(p))), len(y))
@@ -63,30 +65,49 @@ def look_at(
 def unit_gradient(
     g:Tensor,    # (B,C,h,w), or (C,h,w)
 )->Tensor:       # as `g`
-    "Gradients of length one: per image for (B,C,h,w), as a whole for (C,h,w); zero stays zero."
+    "Return gradients of length one, per image for (B,C,h,w), else as a whole; zero stays zero."
     norm = g.flatten(1).norm(dim=1).view(-1, 1, 1, 1) if g.ndim == 4 else g.norm()
     return g/norm.clamp_min(torch.finfo(g.dtype).tiny)
 
 # %% ../../nbs/410_attack.views.ipynb #8835baca
 class View:
-    "Base class of views; subclasses define `__call__` as `BitMean` does, and memory methods if they need them."
+    "Base class of views; subclasses define `__call__`, and memory methods if they need them."
     inner, bits = None, ()     # another view; the bit-widths that this one visits in turn
 
-    @property
-    def visits(self):
-        "The bit-widths that this view, or the one inside it, looks at."
-        return self.bits or (() if self.inner is None else self.inner.visits)
+# %% ../../nbs/410_attack.views.ipynb #d90bad71
+@patch(as_prop=True)
+def visits(self:View)->tuple:
+    "The bit-widths that this view, or the one inside it, looks at."
+    return self.bits or (() if self.inner is None else self.inner.visits)
 
-    def reset(self):
-        if self.inner is not None: self.inner.reset()
+# %% ../../nbs/410_attack.views.ipynb #189e035b
+@patch
+def reset(self:View):
+    "Forget all memory; called when a run begins."
+    if self.inner is not None: self.inner.reset()
 
-    def state_dict(self): return {} if self.inner is None else self.inner.state_dict()
+# %% ../../nbs/410_attack.views.ipynb #fdc3c276
+@patch
+def state_dict(self:View)->dict:
+    "Return the memory for the file of an interrupted attack."
+    return {} if self.inner is None else self.inner.state_dict()
 
-    def load_state_dict(self, state):
-        if self.inner is not None: self.inner.load_state_dict(state)
+# %% ../../nbs/410_attack.views.ipynb #a79cd050
+@patch
+def load_state_dict(self:View,
+    state,    # what `state_dict` returned
+):
+    "Restore the memory from the file of an interrupted attack."
+    if self.inner is not None: self.inner.load_state_dict(state)
 
-    def select(self, rows=None, n=None):
-        if self.inner is not None: self.inner.select(rows, n)
+# %% ../../nbs/410_attack.views.ipynb #a133ec69
+@patch
+def select(self:View,
+    rows=None,    # the images that the next calls are about, indices; None for all
+    n=None,       # number of all images
+):
+    "State which of the images the next calls are about."
+    if self.inner is not None: self.inner.select(rows, n)
 
 # %% ../../nbs/410_attack.views.ipynb #cd9f3fb4
 class BitMean(View):
@@ -97,25 +118,30 @@ class BitMean(View):
         if bits is None: self.bits = (None,)
         else: self.bits = check_bits(bits) if hasattr(bits, '__iter__') else (check_bit(bits),)
 
-    def __repr__(self): return f"{type(self).__name__}({self.bits})"
     def at(self, step): return self.bits
 
-    def __call__(self,
-        net,            # the network, inside `under_attack`
-        render,         # function: patches → images (B,C,H,W)
-        p,              # patches, (B,C,h,w), or one for all, (C,h,w)
-        y,              # labels, (B,)
-        target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
-        step:int=0,     # number of the step, from 0
-        grad=True,      # whether the gradient is wanted
-    )->tuple:           # loss (B,), share of bit-widths fooled (B,), gradient like `p` or None
-        "Look once: every bit-width of this step, forward and backward to the patch alone."
-        bits = self.at(step)
-        seen = [look_at(net, b, render, p, y, target, grad) for b in bits]
-        loss, met = (torch.stack([s[k] for s in seen]).mean(0) for k in (0, 1))
-        if not grad: return loss, met, None
-        if len(bits) == 1: return loss, met, seen[0][2]
-        return loss, met, torch.stack([unit_gradient(s[2]) for s in seen]).mean(0)
+# %% ../../nbs/410_attack.views.ipynb #c617b4f6
+@patch
+def __repr__(self:BitMean): return f"{type(self).__name__}({self.bits})"
+
+# %% ../../nbs/410_attack.views.ipynb #57ac0d27
+@patch
+def __call__(self:BitMean,
+    net,            # the network, inside `under_attack`
+    render,         # function: patches → images (B,C,H,W)
+    p,              # patches, (B,C,h,w), or one for all, (C,h,w)
+    y,              # labels, (B,)
+    target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
+    step:int=0,     # number of the step, from 0
+    grad=True,      # whether the gradient is wanted
+)->tuple:           # loss (B,), share of bit-widths fooled (B,), gradient like `p` or None
+    "Look once at every bit-width of this step, forward and backward to the patch alone."
+    bits = self.at(step)
+    looks = [look_at(net, b, render, p, y, target, grad) for b in bits]
+    loss, met = (torch.stack([o[k] for o in looks]).mean(0) for k in (0, 1))
+    if not grad: return loss, met, None
+    if len(bits) == 1: return loss, met, looks[0][2]
+    return loss, met, torch.stack([unit_gradient(o[2]) for o in looks]).mean(0)
 
 # %% ../../nbs/410_attack.views.ipynb #0e8713e9
 class RoundRobin(BitMean):
@@ -124,9 +150,9 @@ class RoundRobin(BitMean):
 
 # %% ../../nbs/410_attack.views.ipynb #ab6e0c5c
 class Called(View):
-    "Wrap a function as a view."
+    "A function as a view."
     def __init__(self,
-        function,    # (net, render, p, y, target, step, grad) → loss (B,), share fooled (B,), gradient
+        function,    # (net, render, p, y, target, step, grad) → loss, share fooled, gradient
     ): self.function = function
 
     def __call__(self, *args): return self.function(*args)
@@ -142,6 +168,7 @@ def as_view(
     if callable(bits): return Called(bits)
     return several(bits) if hasattr(bits, '__iter__') else BitMean(bits)
 
+# %% ../../nbs/410_attack.views.ipynb #3d4fbd70
 def check_has(
     net,          # a network
     view:View,    # what `as_view` gave

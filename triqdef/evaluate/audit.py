@@ -790,7 +790,7 @@ def _control_rates(bench, under):
     side = bench.budget.side(bench.budget.control[1], bench.hw)
     tools, rates = {attack_name(under.attack): under.attack}, {}
     for k, a in bench.gradient_free(side).items():
-        tools[f'{k} {side[0]}×{side[1]}'] = with_setting(a, 'size', side) if hasattr(a, 'size') else a
+        tools[f'{k} {side[0]}×{side[1]}'] = with_setting(a, 'size', side) if getattr(a, 'size', None) else a
     for k, a in tools.items():
         for b in under.bits:
             under.made(f'{k} at {b}', a, b)
@@ -1049,7 +1049,7 @@ def _check_transfer(transfer, net):
 
 def _chosen(given, attack):
     "The lines to run; an error for others, or for an attack that cannot be audited."
-    if attack is not None and not (hasattr(attack, 'run') and hasattr(attack, 'size')):
+    if attack is not None and not (hasattr(attack, 'run') and getattr(attack, 'size', None)):
         raise TypeError(f"attack must have .run and .size, got {type(attack).__name__}")
     if given.parts is not None: check_folder(given.parts, 'parts')
     numbers = sorted(audit_lines)

@@ -1,4 +1,4 @@
-"""The first penalty: how alike the stage features of one patched image look at different bit-widths, as a number to be lowered.
+"""The first penalty: how alike the stage features of one patched image are at different bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/penalty.fdp.html.md"""
 
@@ -18,45 +18,51 @@ from ..percept.edges import full, gaussian_smooth, minmax_scale, soft_edges, sof
 from ..percept.features import feature_map
 from ..percept.hog import cosine, default_cell, hog, soft_hog
 
+# %% ../../nbs/300_penalty.fdp.ipynb #33cfdf00
+def _as_pair(p, bits):
+    "Return one pair of the user's list, the higher bit-width first, checked."
+    if not hasattr(p, '__len__') or isinstance(p, str) or len(p) != 2:
+        raise ValueError(f"a pair is two bit-widths such as (32, 4), got {p!r}")
+    a, b = (check_bit(v, bits, 'pairs') for v in p)
+    if a == b: raise ValueError(f"a pair must name two different bit-widths, got {p}")
+    return max(a, b), min(a, b)
+
+# %% ../../nbs/300_penalty.fdp.ipynb #46f2b06a
+def _listed_pairs(bits, pairs):
+    "Return the user's list of pairs, checked against the active bit-widths."
+    if not hasattr(pairs, '__iter__'):
+        raise TypeError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
+    out = [_as_pair(p, bits) for p in pairs]
+    if not out: raise ValueError("pairs is empty: give at least one pair, or None")
+    if len(set(out)) < len(out): raise ValueError(f"pairs names a pair twice: {out}")
+    return tuple(out)
+
 # %% ../../nbs/300_penalty.fdp.ipynb #b2bd8470
 def bit_pairs(
     bits,          # active bit-widths: two or more different ints from 1 to 32
     pairs=None,    # None or 'neighbours', 'all', or a list of pairs such as [(32, 4), (32, 2)]
 )->tuple:
-    "The pairs of bit-widths that a penalty compares, the higher bit-width first."
+    "Return the pairs of bit-widths that a penalty compares, the higher bit-width first."
     bits = check_bits(bits)
     if len(bits) < 2:
         raise ValueError(f"a penalty compares bit-widths and needs two of them, got {bits}")
-    if pairs is None or isinstance(pairs, str):
-        if pairs not in (None, 'neighbours', 'all'):
-            raise ValueError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
-        return tuple(combinations(bits, 2)) if pairs == 'all' else tuple(zip(bits, bits[1:]))
-    return _own_pairs(bits, pairs)
-
-def _own_pairs(bits, pairs):
-    "The user's list of pairs, checked against the active bit-widths."
-    if not hasattr(pairs, '__iter__'): raise TypeError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
-    out = []
-    for p in pairs:
-        if not hasattr(p, '__len__') or isinstance(p, str) or len(p) != 2:
-            raise ValueError(f"a pair is two bit-widths such as (32, 4), got {p!r}")
-        a, b = (check_bit(v, bits, 'pairs') for v in p)
-        if a == b: raise ValueError(f"a pair must name two different bit-widths, got {p}")
-        out.append((max(a, b), min(a, b)))
-    if not out: raise ValueError("pairs is empty: give at least one pair, or None")
-    if len(set(out)) < len(out): raise ValueError(f"pairs names a pair twice: {out}")
-    return tuple(out)
+    if pairs is not None and not isinstance(pairs, str): return _listed_pairs(bits, pairs)
+    if pairs not in (None, 'neighbours', 'all'):
+        raise ValueError(f"pairs must be 'neighbours', 'all' or a list, got {pairs!r}")
+    return tuple(combinations(bits, 2)) if pairs == 'all' else tuple(zip(bits, bits[1:]))
 
 # %% ../../nbs/300_penalty.fdp.ipynb #b4e229af
-def _check_weights(w_edge, w_hog):
-    "Refuse negative weights, which would reward likeness."
-    for name, w in (('w_edge', w_edge), ('w_hog', w_hog)):
-        if not w >= 0: raise ValueError(f"{name} must be 0 or more, got {w}")
-
 def _measures(m, w_edge, w_hog, soft):
-    "(weight, descriptors, score) of each measure in use, for scaled maps `m`."
+    "Yield (weight, descriptors, score) of each measure in use, for scaled maps `m`."
     if w_edge: yield w_edge, soft_edges(m), soft_iou
     if w_hog: yield w_hog, (soft_hog if soft else hog)(m, cell=default_cell(m.shape)), cosine
+
+# %% ../../nbs/300_penalty.fdp.ipynb #33baa368
+def _pair_means(d, score, at, n):
+    "Return the mean score of pairs, (B,): `d` describes `n` bit-widths, `at` lists both sides."
+    d = d.unflatten(0, (n, -1)).unbind(0)
+    a, b = (torch.cat([d[k] for k in side]) for side in at)
+    return score(a, b).unflatten(0, (len(at[0]), -1)).mean(0)
 
 # %% ../../nbs/300_penalty.fdp.ipynb #05fc1c43
 def map_likeness(
@@ -67,23 +73,20 @@ def map_likeness(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # (B,) from 0 to w_edge + w_hog
-    "The weighted likeness of each image's maps, averaged over pairs of bit-widths."
+    "Return the weighted likeness of each image's maps, averaged over pairs of bit-widths."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
-    _check_weights(w_edge, w_hog)
     pairs = bit_pairs(maps, pairs)
     bits = sorted({b for p in pairs for b in p}, reverse=True)
-    i, j = ([bits.index(p[k]) for p in pairs] for k in (0, 1))
+    at = [[bits.index(p[k]) for p in pairs] for k in (0, 1)]
     m = torch.cat([full(maps[b]) for b in bits])
     total, m = m.new_zeros(len(m)//len(bits)), minmax_scale(gaussian_smooth(m, smooth))
     for w, d, score in _measures(m, w_edge, w_hog, soft):
-        d = d.unflatten(0, (len(bits), -1)).unbind(0)
-        a, b = (torch.cat([d[k] for k in side]) for side in (i, j))
-        total = total + w*score(a, b).unflatten(0, (len(pairs), -1)).mean(0)
+        total = total + w*_pair_means(d, score, at, len(bits))
     return total
 
 # %% ../../nbs/300_penalty.fdp.ipynb #f3666bbb
 def _stage_maps(features):
-    "bit-width → list of maps (B,1,H,W) per stage, checked for equal stages and shapes."
+    "Return bit-width → list of maps (B,1,H,W) per stage, checked for equal stages and shapes."
     if not isinstance(features, dict):
         raise TypeError("features must be a dict from bit-width to stage features, "
                         f"got {type(features).__name__}")
@@ -95,8 +98,9 @@ def _stage_maps(features):
         raise ValueError(f"every bit-width must have the same stages, got maps of shapes {shapes}")
     return maps
 
+# %% ../../nbs/300_penalty.fdp.ipynb #d0582b35
 def _by_size(maps):
-    "Lists of the stages that share height and width, for a list of maps (B,1,H,W)."
+    "Return lists of the stages that share height and width, for a list of maps (B,1,H,W)."
     groups = {}
     for l, m in enumerate(maps): groups.setdefault(m.shape[2:], []).append(l)
     return groups.values()
@@ -110,12 +114,12 @@ def fdp(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
-    "The feature disalignment penalty: mean likeness of stage features over images and pairs."
+    "Return the feature disalignment penalty: mean likeness over images, pairs and stages."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     maps = _stage_maps(features)
     bit_pairs(maps, pairs)
     stages = next(iter(maps.values()))
-    def of(group):
+    def mean_of(group):
         joined = {b: torch.cat([ms[l] for l in group]) for b, ms in maps.items()}
-        return map_likeness(joined, pairs, w_edge, w_hog, smooth, soft)
-    return sum(of(group).mean()*len(group) for group in _by_size(stages))/len(stages)
+        return map_likeness(joined, pairs, w_edge, w_hog, smooth, soft).mean()
+    return sum(mean_of(group)*len(group) for group in _by_size(stages))/len(stages)

@@ -1,4 +1,4 @@
-"""The second penalty: how alike the input gradients of the patched image look at different bit-widths. It is differentiated a second time, and it can be fooled by noise.
+"""The second penalty: how alike the input gradients of the patched image are at different bit-widths, and how noise can fool it.
 
 Docs: https://triqdef.github.io/triqdef/penalty.gpdp.html.md"""
 
@@ -14,6 +14,17 @@ from ..core import check_numbers
 from .fdp import map_likeness
 from ..percept.gradients import gradient_map
 
+# %% ../../nbs/310_penalty.gpdp.ipynb #eb60993a
+def _gradient_maps(gradients):
+    "Return bit-width → gradient maps (B,1,H,W), checked to have one shape."
+    if not isinstance(gradients, dict):
+        raise TypeError("gradients must be a dict from bit-width to input gradients, "
+                        f"got {type(gradients).__name__}")
+    shapes = {b: tuple(g.shape) for b, g in gradients.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"every bit-width must have gradients of one shape, got {shapes}")
+    return {b: gradient_map(g) for b, g in gradients.items()}
+
 # %% ../../nbs/310_penalty.gpdp.ipynb #13f979fb
 def gpdp(
     gradients:dict,        # bit-width → input gradients (B,C,H,W), with a graph when training
@@ -23,13 +34,6 @@ def gpdp(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
-    "The gradient disalignment penalty: mean likeness of gradient maps over images and pairs."
+    "Return the gradient disalignment penalty: mean likeness over images and pairs."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
-    if not isinstance(gradients, dict):
-        raise TypeError("gradients must be a dict from bit-width to input gradients, "
-                        f"got {type(gradients).__name__}")
-    shapes = {b: tuple(g.shape) for b, g in gradients.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"every bit-width must have gradients of one shape, got {shapes}")
-    maps = {b: gradient_map(g) for b, g in gradients.items()}
-    return map_likeness(maps, pairs, w_edge, w_hog, smooth, soft).mean()
+    return map_likeness(_gradient_maps(gradients), pairs, w_edge, w_hog, smooth, soft).mean()

@@ -1,4 +1,4 @@
-"""Do two maps have their edges in the same places? Edge IoU, as scikit-image gives it for reports and as a soft form with gradients for training.
+"""Do two maps have their edges in the same places? Edge IoU: scikit-image's for reports, a soft form with gradients for training.
 
 Docs: https://triqdef.github.io/triqdef/percept.edges.html.md"""
 
@@ -17,16 +17,21 @@ from skimage.feature import canny
 from torch import Tensor
 from ..core import check_numbers
 
+# %% ../../nbs/200_percept.edges.ipynb #bf995bf6
+def _check_float(v, name):
+    "Refuse what is not a floating-point tensor."
+    if not isinstance(v, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(v).__name__}")
+    if not v.is_floating_point(): raise TypeError(f"{name} must be floating point, got {v.dtype}")
+
 # %% ../../nbs/200_percept.edges.ipynb #aaca71ca
 def check_maps(
     m,                    # maps, (B,1,H,W) float
     name:str='maps',      # the argument's name, for the message
     finite:bool=True,     # also refuse NaN and infinite values
 )->Tensor:
-    "Maps as they are, after checking type, shape and, by choice, that every value is finite."
-    if not isinstance(m, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(m).__name__}")
-    if not m.is_floating_point(): raise TypeError(f"{name} must be floating point, got {m.dtype}")
+    "Return maps as they are, after checking type, shape and, by choice, finite values."
+    _check_float(m, name)
     if m.ndim != 4 or m.shape[1] != 1 or not m.numel():
         raise ValueError(f"{name} must have shape (B,1,H,W), got {tuple(m.shape)}; "
                          "one map of shape (H,W) is m[None, None], features go through feature_map")
@@ -39,40 +44,43 @@ def check_pair(
     a,           # maps, (B,1,H,W) float
     b,           # maps of the same shape
 )->tuple:
-    "Two batches of maps, checked, and refused when their shapes differ."
+    "Return two batches of maps, checked to have one shape."
     check_maps(a, 'a'), check_maps(b, 'b')
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return a, b
 
+# %% ../../nbs/200_percept.edges.ipynb #51664d62
 def full(
     m:Tensor,    # any floating tensor
 )->Tensor:
-    "float16 and bfloat16 as float32, other types as they are: sums of squares need the range."
+    "Return float16 and bfloat16 as float32, whose range holds sums of squares; others as they are."
     return m.float() if m.dtype in (torch.float16, torch.bfloat16) else m
 
 # %% ../../nbs/200_percept.edges.ipynb #40736db3
 def _extremes(x):
-    "Smallest and largest value of each map, (B,1,1,1) each; the gradient goes to one pixel each."
+    "Return smallest and largest value of each map, (B,1,1,1); each has its gradient in one pixel."
     flat = x.flatten(1)
     with torch.no_grad(): i = torch.stack([flat.argmin(1), flat.argmax(1)], 1)
     return (v[:, None, None, None] for v in flat.gather(1, i).unbind(1))
 
+# %% ../../nbs/200_percept.edges.ipynb #b921f392
 def minmax_scale(
     m:Tensor,    # maps, (B,1,H,W) float
 )->Tensor:       # maps in [0,1], same shape and type
-    "Each map stretched to [0,1] by itself; a flat map becomes zeros."
+    "Stretch each map to [0,1]; a flat map becomes zeros."
     x = full(m)
     lo, hi = _extremes(x)
     span = hi - lo
-    flat = (span <= 32*torch.finfo(x.dtype).eps*torch.maximum(lo.abs(), hi.abs())) | (span < 1e-30)
+    rounding = 32*torch.finfo(x.dtype).eps*torch.maximum(lo.abs(), hi.abs())
+    flat = (span <= rounding) | (span < 1e-30)
     return torch.where(flat, 0., (x - lo)/torch.where(flat, 1., span)).to(m.dtype)
 
 # %% ../../nbs/200_percept.edges.ipynb #7b9e3799
 def _gaussian_matrix(n, sigma, like):
-    "The (n,n) matrix that blurs a line of `n` pixels, in the type and on the device of `like`."
-    r = int(4*sigma + .5)
-    d = torch.arange(-r, r + 1, device=like.device)
+    "Return the (n,n) matrix that blurs a line of `n` pixels, with type and device of `like`."
+    radius = int(4*sigma + .5)
+    d = torch.arange(-radius, radius + 1, device=like.device)
     k = torch.exp(-.5*(d.to(like.dtype)/sigma)**2)
     i = (torch.arange(n, device=like.device)[:, None] + d) % (2*n)
     i = torch.minimum(i, 2*n - 1 - i)
@@ -83,10 +91,8 @@ def gaussian_smooth(
     m:Tensor,        # maps, (B,1,H,W) float
     sigma:float,     # standard deviation in pixels, 0 for no smoothing
 )->Tensor:
-    "Each map blurred by a Gaussian, as `scipy.ndimage.gaussian_filter` does by default."
+    "Blur each map by a Gaussian, as `scipy.ndimage.gaussian_filter` does by default."
     check_numbers('[0, ∞)', sigma=sigma)
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma must be a finite number of pixels, 0 or more, got {sigma}")
     if sigma == 0: return m
     x = full(m)
     with torch.autocast(m.device.type, enabled=False):
@@ -97,18 +103,22 @@ def gaussian_smooth(
 def safe_sqrt(
     s:Tensor,    # squares, ≥ 0, any shape
 )->Tensor:
-    "√s, with value, slope and curvature 0 where `s` is nearly nothing."
+    "Return √s, with value, slope and curvature 0 where `s` is nearly nothing."
     none = s < (2**-300 if s.dtype == torch.float64 else 2**-80)
     return torch.where(none, 0., torch.where(none, 1., s).sqrt())
+
+# %% ../../nbs/200_percept.edges.ipynb #56cd6a3d
+def _pad_one(m):
+    "Repeat the border of maps by one pixel."
+    m = torch.cat([m[..., :1], m, m[..., -1:]], 3)
+    return torch.cat([m[:, :, :1], m, m[:, :, -1:]], 2)
 
 # %% ../../nbs/200_percept.edges.ipynb #bed3a848
 def sobel_magnitude(
     m:Tensor,    # maps, (B,1,H,W) float
 )->Tensor:
-    "Edge strength of each pixel, ≥ 0, as `skimage.filters.sobel` gives it."
-    p = full(m)/32**.5
-    p = torch.cat([p[..., :1], p, p[..., -1:]], 3)
-    p = torch.cat([p[:, :, :1], p, p[:, :, -1:]], 2)
+    "Return the edge strength of each pixel, ≥ 0, as `skimage.filters.sobel` does."
+    p = _pad_one(full(m)/32**.5)
     v = (p[:, :, :-2] + p[:, :, 2:]).add(p[:, :, 1:-1], alpha=2)
     h = (p[..., :-2] + p[..., 2:]).add(p[..., 1:-1], alpha=2)
     gx, gy = v[..., 2:] - v[..., :-2], h[:, :, 2:] - h[:, :, :-2]
@@ -119,7 +129,7 @@ def edge_level(
     s:Tensor,                # edge strengths, (B,1,H,W), ≥ 0
     threshold:float=1.,      # standard deviations above the mean
 )->Tensor:                   # (B,1,1,1), no gradient
-    "The strength from which a pixel of this map counts as an edge."
+    "Return the strength from which a pixel of each map counts as an edge."
     s = full(s.detach())
     mean = s.mean((2, 3), True)
     return mean + threshold*(s.square().mean((2, 3), True) - mean**2).clamp(min=0).sqrt()
@@ -131,9 +141,8 @@ def soft_edges(
     temperature:float=.1,      # width of the soft step, as a fraction of the threshold, > 0
     level:Tensor=None,         # fixed levels (B,1,1,1) instead of each map's own
 )->Tensor:                     # (B,1,H,W) in [0,1]
-    "How much each pixel is an edge, differentiable; a flat map has none."
+    "Return how much each pixel is an edge, differentiable; a flat map has no edge."
     check_numbers(threshold=threshold); check_numbers('(0, ∞)', temperature=temperature)
-    if not temperature > 0: raise ValueError(f"temperature must be above 0, got {temperature}")
     s = full(sobel_magnitude(full(m)))
     level = edge_level(s, threshold) if level is None else level
     none = level <= 1e-12
@@ -146,7 +155,7 @@ def soft_iou(
     e1:Tensor,    # edges, (B,1,H,W) in [0,1]
     e2:Tensor,    # edges of the same shape
 )->Tensor:        # (B,) in [0,1]
-    "Soft intersection over union of each pair of edge maps; 1 where neither has an edge."
+    "Return the soft intersection over union of each pair; 1 where neither has an edge."
     e1, e2 = full(e1), full(e2)
     both, union = (f(e1, e2).sum((1, 2, 3)) for f in (torch.minimum, torch.maximum))
     empty = union <= 1e-12
@@ -160,7 +169,7 @@ def edge_iou(
     temperature:float=.1,     # width of the soft step, as a fraction of the threshold
     smooth:float=0.,          # Gaussian blur of both maps first, σ in pixels
 )->Tensor:                    # (B,) in [0,1]
-    "Soft Edge IoU of each pair of maps, min-max scaled inside, differentiable."
+    "Return the soft Edge IoU of each pair of maps, min-max scaled inside, differentiable."
     check_numbers(threshold=threshold, temperature=temperature, smooth=smooth)
     check_pair(a, b)
     def edges(m):
@@ -173,16 +182,17 @@ def canny_edges(
     m:Tensor,             # maps, (B,1,H,W) float
     sigma:float=1.,       # blur before the derivative, pixels
 )->Tensor:                # (B,1,H,W) bool
-    "`skimage.feature.canny` of each map, min-max scaled first."
+    "Return `skimage.feature.canny` of each map, min-max scaled first."
     check_numbers(sigma=sigma)
     x = minmax_scale(full(check_maps(m).detach())).cpu().numpy()
     return torch.from_numpy(np.stack([canny(o, sigma) for o in x[:, 0]])[:, None]).to(m.device)
 
+# %% ../../nbs/200_percept.edges.ipynb #b4fec941
 def sobel_edges(
     m:Tensor,                # maps, (B,1,H,W) float
     threshold:float=1.,      # standard deviations above the mean strength
 )->Tensor:                   # (B,1,H,W) bool
-    "Pixels whose Sobel strength exceeds the map's own level; batched, on any device."
+    "Return where the Sobel strength exceeds the map's own level; batched, on any device."
     check_numbers(threshold=threshold)
     s = sobel_magnitude(minmax_scale(full(check_maps(m).detach())))
     level = edge_level(s, threshold)
@@ -190,28 +200,30 @@ def sobel_edges(
 
 # %% ../../nbs/200_percept.edges.ipynb #f0580c5f
 def _hard_iou(e1, e2, return_empty, dtype):
-    "IoU (B,) of two boolean edge maps and, by choice, where both are empty."
+    "Return the IoU (B,) of two boolean edge maps and, by choice, where both are empty."
     iou, empty = soft_iou(e1.float(), e2.float()).to(dtype), ~(e1 | e2).flatten(1).any(1)
     return (iou, empty) if return_empty else iou
 
+# %% ../../nbs/200_percept.edges.ipynb #a1e87b46
 def canny_iou(
     a:Tensor,                    # maps, (B,1,H,W) float
     b:Tensor,                    # maps of the same shape
     sigma:float=1.,              # Canny's blur, pixels
     return_empty:bool=False,     # also return which pairs have no edge at all, (B,) bool
 )->Tensor:                       # (B,) in [0,1], no gradient
-    "Edge IoU with scikit-image's Canny: the reported value; 1 where neither map has an edge."
+    "Return the Edge IoU by scikit-image's Canny, the reported value; 1 where no map has an edge."
     check_numbers(sigma=sigma)
     check_pair(a, b)
     return _hard_iou(canny_edges(a, sigma), canny_edges(b, sigma), return_empty, a.dtype)
 
+# %% ../../nbs/200_percept.edges.ipynb #d69ddcb5
 def sobel_iou(
     a:Tensor,                    # maps, (B,1,H,W) float
     b:Tensor,                    # maps of the same shape
     threshold:float=1.,          # standard deviations above the mean strength
     return_empty:bool=False,     # also return which pairs have no edge at all, (B,) bool
 )->Tensor:                       # (B,) in [0,1], no gradient
-    "Edge IoU with hard Sobel edges: the limit of `edge_iou` as the temperature goes to 0."
+    "Return the Edge IoU by hard Sobel edges: the limit of `edge_iou` as the temperature goes to 0."
     check_numbers(threshold=threshold)
     check_pair(a, b)
     return _hard_iou(sobel_edges(a, threshold), sobel_edges(b, threshold), return_empty, a.dtype)

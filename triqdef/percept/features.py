@@ -1,4 +1,4 @@
-"""The maps inside a network: one per stage, taken during an ordinary forward pass by hooks that are gone afterwards.
+"""The maps inside a network, one per stage, taken during an ordinary forward pass.
 
 Docs: https://triqdef.github.io/triqdef/percept.features.html.md"""
 
@@ -23,8 +23,9 @@ from ..quant.norm import MultiBitNorm
 def feature_map(
     f:Tensor,    # features, (B,C,H,W) float
 )->Tensor:       # (B,1,H,W), ≥ 0; float32 for half-precision features
-    "The mean over channels of |f|."
-    if not isinstance(f, Tensor): raise TypeError(f"features must be a torch.Tensor, got {type(f).__name__}")
+    "Return the mean over channels of |f|."
+    if not isinstance(f, Tensor):
+        raise TypeError(f"features must be a torch.Tensor, got {type(f).__name__}")
     if f.ndim != 4: raise ValueError(f"features must have shape (B,C,H,W), got {tuple(f.shape)}")
     return full(f).abs().sum(1, keepdim=True)/f.shape[1]
 
@@ -32,42 +33,34 @@ def feature_map(
 def fold_tokens(
     f:Tensor,    # (B,N,C) with N = s² or s² + 1, or maps (B,C,H,W), which pass as they are
 )->Tensor:       # (B,C,s,s)
-    "Tokens as feature maps, the class token left out; `ValueError` where N fits no square."
+    "Return tokens as feature maps without the class token; refuse an N that fits no square."
     if f.ndim == 4: return f
     s = math.isqrt(f.shape[1]) if f.ndim == 3 else 0
     if not s or f.shape[1] - s*s not in (0, 1):
-        raise ValueError("features must have shape (B,C,H,W), or be tokens (B,N,C) of a square image, "
-                         f"got {tuple(f.shape)}")
+        raise ValueError("features must have shape (B,C,H,W), or be tokens (B,N,C) of a square "
+                         f"image, got {tuple(f.shape)}")
     return f[:, f.shape[1] - s*s:].transpose(1, 2).unflatten(2, (s, s))
 
 # %% ../../nbs/220_percept.features.ipynb #a14375d7
 def _unwrapped(net):
-    "The network inside wrappers that have no other part than a `Normalize`, and its name with a dot behind."
+    "Return the network inside wrappers that add only a `Normalize`, and the prefix of its names."
     path = ''
     while True:
         inside = [(n, m) for n, m in net.named_children() if not isinstance(m, Normalize)]
         if len(inside) != 1: return net, path
         path, net = f'{path}{inside[0][0]}.', inside[0][1]
 
+# %% ../../nbs/220_percept.features.ipynb #1161b185
 def _resnet_stages(net):
-    "`('layer1:input', 'layer1', …)` for a network with such children, else None."
+    "Return `('layer1:input', 'layer1', …)` for a network with such children, else None."
     net, path = _unwrapped(net)
     layers = [n for n, _ in net.named_children() if n.startswith('layer') and n[5:].isdigit()]
     if 'layer1' not in layers or len(layers) < 2: return None
     return tuple(path + n for n in ('layer1:input', *layers))
 
-def _candidates(net, outputs):
-    "Of `outputs` of modules that run once, those of the parts of a child `stages`; all, if these are not two."
-    names = [n for n, _ in outputs]
-    outputs = [o for o in outputs if names.count(o[0]) == 1]
-    net, path = _unwrapped(net)
-    parts = [f'{path}stages.{n}' for n, _ in dict(net.named_children()).get('stages', nn.Identity()).named_children()]
-    chosen = [o for o in outputs if o[0] in parts]
-    return chosen if len(chosen) > 1 else outputs
-
 # %% ../../nbs/220_percept.features.ipynb #61a5098a
 def _example(net):
-    "One grey image that fits the network's first convolution, of the size that the network insists on, if any."
+    "Return one grey image with the channels and the size that the network asks for, else 64×64."
     conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     channels = 3 if conv is None else conv.in_channels
     p = next(net.parameters(), torch.zeros(1))
@@ -76,26 +69,44 @@ def _example(net):
     h, w = (size, size) if isinstance(size, int) else size
     return torch.full((1, channels, h, w), .5, dtype=p.dtype, device=device_of(net))
 
+# %% ../../nbs/220_percept.features.ipynb #90fc96b0
+def _outer_modules(net):
+    "Return (name, module) of all modules but those inside quantized layers and norms."
+    kinds = QConv2d, QLinear, MultiBitNorm
+    parts = (m.modules() for m in net.modules() if isinstance(m, kinds))
+    inner = {id(c) for _, *children in parts for c in children}
+    return [(name, m) for name, m in net.named_modules() if name and id(m) not in inner]
+
+# %% ../../nbs/220_percept.features.ipynb #4530f3b7
 def _outputs(net, x, ndim=4):
-    "Name and shape of each output of a named module with `ndim` axes, in the order of execution."
-    seen, handles = [], []
+    "Return name and shape of each module's output with `ndim` axes, in the order of execution."
+    outputs, handles = [], []
     def note(name):
         def hook(m, inp, out):
-            if isinstance(out, Tensor) and out.ndim == ndim: seen.append((name, tuple(out.shape)))
+            if isinstance(out, Tensor) and out.ndim == ndim:
+                outputs.append((name, tuple(out.shape)))
         return hook
     try:
-        inner = {id(c) for m in net.modules() if isinstance(m, (QConv2d, QLinear, MultiBitNorm))
-                 for c in m.modules() if c is not m}
-        for name, m in net.named_modules():
-            if name and id(m) not in inner: handles.append(m.register_forward_hook(note(name)))
+        for name, m in _outer_modules(net): handles.append(m.register_forward_hook(note(name)))
         with torch.no_grad(), eval_mode(net): net(x)
     finally:
         for h in handles: h.remove()
-    return seen
+    return outputs
+
+# %% ../../nbs/220_percept.features.ipynb #6e84079f
+def _candidates(net, outputs):
+    "Keep outputs of modules that run once and, if two or more, those of parts of a child `stages`."
+    names = [n for n, _ in outputs]
+    outputs = [o for o in outputs if names.count(o[0]) == 1]
+    net, path = _unwrapped(net)
+    stages = dict(net.named_children()).get('stages', nn.Identity())
+    parts = [f'{path}stages.{n}' for n, _ in stages.named_children()]
+    chosen = [o for o in outputs if o[0] in parts]
+    return chosen if len(chosen) > 1 else outputs
 
 # %% ../../nbs/220_percept.features.ipynb #2446068d
 def _by_resolution(outputs, channels):
-    "For each size of at least 3×3, falling, the last of the outermost modules that give it."
+    "Return, for each size from 3×3, falling, the last of the outermost modules that give it."
     best, area = {}, float('inf')
     for name, (_, c, h, w) in outputs:
         if min(h, w) < 3 or c == channels or h*w > area: continue
@@ -104,74 +115,92 @@ def _by_resolution(outputs, channels):
     return tuple(best.values())
 
 # %% ../../nbs/220_percept.features.ipynb #03cfccbd
-def _token_stages(net, x, most=4):
-    "`most` evenly spaced modules of the longest row of like blocks that give tokens of at least 3×3 places."
+def _token_blocks(net, x):
+    "Return the longest row of like blocks that give tokens of at least 3×3 places."
     rows = {}
     for name, (_, n, c) in _outputs(net, x, ndim=3):
         m, s = net.get_submodule(name), math.isqrt(n)
         if s < 3 or n - s*s > 1 or not list(m.children()): continue
         rows.setdefault((name.rpartition('.')[0], type(m)), []).append(name)
-    names = max(rows.values(), key=lambda ns: (len(ns), -ns[0].count('.')), default=[])
+    return max(rows.values(), key=lambda names: (len(names), -names[0].count('.')), default=[])
+
+# %% ../../nbs/220_percept.features.ipynb #5b8450dc
+def _token_stages(net, x, most=4):
+    "Return `most` evenly spaced blocks of a transformer."
+    names = _token_blocks(net, x)
     k = min(most, len(names))
     return tuple(names[(i + 1)*len(names)//k - 1] for i in range(k))
+
+# %% ../../nbs/220_percept.features.ipynb #b1cf019f
+def _some_names(net, most=40):
+    "Return the names of a network's modules, for a message."
+    names = [n for n, _ in net.named_modules() if n]
+    return ', '.join(names[:most]) + (', …' if len(names) > most else '')
 
 # %% ../../nbs/220_percept.features.ipynb #97909187
 def stage_names(
     net:nn.Module,         # any classifier
-    x:Tensor=None,         # an example batch (B,C,H,W), None for one grey image, 64×64 unless the network has a size
-)->tuple:                  # at most 4 names by rules 2 and 3, shallow to deep
-    "The names of a network's stages; of a wrapped or compiled one, those of the network inside."
+    x:Tensor=None,         # example images (B,C,H,W); None for a grey one, 64×64 or of net's size
+)->tuple:                  # at most 4 names by the last two rules, shallow to deep
+    "Return the names of a network's stages; of a wrapped network, those of the one inside."
     net = unwrap(check_network(net))
     if (names := _resnet_stages(net)): return names
     x = _example(net) if x is None else x
     names = _by_resolution(_candidates(net, _outputs(net, x)), channels=x.shape[1])
     if len(names) < 2: names = _token_stages(net, x) or names
     if not names:
-        raise ValueError("no module gives features (B,C,H,W) of at least 3×3 pixels, nor tokens of a square image; "
-                         f"name its stages yourself. The network has {_some_names(net)}")
+        raise ValueError("no module gives features (B,C,H,W) of at least 3×3 pixels, nor tokens of "
+                         "a square image; name its stages yourself. The network has "
+                         f"{_some_names(net)}")
     return names[-4:]
-
-def _some_names(net, most=40):
-    "The names of a network's modules, for a message."
-    names = [n for n, _ in net.named_modules() if n]
-    return ', '.join(names[:most]) + (', …' if len(names) > most else '')
 
 # %% ../../nbs/220_percept.features.ipynb #988d4819
 def check_stages(
-    names,    # what the user gave as names of stages
+    names,    # names of stages, as the user gave them
 )->tuple:
-    "Names of stages as a tuple of different texts; whether a network has them is seen with the network."
-    if isinstance(names, str) or not hasattr(names, '__iter__') or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"names of stages must be a sequence of names such as ('layer1', 'layer2'), got {names!r}")
-    if len(set(names)) < len(tuple(names)): raise ValueError(f"a stage is named twice: {tuple(names)}")
+    "Return names of stages as a tuple of different strings; the network is not looked at."
+    is_list = hasattr(names, '__iter__') and not isinstance(names, str)
+    if not is_list or not all(isinstance(n, str) for n in names):
+        raise TypeError("names of stages must be a sequence of names such as ('layer1', 'layer2'), "
+                        f"got {names!r}")
+    if len(set(names)) < len(tuple(names)):
+        raise ValueError(f"a stage is named twice: {tuple(names)}")
     return tuple(names)
 
+# %% ../../nbs/220_percept.features.ipynb #e8496c25
 def _find(net, names):
-    "(name, module, whether its input is meant) for each name; a `ValueError` lists the modules."
+    "Return (name, module, whether its input is meant) for each name."
     check_stages(names)
     net = unwrap(check_network(net))
     modules, found = dict(net.named_modules()), []
     for name in names:
         path, _, end = name.partition(':')
         if not path or path not in modules or end not in ('', 'input'):
-            raise ValueError(f"names of stages: this network has no stage {name!r}; it has {_some_names(net)}, "
-                             "each with or without ':input'")
+            raise ValueError(f"names of stages: this network has no stage {name!r}; it has "
+                             f"{_some_names(net)}, each with or without ':input'")
         found.append((name, modules[path], end == 'input'))
     if not found: raise ValueError("names is empty: give at least one stage")
     return found
 
 # %% ../../nbs/220_percept.features.ipynb #49f0d029
 def _keep(stages, i, name):
-    "A function that puts a checked feature tensor at place `i` of `stages`."
+    "Return a function that puts a checked feature tensor at place `i` of `stages`."
     def keep(f):
-        what = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        kind = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         try: stages[i] = fold_tokens(f)
         except (ValueError, AttributeError) as e:
-            raise ValueError(f"stage {name!r} must give features (B,C,H,W), it gives {what}") from e
+            raise ValueError(f"stage {name!r} must give features (B,C,H,W), it gives {kind}") from e
     return keep
 
+# %% ../../nbs/220_percept.features.ipynb #9c498a7b
+def _hook_one(m, is_input, keep):
+    "Register the hook that hands a module's input or output to `keep`; return its handle."
+    if is_input: return m.register_forward_pre_hook(lambda m, inp: keep(inp[0]))
+    return m.register_forward_hook(lambda m, inp, out: keep(out))
+
+# %% ../../nbs/220_percept.features.ipynb #9f63028a
 def _hook_stages(net, found, stages):
-    "Register the hooks that fill `stages` in each forward of `net`; returns their handles."
+    "Register the hooks that fill `stages` in each forward of `net`; return their handles."
     def begin(m, inp): stages[:] = [None]*len(found)
     def end(m, inp, out):
         missing = [name for (name, *_), f in zip(found, stages) if f is None]
@@ -179,24 +208,23 @@ def _hook_stages(net, found, stages):
                                      ': tap unwrap(net)'*(unwrap(net) is not net))
     handles = [net.register_forward_pre_hook(begin)]
     for i, (name, m, is_input) in enumerate(found):
-        keep = _keep(stages, i, name)
-        if is_input: h = m.register_forward_pre_hook(lambda m, inp, keep=keep: keep(inp[0]))
-        else: h = m.register_forward_hook(lambda m, inp, out, keep=keep: keep(out))
-        handles.append(h)
+        handles.append(_hook_one(m, is_input, _keep(stages, i, name)))
     return handles + [net.register_forward_hook(end)]
 
 # %% ../../nbs/220_percept.features.ipynb #0b24f0e0
 def _eager(net):
-    "A block in which a compiled network runs uncompiled."
-    compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in net.modules())
+    "Return a block in which a compiled network runs uncompiled."
+    compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None
+                   for m in net.modules())
     return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
 
+# %% ../../nbs/220_percept.features.ipynb #ac783b0a
 @contextmanager
 def tap_stages(
     net:nn.Module,     # any classifier
     names=None,        # names of stages, or None for `stage_names(net)`
 ):
-    "A list that holds the stage features (B,C,H,W) of the latest forward pass of `net`."
+    "Yield a list that holds the stage features (B,C,H,W) of the latest forward pass of `net`."
     if isinstance(net, nn.DataParallel) and len(net.device_ids) > 1:
         raise ValueError("DataParallel over several devices cannot be tapped: give unwrap(net)")
     stages = []

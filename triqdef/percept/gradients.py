@@ -1,4 +1,4 @@
-"""Which pixels move the loss: the gradient at the input, one image at a time though batched, with a graph when a penalty needs its derivative.
+"""Which pixels move the loss: the gradient at the input, for each image of a batch.
 
 Docs: https://triqdef.github.io/triqdef/percept.gradients.html.md"""
 
@@ -22,12 +22,19 @@ def gradient_from_logits(
     y,                           # classes, (B,) integers
     create_graph:bool=False,     # keep a graph, so that the gradient can be differentiated again
 )->Tensor:                       # (B,C,H,W), type of `x`
-    "The gradient of each image's cross entropy at that image, from a forward pass already done."
+    "Return the gradient of each image's cross entropy at that image, from logits already computed."
     if not x.requires_grad:
         raise ValueError("x must require a gradient before the forward pass: x.requires_grad_()")
     logits = check_logits(logits, len(x))
     loss = F.cross_entropy(full(logits), as_labels(y, len(x), logits.device), reduction='sum')
     return torch.autograd.grad(loss, x, create_graph=create_graph, retain_graph=True)[0]
+
+# %% ../../nbs/230_percept.gradients.ipynb #857e9d62
+def _check_range(y, n):
+    "Refuse labels outside 0 … n − 1."
+    lo, hi = y.min().item(), y.max().item()
+    if lo < 0 or hi >= n:
+        raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
 
 # %% ../../nbs/230_percept.gradients.ipynb #56a1f9dd
 def input_gradient(
@@ -36,7 +43,7 @@ def input_gradient(
     y,                           # classes, (B,) integers: a tensor, an array or a list
     create_graph:bool=False,     # keep a graph to the parameters, for a penalty on the gradient
 )->Tensor:                       # (B,C,H,W), type of `x`
-    "The gradient of each image's cross entropy with respect to its pixels."
+    "Return the gradient of each image's cross entropy with respect to its pixels."
     check_images(x)
     y = as_labels(y, len(x), x.device)
     with torch.inference_mode(False), torch.enable_grad():
@@ -47,16 +54,13 @@ def input_gradient(
         loss = F.cross_entropy(full(logits), y, reduction='sum')
         return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
 
-def _check_range(y, n):
-    "A `ValueError` for labels outside 0 … n − 1."
-    lo, hi = y.min().item(), y.max().item()
-    if lo < 0 or hi >= n: raise ValueError(f"labels lie in {lo}…{hi}, the network has {n} classes, 0…{n - 1}")
-
 # %% ../../nbs/230_percept.gradients.ipynb #e7d2131c
 def gradient_map(
     g:Tensor,    # gradients, (B,C,H,W) float
 )->Tensor:       # (B,1,H,W), ≥ 0; float32 for half-precision gradients
-    "The mean over colour channels of |g| (ours)."
-    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
-    if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
+    "Return the mean over colour channels of |g| (ours)."
+    if not isinstance(g, Tensor):
+        raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
+    if g.ndim != 4:
+        raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     return full(g).abs().sum(1, keepdim=True)/g.shape[1]

@@ -1,4 +1,4 @@
-"""Do two maps have the same local shape? Histograms of oriented gradients, equal to scikit-image, batched, with first and second derivatives.
+"""Do two maps have the same local shape? Histograms of oriented gradients, equal to scikit-image, batched and differentiable.
 
 Docs: https://triqdef.github.io/triqdef/percept.hog.html.md"""
 
@@ -24,34 +24,36 @@ from .edges import (check_maps, check_pair, full, gaussian_smooth, minmax_scale,
 def central_differences(
     m:Tensor,    # maps, (B,1,H,W) float
 )->tuple:        # gx, gy: (B,H,W) each
-    "Horizontal and vertical differences of each pixel's neighbours, zero where one is missing."
+    "Return horizontal and vertical differences of each pixel's neighbours, zero at the border."
     m = m[:, 0]
     return F.pad(m[..., 2:] - m[..., :-2], (1, 1)), F.pad(m[:, 2:] - m[:, :-2], (0, 0, 1, 1))
 
 # %% ../../nbs/210_percept.hog.ipynb #4ed67745
-def _boundary_bins(
-    gx:Tensor,           # horizontal differences, (n,) on a CPU
-    gy:Tensor,           # vertical differences, (n,)
-    orientations:int,    # bins over 180°
-)->Tensor:               # (n,) int64, 0 … orientations; `orientations` for none
-    "Bins by NumPy's arithmetic, in degrees, as scikit-image finds them."
+def _boundary_bins(gx, gy, orientations):
+    "Return bins (n,) by NumPy's arithmetic, as scikit-image finds them; `orientations` for none."
     degrees = np.rad2deg(np.arctan2(gy.double().numpy(), gx.double().numpy())) % 180
     ends = 180/orientations*np.arange(1, orientations + 1)
     return torch.from_numpy(np.searchsorted(ends, degrees, side='right'))
 
+# %% ../../nbs/210_percept.hog.ipynb #9ad5a57d
+def _fast_bins(gx, gy, orientations):
+    "Return bins by torch's arithmetic, and which pixels lie near a boundary between bins."
+    q = torch.atan2(gy, gx)*(orientations/math.pi)
+    near = (q - q.round()).abs() < 1e-6
+    q = q.add_(1e-9).floor_()
+    q = torch.where(q < 0, q + orientations, q)
+    return torch.where(q < orientations, q, 0.).long(), near
+
+# %% ../../nbs/210_percept.hog.ipynb #7b4f7bb4
 def orientation_bins(
     gx:Tensor,                # horizontal differences, any shape
     gy:Tensor,                # vertical differences, same shape
     orientations:int=9,       # bins over 180°
 )->Tensor:                    # int64, 0 … orientations − 1; `orientations` for none
-    "The unsigned orientation bin of each pixel."
+    "Return the unsigned orientation bin of each pixel."
     with torch.no_grad():
         if gx.device.type != 'mps': gx, gy = gx.double(), gy.double()
-        q = torch.atan2(gy, gx)*(orientations/math.pi)
-        near = (q - q.round()).abs() < 1e-6
-        q = q.add_(1e-9).floor_()
-        q = torch.where(q < 0, q + orientations, q)
-        bins = torch.where(q < orientations, q, 0.).long()
+        bins, near = _fast_bins(gx, gy, orientations)
         if gx.device.type != 'cpu': return bins
         near &= (gx != 0) | (gy != 0)
         bins[near] = _boundary_bins(gx[near], gy[near], orientations)
@@ -64,7 +66,7 @@ def cell_histograms(
     orientations:int,         # number of bins
     cell:int,                 # side of a cell in pixels
 )->Tensor:                    # (B,h/cell,w/cell,orientations)
-    "The mean vote per cell and orientation."
+    "Return the mean vote per cell and orientation."
     (B, h, w), n = votes.shape, orientations + 1
     rows, cols = (torch.arange(k, device=votes.device)//cell for k in (h, w))
     index = bins + (rows[:, None]*(w//cell) + cols)*n
@@ -72,16 +74,17 @@ def cell_histograms(
     out = out.scatter_add(1, index.flatten(1), votes.flatten(1))
     return out.reshape(B, h//cell, w//cell, n)[..., :orientations]/cell**2
 
-# %% ../../nbs/210_percept.hog.ipynb #4f35e863
+# %% ../../nbs/210_percept.hog.ipynb #a394f097
+def _unit(v): return v/(v.square().sum(-1, True) + 1e-10).sqrt()
+
+# %% ../../nbs/210_percept.hog.ipynb #d5ea3c07
 def normalize_blocks(
     cells:Tensor,      # (B,rows,cols,orientations)
     block:int=3,       # cells per side of a block
 )->Tensor:             # (B, features)
-    "All overlapping blocks, L2-Hys normalised, flattened in scikit-image's order."
+    "Return all overlapping blocks, L2-Hys normalised, flattened in scikit-image's order."
     v = cells.unfold(1, block, 1).unfold(2, block, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
-    v = v/(v.square().sum(-1, True) + 1e-10).sqrt()
-    v = v.clamp(max=.2)
-    return (v/(v.square().sum(-1, True) + 1e-10).sqrt()).flatten(1)
+    return _unit(_unit(v).clamp(max=.2)).flatten(1)
 
 # %% ../../nbs/210_percept.hog.ipynb #038eef57
 def _check_layout(shape, orientations, cell, block):
@@ -93,8 +96,9 @@ def _check_layout(shape, orientations, cell, block):
         raise ValueError(f"maps of {shape[2]}×{shape[3]} pixels are too small for cell={cell}, "
                          f"block={block}: at least {cell*block}×{cell*block} are needed")
 
+# %% ../../nbs/210_percept.hog.ipynb #5b4db6e6
 def _polar(m, orientations, cell, block):
-    "gx, gy, magnitude of the pixels in whole cells, (B,h,w) each, from checked maps."
+    "Return gx, gy, magnitude of the pixels in whole cells, (B,h,w) each, from checked maps."
     _check_layout(m.shape, orientations, cell, block)
     h, w = (n//cell*cell for n in m.shape[2:])
     gx, gy = (g[:, :h, :w] for g in central_differences(full(m)))
@@ -107,10 +111,22 @@ def hog(
     cell:int=8,               # side of a cell in pixels
     block:int=3,              # cells per side of a block
 )->Tensor:                    # (B, features), entries in [0,1]
-    "The HOG descriptor of each map, `skimage.feature.hog`'s, differentiable in the magnitudes."
+    "Return the HOG descriptor of each map, `skimage.feature.hog`'s, differentiable in magnitudes."
     gx, gy, votes = _polar(check_maps(m, finite=False), orientations, cell, block)
     bins = orientation_bins(gx, gy, orientations)
     return normalize_blocks(cell_histograms(votes, bins, orientations, cell), block).to(m.dtype)
+
+# %% ../../nbs/210_percept.hog.ipynb #27c459f6
+def _shares(gx, gy, votes, orientations):
+    "Return votes and bins of both nearest centres, (2,B,h,w); zero gradients have no angle."
+    none = votes == 0
+    q = torch.atan2(torch.where(none, 0., gy), torch.where(none, 1., gx))*(orientations/math.pi)
+    q = q + torch.where(q < 0, orientations - .5, -.5)
+    low = q.detach().floor()
+    second, low = votes*(q - low), low.long()
+    votes, bins = torch.stack([votes - second, second]), torch.stack([low, low + 1])
+    bins = torch.where(bins < 0, orientations - 1, torch.where(bins >= orientations, 0, bins))
+    return votes, bins
 
 # %% ../../nbs/210_percept.hog.ipynb #1933fe10
 def soft_hog(
@@ -119,25 +135,18 @@ def soft_hog(
     cell:int=8,               # side of a cell in pixels
     block:int=3,              # cells per side of a block
 )->Tensor:                    # (B, features), entries in [0,1]
-    "HOG with linear interpolation between orientations: differentiable in magnitude and angle."
+    "Return HOG interpolated between orientations, differentiable in magnitude and angle."
     gx, gy, votes = _polar(check_maps(m, finite=False), orientations, cell, block)
-    none = votes == 0
-    q = torch.atan2(torch.where(none, 0., gy), torch.where(none, 1., gx))*(orientations/math.pi)
-    q = q + torch.where(q < 0, orientations - .5, -.5)
-    low = q.detach().floor()
-    second, low = votes*(q - low), low.long()
-    votes, bins = torch.cat([votes - second, second], 1), torch.cat([low, low + 1], 1)
-    bins = torch.where(bins < 0, orientations - 1, torch.where(bins >= orientations, 0, bins))
-    B, h, w = gx.shape
-    split = cell_histograms(votes, bins, orientations, cell)
-    return normalize_blocks(split[:, :h//cell] + split[:, h//cell:], block).to(m.dtype)
+    votes, bins = (torch.cat(list(v), 1) for v in _shares(gx, gy, votes, orientations))
+    split, rows = cell_histograms(votes, bins, orientations, cell), gx.shape[1]//cell
+    return normalize_blocks(split[:, :rows] + split[:, rows:], block).to(m.dtype)
 
 # %% ../../nbs/210_percept.hog.ipynb #13e86f84
 def cosine(
     u:Tensor,    # descriptors, (B,F) float, ≥ 0
     v:Tensor,    # descriptors, (B,F) float, ≥ 0
 )->Tensor:       # (B,) in [0,1]
-    "Cosine of each pair of descriptors; 1 if both are zero, 0 if one is."
+    "Return the cosine of each pair of descriptors; 1 if both are zero, 0 if one is."
     u, v = full(u), full(v)
     uu, vv = u.square().sum(1), v.square().sum(1)
     no_u, no_v = uu <= 1e-12, vv <= 1e-12
@@ -148,7 +157,7 @@ def cosine(
 def default_cell(
     shape,    # shape of the maps, ending in (H,W)
 )->int:
-    "8 pixels, or a quarter of the shorter side of small maps, at least 1."
+    "Return 8 pixels, or a quarter of the shorter side of small maps, at least 1."
     return max(1, min(8, min(shape[-2:])//4))
 
 # %% ../../nbs/210_percept.hog.ipynb #cf4f8e07
@@ -161,11 +170,10 @@ def hog_cosine(
     soft:bool=False,          # soft orientation bins
     smooth:float=0.,          # Gaussian blur of both maps first, σ in pixels
 )->Tensor:                    # (B,) in [0,1]
-    "Cosine of the HOG descriptors of each pair of maps, min-max scaled inside, differentiable."
+    "Return the cosine of the HOG descriptors of each pair of maps, min-max scaled, differentiable."
     check_numbers(smooth=smooth)
     check_pair(a, b)
-    cell = default_cell(a.shape) if cell is None else cell
+    layout = orientations, default_cell(a.shape) if cell is None else cell, block
     describe = soft_hog if soft else hog
-    a_, b_ = (minmax_scale(gaussian_smooth(full(m), smooth)) for m in (a, b))
-    layout = orientations, cell, block
-    return cosine(describe(a_, *layout), describe(b_, *layout)).to(a.dtype)
+    u, v = (describe(minmax_scale(gaussian_smooth(full(m), smooth)), *layout) for m in (a, b))
+    return cosine(u, v).to(a.dtype)
