@@ -56,7 +56,7 @@ def _size_or_area(size, area):
     if not 0 < area <= 1: raise ValueError(f"area is a share of the image, in (0, 1], got {area}")
     return None, float(area)
 
-# %% ../../nbs/440_attack.lavan.ipynb #ab6c3cde
+# %% ../../nbs/440_attack.lavan.ipynb #a513b427
 @patch
 def _check(self:LaVAN, confidence, loss):
     "Refuse settings that make no sense; set `size` or `area`, and the criterion `goal`."
@@ -70,13 +70,13 @@ def _check(self:LaVAN, confidence, loss):
     check_choice(self.shape, ('square', 'circle'), 'shape')
     check_where(self.places, self.forbidden, ('search',))
 
-# %% ../../nbs/440_attack.lavan.ipynb #777dbba7
+# %% ../../nbs/440_attack.lavan.ipynb #1404e096
 @patch(as_prop=True)
 def confidence(self:LaVAN):
     "The probability at which an image is done, or None."
     return self.goal.confidence
 
-# %% ../../nbs/440_attack.lavan.ipynb #88e517b4
+# %% ../../nbs/440_attack.lavan.ipynb #3407ba45
 @patch(as_prop=True)
 def loss(self:LaVAN):
     "The name of the loss."
@@ -96,7 +96,7 @@ def box(self:LaVAN,
     side = math.sqrt(pixels/(1 if self.shape == 'square' else math.pi/4))
     return check_fits(max(1, round(side)), image_hw)
 
-# %% ../../nbs/440_attack.lavan.ipynb #d1aa6457
+# %% ../../nbs/440_attack.lavan.ipynb #36ce03ad
 @patch
 def _searches(self:LaVAN): return isinstance(self.places, str) and self.places == 'search'
 
@@ -107,7 +107,7 @@ def _draw(self:LaVAN, n, image_hw, g):
     rule = 'random' if self._searches() else self.places
     return random_places(n, image_hw, self.box(image_hw), g, self.forbidden, rule)
 
-# %% ../../nbs/440_attack.lavan.ipynb #63e3fefe
+# %% ../../nbs/440_attack.lavan.ipynb #91661785
 @patch
 def _mask(self:LaVAN, x): return patch_mask(*self.box(x.shape[-2:]), self.shape, device=x.device)
 
@@ -123,7 +123,7 @@ def _begin(self:LaVAN, x):
     return dict(p=p, at=at, patches=p, places=at, loss=loss, met=torch.full_like(loss, -1),
                 queries=torch.zeros_like(at[:, 0]), losses=[], done=0, looks=0, random=g)
 
-# %% ../../nbs/440_attack.lavan.ipynb #3988256a
+# %% ../../nbs/440_attack.lavan.ipynb #a44a7331
 @patch
 def _looker(self:LaVAN, net, view, x, y):
     "Return a function that looks at patches `p` of the images `rows` at places `at`."
@@ -134,7 +134,7 @@ def _looker(self:LaVAN, net, view, x, y):
         return view(net, render, p, y[rows], self.goal, step, grad)
     return look
 
-# %% ../../nbs/440_attack.lavan.ipynb #b69c6907
+# %% ../../nbs/440_attack.lavan.ipynb #196ec4ae
 def _record(s, rows, new):
     "Keep the better of the old and the new find for the images `rows`, and count the look."
     best = best_of({k: s[k][rows] for k in new}, new)
@@ -176,7 +176,7 @@ def _search(self:LaVAN, s, look, x):
     s['at'], s['looks'] = best['at'], self.candidates
     s['queries'] = s['queries'] + self.candidates
 
-# %% ../../nbs/440_attack.lavan.ipynb #b60c7365
+# %% ../../nbs/440_attack.lavan.ipynb #614385f9
 @patch
 def _climb(self:LaVAN, s, view, net, x, y, file):
     "Search for places if wanted, then make the steps that are left."
@@ -244,7 +244,7 @@ def _first(self:LaVAN, resume):
                                           "a universal patch 'random' or a fixed place")
     return first_state(self, resume)
 
-# %% ../../nbs/440_attack.lavan.ipynb #ea2bb51c
+# %% ../../nbs/440_attack.lavan.ipynb #b3fd1144
 @patch
 def _start(self:LaVAN, s, x):
     "Noise as the first patch."
@@ -263,7 +263,7 @@ def _step_fit(self:LaVAN, s, view, net, x, y):
     s['p'] = (s['p'] + step).clamp(0, 1)
     return loss.mean()
 
-# %% ../../nbs/440_attack.lavan.ipynb #21f083d0
+# %% ../../nbs/440_attack.lavan.ipynb #c50cb449
 @patch(as_prop=True)
 def aim(self:LaVAN):
     "The goal of a patch for all images."
