@@ -9,66 +9,66 @@ __all__ = ['GAP']
 
 # %% ../../nbs/435_attack.gap.ipynb #ec5e7bec
 import math
+from dataclasses import dataclass
 
 import torch
 from fastcore.basics import patch
-from torch import Tensor
 
 from .base import declare, UniversalAttack
 from .criteria import as_criterion
-from .patch import (check_fits, check_where, Patch, patch_hw, patch_mask, place,
+from .patch import (check_fits, check_where, patch_hw, patch_mask, place,
                                   random_places)
 from .views import RoundRobin
 from ..core import check_choice, check_ints, check_numbers
 from ..files import plain
 
 # %% ../../nbs/435_attack.gap.ipynb #a4c63c10
+@dataclass(eq=False, repr=False)
 class GAP(UniversalAttack):
     "A universal patch by Adam over images, places and transforms."
     several = RoundRobin
-    def __init__(self,
-        size=8,              # side in pixels, or (h, w)
-        target=3,            # class to reach, or a `Criterion`; None to make the labels wrong
-        steps:int=500,       # Adam steps, at least 1
-        bs:int=128,          # images a step
-        lr:float=.05,        # Adam's rate, in pixel units of [0,1], > 0
-        angle:float=22.5,    # largest rotation in degrees, drawn from ±angle; 0 for none
-        scale=(1., 1.),      # smallest and largest factor on the side
-        shape='square',      # 'square' or 'circle'
-        places='random',     # 'random', 'corner', 'center', or a pair (row, col)
-        forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
-        seed=None,           # an int that makes each fit repeat; None for the global random state
-        progress=False,      # show a progress bar
-    ):
-        check_ints(1, steps=steps); check_ints(1, bs=bs); check_ints(none=True, seed=seed)
-        check_numbers('(0, ∞)', lr=lr); check_numbers('[0, 180]', angle=angle)
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale must be 0 < smallest ≤ largest, got {scale}")
-        as_criterion(target); check_where(places, forbidden)
-        self.size, self.target = patch_hw(size), target
-        self.steps, self.bs, self.lr = steps, bs, lr
-        self.angle, self.scale = float(angle), tuple(scale)
-        self.places, self.forbidden = places, forbidden
-        self.shape = check_choice(shape, ('square', 'circle'), 'shape')
-        self.seed, self.progress = seed, progress
+    size:object=8             # side in pixels, or (h, w)
+    target:object=3           # class to reach, or a `Criterion`; None to make the labels wrong
+    steps:int=500             # Adam steps, at least 1
+    bs:int=128                # images a step
+    lr:float=.05              # Adam's rate, in pixel units of [0,1], > 0
+    angle:float=22.5          # largest rotation in degrees, drawn from ±angle; 0 for none
+    scale:tuple=(1., 1.)      # smallest and largest factor on the side
+    shape:str='square'        # 'square' or 'circle'
+    places:object='random'    # 'random', 'corner', 'center', or a pair (row, col)
+    forbidden:object=None     # bool map (H,W), or boxes (top, left, bottom, right)
+    seed:int=None             # an int makes each fit repeat; None: the global random state
+    progress:bool=False       # show a progress bar
+    def __post_init__(self): self._check()
 
-# %% ../../nbs/435_attack.gap.ipynb #09e5c553
-declare(name='gap', title='GAP {hw}', budget='gap', full=500, quick=30, order=10, universal=True, bounded=True,
-        targeted=True, paper='Brown et al. 2017, arXiv:1712.09665', recipe=dict(target=None, angle=0.),
-        settings=lambda b: dict(size=b.size, target=b.target, steps=b.budget, angle=0))(GAP)
+# %% ../../nbs/435_attack.gap.ipynb #e2c84ebf
+@patch
+def _check(self:GAP):
+    "Refuse settings that make no sense; set `size` and `scale` to pairs."
+    check_ints(1, steps=self.steps, bs=self.bs); check_ints(none=True, seed=self.seed)
+    check_numbers('(0, ∞)', lr=self.lr); check_numbers('[0, 180]', angle=self.angle)
+    if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        raise ValueError(f"scale must be 0 < smallest ≤ largest, got {self.scale}")
+    as_criterion(self.target); check_where(self.places, self.forbidden)
+    check_choice(self.shape, ('square', 'circle'), 'shape')
+    self.size, self.angle, self.scale = patch_hw(self.size), float(self.angle), tuple(self.scale)
+
+# %% ../../nbs/435_attack.gap.ipynb #05a8b01c
+def _longest(side, other, turn, shape):
+    "The longest extent along `side` of a shape that is turned by up to `turn` radians."
+    if shape == 'circle':
+        a = min(turn, math.pi/2)
+        return max(side, math.hypot(side*math.cos(a), other*math.sin(a)))
+    a = min(turn, math.atan2(other, side))    # where the box is largest
+    return side*math.cos(a) + other*math.sin(a)
 
 # %% ../../nbs/435_attack.gap.ipynb #8cc151a3
 @patch
 def _box(self:GAP, image_hw):
     "Height and width of the largest box that a drawn transform can fill, at most the image."
-    h, w, turn = *self.size, math.radians(self.angle)
-    def longest(s, other):
-        if self.shape == 'circle':
-            a = min(turn, math.pi/2)
-            return max(s, math.hypot(s*math.cos(a), other*math.sin(a)))
-        a = min(turn, math.atan2(other, s))    # where the box is largest
-        return s*math.cos(a) + other*math.sin(a)
-    sides = (max(s, math.ceil(self.scale[1]*longest(s, o) - 1e-6)) for s, o in ((h, w), (w, h)))
+    (h, w), turn, most = self.size, math.radians(self.angle), self.scale[1]
+    def longest(s, o): return max(s, math.ceil(most*_longest(s, o, turn, self.shape) - 1e-6))
+    sides = longest(h, w), longest(w, h)
     return tuple(map(min, sides, image_hw))
 
 # %% ../../nbs/435_attack.gap.ipynb #7101216a
@@ -78,7 +78,7 @@ def draw(self:GAP,
     image_hw,        # (H, W) of the image in pixels
     generator=None,  # a CPU torch.Generator, or None for the global one
 )->dict:             # top_left (n,2) and, where they vary, angle (n,) in degrees and scale (n,)
-    "Places and transforms for `n` images, on the CPU."
+    "Draw places and transforms for `n` images, on the CPU."
     check_fits(self.size, image_hw)
     still = self.angle == 0 and self.scale == (1, 1)
     box = self.size if still else self._box(image_hw)
@@ -96,10 +96,20 @@ def _start(self:GAP, s, x):
     p = torch.full((x.shape[1], *self.size), .5, device=x.device)
     s.update(p=p, mean=torch.zeros_like(p), square=torch.zeros_like(p))
 
+# %% ../../nbs/435_attack.gap.ipynb #ec5995c5
+@patch
+def _gradient(self:GAP, net, view, x, y, p, step, g):
+    "What Adam descends, and the mean loss that is maximised, on one batch."
+    d = self.draw(len(x), x.shape[-2:], g)
+    whole = self.shape == 'square' and 'angle' not in d
+    mask = None if whole else patch_mask(*self.size, self.shape, device=x.device)
+    loss, _, grad = view(net, lambda p: place(x, p, mask=mask, **d), p, y, self.target, step)
+    return -grad/len(x), loss.mean()
+
 # %% ../../nbs/435_attack.gap.ipynb #cb2b4648
 @patch
 def _step_fit(self:GAP, s, view, net, x, y):
-    "One step of Adam on state `s`; returns the mean loss."
+    "Make one step of Adam on state `s`; return the mean loss."
     p = s['p'].clone().requires_grad_()
     opt = torch.optim.Adam([p], self.lr)
     opt.state[p] = dict(step=torch.tensor(float(s['done'])), exp_avg=s['mean'],
@@ -109,22 +119,18 @@ def _step_fit(self:GAP, s, view, net, x, y):
     s['p'] = p.detach().clamp_(0, 1)
     return loss
 
-# %% ../../nbs/435_attack.gap.ipynb #ec5995c5
-@patch
-def _gradient(self:GAP, net, view, x, y, p, step, g):
-    "What Adam descends, and the mean loss that is being maximised, on one batch."
-    d = self.draw(len(x), x.shape[-2:], g)
-    whole = self.shape == 'square' and 'angle' not in d
-    mask = None if whole else patch_mask(*self.size, self.shape, device=x.device)
-    loss, _, grad = view(net, lambda p: place(x, p, mask=mask, **d), p, y, self.target, step)
-    return -grad/len(x), loss.mean()
-
 # %% ../../nbs/435_attack.gap.ipynb #32ad4e1c
 @patch
 def notes(self:GAP,
     bits=None,    # what `fit` was given
 )->dict:
-    "The settings, as the patch carries them."
+    "Return the settings, as the patch carries them."
     return plain(dict(attack='GAP', bits=bits, size=self.size, steps=self.steps, bs=self.bs,
                       lr=self.lr, angle=self.angle, scale=self.scale, places=self.places,
                       forbidden=self.forbidden is not None, seed=self.seed))
+
+# %% ../../nbs/435_attack.gap.ipynb #09e5c553
+declare(name='gap', title='GAP {hw}', budget='gap', full=500, quick=30, order=10, universal=True,
+        bounded=True, targeted=True, paper='Brown et al. 2017, arXiv:1712.09665',
+        recipe=dict(target=None, angle=0.),
+        settings=lambda b: dict(size=b.size, target=b.target, steps=b.budget, angle=0))(GAP)

@@ -9,6 +9,7 @@ __all__ = ['LaVAN', 'Pulling']
 
 # %% ../../nbs/440_attack.lavan.ipynb #706c0b85
 import math
+from dataclasses import dataclass, InitVar
 
 import torch
 from fastcore.basics import patch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .base import best_of, declare, ImageAttack, PatchRun, UniversalAttack
 from .criteria import Criterion, check_classes
-from .patch import (check_fits, check_where, noise_patch, Patch, patch_hw, patch_mask,
+from .patch import (check_fits, check_where, noise_patch, patch_hw, patch_mask,
                                   place, random_places, to_uint8_grid)
 from .pgd import step_for
 from .state import first_state, load_state, save_state, state_file
@@ -26,66 +27,67 @@ from ..core import check_choice, check_images, check_ints, check_numbers, genera
 from ..files import plain
 
 # %% ../../nbs/440_attack.lavan.ipynb #29bc7e14
+@dataclass(eq=False, repr=False)
 class LaVAN(ImageAttack, UniversalAttack):
     "Localised visible noise: a small patch that makes the network sure of something else."
-
-    def __init__(self,
-        size=None,           # side in pixels, or (h, w); None for `area`, or 5 without one
-        area=None,           # share of the image in (0,1], instead of `size`
-        target=None,         # class to reach, or a `Criterion`; None to leave the label
-        confidence=.9,       # probability at which an image is done, in (0,1]; None: any
-        loss='logit',        # 'logit', 'margin' or 'ce'; a `Criterion` brings its own
-        steps:int=200,       # steps at most, at least 1
-        step_size=8/255,     # ε, in pixel units of [0,1], > 0
-        rule='sign',         # 'sign' or 'raw', the gradient itself
-        universal=False,     # what a report asks for: `.fit`, or `.attack`; both always work
-        bs:int=128,          # images a step of a universal patch
-        places='corner',     # 'corner', 'center', 'random', 'search', a pair (row, col), or (B,2)
-        candidates:int=16,   # places that 'search' looks at, at least 1
-        shape='square',      # 'square' or 'circle'
-        forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
-        seed=None,           # an int that makes each call repeat; None for the global random state
-        progress=False,      # show a progress bar
-    ):
-        self.size, self.area = self._sizes(size, area)
-        self.target, self.steps, self.step_size = target, steps, step_size
-        check_numbers('(0, 1]', none=True, confidence=confidence)
-        self.goal = target if isinstance(target, Criterion) else Criterion(target, loss, confidence)
-        self.rule, self.universal, self.bs = check_choice(rule, ('sign', 'raw'), 'rule'), universal, bs
-        self.places, self.candidates, self.forbidden = places, candidates, forbidden
-        self.shape = check_choice(shape, ('square', 'circle'), 'shape')
-        self.seed, self.progress = seed, progress
-        self._check()
-
-# %% ../../nbs/440_attack.lavan.ipynb #390e8e54
-_about = dict(paper='Karmon, Zoran and Goldberg 2018, arXiv:1801.02608', chooses_area=True, option='lavan_steps',
-              settings=lambda b: dict(area=.02, steps=b.budget, step_size=step_for(b.budget)))
-declare(name='lavan', title='LaVAN 2 %', budget='lavan', full=300, quick=20, order=30, bounded=True, **_about)(LaVAN)
-declare(name='lavan-universal', title='LaVAN 2 %, universal', budget='universal', full=500, quick=60, order=31,
-        universal=True, fixed=dict(universal=True), **_about)(LaVAN)
+    size:object=None          # side in pixels, or (h, w); None for `area`, or 5 without one
+    area:float=None           # share of the image in (0,1], instead of `size`
+    target:object=None        # class to reach, or a `Criterion`; None to leave the label
+    confidence:InitVar=.9     # probability at which an image is done, in (0,1]; None: any
+    loss:InitVar='logit'      # 'logit', 'margin' or 'ce'; a `Criterion` brings its own
+    steps:int=200             # steps at most, at least 1
+    step_size:float=8/255     # ε, in pixel units of [0,1], > 0
+    rule:str='sign'           # 'sign' or 'raw', the gradient itself
+    universal:bool=False      # what a report asks for: `.fit`, or `.attack`; both always work
+    bs:int=128                # images a step of a universal patch
+    places:object='corner'    # 'corner', 'center', 'random', 'search', a pair (row, col), or (B,2)
+    candidates:int=16         # places that 'search' looks at, at least 1
+    shape:str='square'        # 'square' or 'circle'
+    forbidden:object=None     # bool map (H,W), or boxes (top, left, bottom, right)
+    seed:int=None             # an int makes each call repeat; None: the global random state
+    progress:bool=False       # show a progress bar
+    def __post_init__(self, confidence, loss): self._check(confidence, loss)
 
 # %% ../../nbs/440_attack.lavan.ipynb #d89ea273
-@patch
-def _sizes(self:LaVAN, size, area):
+def _size_or_area(size, area):
     "Size and area, one of them None."
     if area is None: return patch_hw(5 if size is None else size), None
     if size is not None: raise ValueError(f"give size or area, not both, got {size} and {area}")
     if not 0 < area <= 1: raise ValueError(f"area is a share of the image, in (0, 1], got {area}")
     return None, float(area)
 
+# %% ../../nbs/440_attack.lavan.ipynb #a513b427
 @patch
-def _check(self:LaVAN):
-    "Refuse budgets that allow nothing, and places that cannot be."
+def _check(self:LaVAN, confidence, loss):
+    "Refuse settings that make no sense; set `size` or `area`, and the criterion `goal`."
+    self.size, self.area = _size_or_area(self.size, self.area)
+    check_numbers('(0, 1]', none=True, confidence=confidence)
+    ready = isinstance(self.target, Criterion)
+    self.goal = self.target if ready else Criterion(self.target, loss, confidence)
+    check_choice(self.rule, ('sign', 'raw'), 'rule')
     check_ints(1, steps=self.steps, bs=self.bs, candidates=self.candidates)
     check_ints(none=True, seed=self.seed); check_numbers('(0, ∞)', step_size=self.step_size)
+    check_choice(self.shape, ('square', 'circle'), 'shape')
     check_where(self.places, self.forbidden, ('search',))
+
+# %% ../../nbs/440_attack.lavan.ipynb #1404e096
+@patch(as_prop=True)
+def confidence(self:LaVAN):
+    "The probability at which an image is done, or None."
+    return self.goal.confidence
+
+# %% ../../nbs/440_attack.lavan.ipynb #3407ba45
+@patch(as_prop=True)
+def loss(self:LaVAN):
+    "The name of the loss."
+    return self.goal.kind
 
 # %% ../../nbs/440_attack.lavan.ipynb #1d29ddef
 @patch
 def box(self:LaVAN,
     image_hw,    # (H, W) of the image in pixels
 )->tuple:        # (h, w) in pixels
-    "Height and width of the patch on images of a size."
+    "Return height and width of the patch on images of a size."
     if self.area is None: return check_fits(self.size, image_hw)
     pixels = self.area*image_hw[0]*image_hw[1]
     if pixels < 1:
@@ -94,16 +96,18 @@ def box(self:LaVAN,
     side = math.sqrt(pixels/(1 if self.shape == 'square' else math.pi/4))
     return check_fits(max(1, round(side)), image_hw)
 
-# %% ../../nbs/440_attack.lavan.ipynb #c16bb44a
-@patch
-def _draw(self:LaVAN, n, image_hw, g):
-    "Places for `n` images by rule; a search draws."
-    rule = 'random' if self._searches() else self.places
-    return random_places(n, image_hw, self.box(image_hw), g, self.forbidden, rule)
-
+# %% ../../nbs/440_attack.lavan.ipynb #36ce03ad
 @patch
 def _searches(self:LaVAN): return isinstance(self.places, str) and self.places == 'search'
 
+# %% ../../nbs/440_attack.lavan.ipynb #c16bb44a
+@patch
+def _draw(self:LaVAN, n, image_hw, g):
+    "Places for `n` images by rule, random for a search."
+    rule = 'random' if self._searches() else self.places
+    return random_places(n, image_hw, self.box(image_hw), g, self.forbidden, rule)
+
+# %% ../../nbs/440_attack.lavan.ipynb #91661785
 @patch
 def _mask(self:LaVAN, x): return patch_mask(*self.box(x.shape[-2:]), self.shape, device=x.device)
 
@@ -119,44 +123,80 @@ def _begin(self:LaVAN, x):
     return dict(p=p, at=at, patches=p, places=at, loss=loss, met=torch.full_like(loss, -1),
                 queries=torch.zeros_like(at[:, 0]), losses=[], done=0, looks=0, random=g)
 
-# %% ../../nbs/440_attack.lavan.ipynb #acba0891
+# %% ../../nbs/440_attack.lavan.ipynb #a44a7331
 @patch
-def _search(self:LaVAN, s, view, net, x, y, mask):
-    "The best of `candidates` places for each image, before the first step."
-    best = None
-    for k in range(self.candidates):
-        at = self._draw(len(x), x.shape[-2:], s['random']).to(x.device) if k else s['at']
-        render = lambda p: place(x, p, at, mask=mask)
-        loss, met, _ = view(net, render, s['p'], y, self.goal, 0, False)
-        new = dict(at=at, loss=loss, met=met)
-        best = new if best is None else best_of(best, new, 'loss')
-    s['at'], s['looks'] = best['at'], self.candidates
-    s['queries'] = s['queries'] + self.candidates
+def _looker(self:LaVAN, net, view, x, y):
+    "Return a function that looks at patches `p` of the images `rows` at places `at`."
+    mask = self._mask(x)
+    def look(rows, p, at, step, grad=True):
+        images = x[rows]
+        render = lambda p: place(images, p, at, mask=mask)
+        return view(net, render, p, y[rows], self.goal, step, grad)
+    return look
+
+# %% ../../nbs/440_attack.lavan.ipynb #196ec4ae
+def _record(s, rows, new):
+    "Keep the better of the old and the new find for the images `rows`, and count the look."
+    best = best_of({k: s[k][rows] for k in new}, new)
+    for k, v in best.items(): s[k] = s[k].index_copy(0, rows, v)
+    s['losses'].append(s['loss'].index_copy(0, rows, new['loss']))
+    s['queries'] = s['queries'].index_add(0, rows, torch.ones_like(rows))
+    s['looks'] += 1
+    s['done'] += 1
 
 # %% ../../nbs/440_attack.lavan.ipynb #d74557a8
 @patch
-def _move(self:LaVAN,
-    grad,    # gradient of the loss, any shape
-)->Tensor:
+def _move(self:LaVAN, grad):
     "The change of the pixels."
     return self.step_size*(grad.sign() if self.rule == 'sign' else grad)
 
 # %% ../../nbs/440_attack.lavan.ipynb #cc62feb6
 @patch
-def _step(self:LaVAN, s, view, net, x, y, mask):
-    "One look at the images that are not done, and a step of their patches."
+def _step(self:LaVAN, s, view, look):
+    "Look at the images that are not done, keep the best, and change their patches."
     rows, last = (s['met'] < 1).nonzero()[:, 0], s['done'] == self.steps
-    x, y, at, q = x[rows], y[rows], s['at'][rows], to_uint8_grid(s['p'][rows])
-    if hasattr(view, 'select'): view.select(rows, len(s['met']))
-    render = lambda p: place(x, p, at, mask=mask)
-    loss, met, grad = view(net, render, q, y, self.goal, s['done'], not last)
-    new = dict(patches=q, places=at, loss=loss.to(q.dtype), met=met.to(q.dtype))
-    best = best_of({k: s[k][rows] for k in new}, new)
-    if not last: best['p'] = (s['p'][rows] + self._move(grad)).clamp(0, 1)
-    for k, v in best.items(): s[k] = s[k].index_copy(0, rows, v)
-    s['losses'].append(s['loss'].index_copy(0, rows, new['loss']))
-    s['queries'] = s['queries'].index_add(0, rows, torch.ones_like(rows))
-    s['looks'] += 1; s['done'] += 1
+    view.select(rows, len(s['met']))
+    q, at = to_uint8_grid(s['p'][rows]), s['at'][rows]
+    loss, met, grad = look(rows, q, at, s['done'], not last)
+    _record(s, rows, dict(patches=q, places=at, loss=loss.to(q.dtype), met=met.to(q.dtype)))
+    if last: return
+    p = (s['p'][rows] + self._move(grad)).clamp(0, 1)
+    s['p'] = s['p'].index_copy(0, rows, p)
+
+# %% ../../nbs/440_attack.lavan.ipynb #acba0891
+@patch
+def _search(self:LaVAN, s, look, x):
+    "Put the best of `candidates` places of each image into the state."
+    rows, best = torch.arange(len(x), device=x.device), None
+    for k in range(self.candidates):
+        at = self._draw(len(x), x.shape[-2:], s['random']).to(x.device) if k else s['at']
+        loss, met, _ = look(rows, s['p'], at, 0, False)
+        new = dict(at=at, loss=loss, met=met)
+        best = new if best is None else best_of(best, new, 'loss')
+    s['at'], s['looks'] = best['at'], self.candidates
+    s['queries'] = s['queries'] + self.candidates
+
+# %% ../../nbs/440_attack.lavan.ipynb #614385f9
+@patch
+def _climb(self:LaVAN, s, view, net, x, y, file):
+    "Search for places if wanted, then make the steps that are left."
+    look = self._looker(net, view, x, y)
+    if self._searches() and not s['done']: self._search(s, look, x)
+    steps = range(s['done'], self.steps + 1)
+    for _ in progress_bar(steps) if self.progress else steps:
+        if (s['met'] >= 1).all(): break
+        self._step(s, view, look)
+        save_state(file, s, view)
+
+# %% ../../nbs/440_attack.lavan.ipynb #6548cb2a
+@patch
+def _found(self:LaVAN, s, x, history):
+    "The state as a `PatchRun`."
+    mask = self._mask(x)
+    share = mask.sum().item()/math.prod(x.shape[-2:])
+    return PatchRun(place(x, s['patches'], s['places'], mask=mask), s['patches'], s['places'],
+                    s['loss'], s['met'], torch.stack(s['losses']) if history else None,
+                    s['looks'], s['queries'], torch.full_like(s['loss'], share))
 
 # %% ../../nbs/440_attack.lavan.ipynb #63bc47ce
 @patch
@@ -168,31 +208,17 @@ def run(self:LaVAN,
     history=False,    # whether the loss at each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
 )->PatchRun:
-    "A patch for each image, with everything that was found."
+    "Make a patch for each image and return everything that was found."
     check_images(x, strict=True)
     view = as_view(bits)
     with under_attack(net):
         x = x.detach().as_subclass(Tensor).clone()
         y = check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits)
-        s, mask = load_state(file, self._begin(x), x.device, view), self._mask(x)
-        if self._searches() and not s['done']: self._search(s, view, net, x, y, mask)
-        steps = range(s['done'], self.steps + 1)
-        for _ in progress_bar(steps) if self.progress else steps:
-            if (s['met'] >= 1).all(): break
-            self._step(s, view, net, x, y, mask)
-            save_state(file, s, view)
+        s = load_state(file, self._begin(x), x.device, view)
+        self._climb(s, view, net, x, y, file)
         file.done()
-        return self._found(s, x, mask, history)
-
-# %% ../../nbs/440_attack.lavan.ipynb #6548cb2a
-@patch
-def _found(self:LaVAN, s, x, mask, history):
-    "The state as a `PatchRun`."
-    share = mask.sum().item()/math.prod(x.shape[-2:])
-    return PatchRun(place(x, s['patches'], s['places'], mask=mask), s['patches'], s['places'],
-                    s['loss'], s['met'], torch.stack(s['losses']) if history else None,
-                    s['looks'], s['queries'], torch.full_like(s['loss'], share))
+        return self._found(s, x, history)
 
 # %% ../../nbs/440_attack.lavan.ipynb #20a9b634
 class Pulling(Criterion):
@@ -206,7 +232,7 @@ class Pulling(Criterion):
         logits:Tensor,    # (B,classes)
         y,                # labels, (B,) integers
     )->Tensor:            # (B,)
-        "The loss of the goal, held fixed where the goal is met."
+        "Return the loss of the goal, held fixed where the goal is met."
         loss = self.goal.loss(logits, y)
         return torch.where(self.goal.met(logits, y), loss.detach(), loss)
 
@@ -218,21 +244,17 @@ def _first(self:LaVAN, resume):
                                           "a universal patch 'random' or a fixed place")
     return first_state(self, resume)
 
+# %% ../../nbs/440_attack.lavan.ipynb #b3fd1144
 @patch
 def _start(self:LaVAN, s, x):
-    "Noise."
+    "Noise as the first patch."
     p = noise_patch(x[:1], self.box(x.shape[-2:]), s['random'])[0]
     s['p'] = p.to(torch.promote_types(x.dtype, torch.float32))*self._mask(x)
-
-@patch(as_prop=True)
-def aim(self:LaVAN):
-    "What a patch for all images wants."
-    return self.goal
 
 # %% ../../nbs/440_attack.lavan.ipynb #e93acc13
 @patch
 def _step_fit(self:LaVAN, s, view, net, x, y):
-    "One look at a batch and a step of the patch; the mean loss."
+    "Look at a batch and change the patch; return the mean loss."
     at = self._draw(len(x), x.shape[-2:], s['random']).to(x.device)
     q, mask = to_uint8_grid(s['p']), self._mask(x)
     render = lambda p: place(x, p, at, mask=mask)
@@ -241,13 +263,28 @@ def _step_fit(self:LaVAN, s, view, net, x, y):
     s['p'] = (s['p'] + step).clamp(0, 1)
     return loss.mean()
 
+# %% ../../nbs/440_attack.lavan.ipynb #c50cb449
+@patch(as_prop=True)
+def aim(self:LaVAN):
+    "The goal of a patch for all images."
+    return self.goal
+
 # %% ../../nbs/440_attack.lavan.ipynb #29083abd
 @patch
 def notes(self:LaVAN,
     bits=None,    # what `fit` was given
 )->dict:
-    "The settings, as the patch carries them."
+    "Return the settings, as the patch carries them."
     return plain(dict(attack='LaVAN', bits=bits, size=self.size, area=self.area,
                       goal=repr(self.goal), steps=self.steps, step_size=self.step_size,
                       rule=self.rule, bs=self.bs, places=self.places,
                       forbidden=self.forbidden is not None, seed=self.seed))
+
+# %% ../../nbs/440_attack.lavan.ipynb #390e8e54
+_about = dict(paper='Karmon, Zoran and Goldberg 2018, arXiv:1801.02608', chooses_area=True,
+              option='lavan_steps',
+              settings=lambda b: dict(area=.02, steps=b.budget, step_size=step_for(b.budget)))
+declare(name='lavan', title='LaVAN 2 %', budget='lavan', full=300, quick=20, order=30,
+        bounded=True, **_about)(LaVAN)
+declare(name='lavan-universal', title='LaVAN 2 %, universal', budget='universal', full=500,
+        quick=60, order=31, universal=True, fixed=dict(universal=True), **_about)(LaVAN)

@@ -1,4 +1,4 @@
-"""Patch PGD without a gradient: noise on the pixels, two scores for each draw, and a step along what they say.
+"""Patch PGD without a gradient: noise on the pixels, two scores for each draw, and a step along the estimated slope.
 
 Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 
@@ -8,6 +8,8 @@ Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 __all__ = ['nes_probes', 'nes_estimate', 'NES']
 
 # %% ../../nbs/450_attack.nes.ipynb #e5c5fadf
+from dataclasses import dataclass
+
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -30,75 +32,62 @@ def nes_probes(
     pairs:int,         # m, antithetic pairs for each patch
     generator=None,    # a CPU torch.Generator, or None for the global one
 )->tuple:              # probes (2,m,B,C,h,w) on the grid k/255, and directions (m,B,C,h,w)
-    "Noisy copies of patches in pairs, and the direction that each pair really asks about."
+    "Return noisy copies of patches in pairs, and the direction of each pair."
     u = sigma*torch.randn(pairs, *p.shape, generator=generator).to(p)
     q = to_uint8_grid(torch.stack([p + u, p - u]))
     return q, (q[0] - q[1])/(2*sigma)
 
+# %% ../../nbs/450_attack.nes.ipynb #643db3da
 def nes_estimate(
     losses:Tensor,    # of the probes, (2,m,B)
     d:Tensor,         # directions, (m,B,C,h,w)
     sigma:float,      # σ, as for the probes
 )->Tensor:            # (B,C,h,w)
-    "The gradient of the smoothed loss with respect to each patch."
+    "Estimate the gradient of the smoothed loss with respect to each patch."
     slope = (losses[0] - losses[1]).to(d)/(2*sigma)
     return (slope[:, :, None, None, None]*d).mean(0)
 
 # %% ../../nbs/450_attack.nes.ipynb #e5b418d5
+@dataclass(eq=False, repr=False)
 class NES(ImageAttack):
     "A patch for each image by sign steps along a gradient estimated from scores."
-    def __init__(self,
-        size=8,              # side in pixels, or (h, w)
-        queries:int=1000,    # looks at each image, at least 1, never exceeded
-        samples:int=20,      # probes for each step, even, at least 2
-        sigma:float=.1,      # noise, in pixel units of [0,1], at least 1/255
-        step_size=24/255,    # ε, in pixel units of [0,1], > 0
-        momentum:float=.9,   # μ, in [0,1)
-        target=None,         # class to reach, a `Criterion`, or None to leave the label
-        tries:int=1,         # random places to choose the start from, a query each
-        places='random',     # 'random', 'corner', 'center', a pair (row, col), or (B,2)
-        shape='square',      # 'square' or 'circle'
-        forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
-        chunk:int=1024,      # most pictures in one forward pass of the probes; fewer above 64×64 pixels
-        seed=None,           # an int that makes each call repeat; None for the global random state
-        progress=False,      # show a progress bar
-    ):
-        check_ints(1, queries=queries); check_ints(2, samples=samples)
-        check_ints(tries=tries, chunk=chunk); check_ints(none=True, seed=seed)
-        check_numbers(sigma=sigma); check_numbers('(0, ∞)', step_size=step_size)
-        check_numbers('[0, 1)', momentum=momentum)
-        self.size, self.queries, self.samples, self.sigma = patch_hw(size), queries, samples, sigma
-        self.step_size, self.momentum, self.tries, self.chunk = step_size, momentum, tries, chunk
-        self.target, self.goal = target, as_criterion(target, 'margin')
-        self.shape = check_choice(shape, ('square', 'circle'), 'shape')
-        check_where(places, forbidden)
-        self.places, self.forbidden, self.seed, self.progress = places, forbidden, seed, progress
-        self._check()
-
-# %% ../../nbs/450_attack.nes.ipynb #ceb403c7
-declare(name='nes', title='NES {hw}', budget='queries', full=10_000, quick=300, order=20, option='queries',
-        black_box=True, paper='Ilyas et al. 2018, arXiv:1804.08598',
-        settings=lambda b: dict(size=b.size, queries=b.budget))(NES)
+    size:object=8              # side in pixels, or (h, w)
+    queries:int=1000           # looks at each image, at least 1, never exceeded
+    samples:int=20             # probes for each step, even, at least 2
+    sigma:float=.1             # noise, in pixel units of [0,1], at least 1/255
+    step_size:float=24/255     # ε, in pixel units of [0,1], > 0
+    momentum:float=.9          # μ, in [0,1)
+    target:object=None         # class to reach, a `Criterion`, or None to leave the label
+    tries:int=1                # random places to choose the start from, a query each
+    places:object='random'     # 'random', 'corner', 'center', a pair (row, col), or (B,2)
+    shape:str='square'         # 'square' or 'circle'
+    forbidden:object=None      # bool map (H,W), or boxes (top, left, bottom, right)
+    chunk:int=1024             # most pictures in one forward pass; fewer above 64×64 pixels
+    seed:int=None              # an int makes each call repeat; None: the global random state
+    progress:bool=False        # show a progress bar
+    def __post_init__(self): self._check()
 
 # %% ../../nbs/450_attack.nes.ipynb #05c8d600
 @patch
 def _check(self:NES):
-    "A `ValueError` for settings that make no sense."
-    for n in ('queries', 'tries', 'chunk'):
-        if getattr(self, n) < 1: raise ValueError(f"{n} must be at least 1, got {getattr(self, n)}")
-    n, s = self.samples, self.sigma
-    if n < 2 or n % 2: raise ValueError(f"samples must be even and at least 2, got {n}")
-    if not s >= 1/255: raise ValueError(f"sigma must be at least 1/255, got {s}")
-    if not self.step_size > 0: raise ValueError(f"step_size must be positive, got {self.step_size}")
-    if not 0 <= self.momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+    "Refuse settings that make no sense; set `size` to a pair and `goal` to a criterion."
+    check_ints(1, queries=self.queries, tries=self.tries, chunk=self.chunk)
+    check_ints(2, samples=self.samples); check_ints(none=True, seed=self.seed)
+    check_numbers(sigma=self.sigma); check_numbers('(0, ∞)', step_size=self.step_size)
+    check_numbers('[0, 1)', momentum=self.momentum)
+    if self.samples % 2:
+        raise ValueError(f"samples must be even and at least 2, got {self.samples}")
+    if self.sigma < 1/255: raise ValueError(f"sigma must be at least 1/255, got {self.sigma}")
+    check_choice(self.shape, ('square', 'circle'), 'shape')
+    check_where(self.places, self.forbidden)
     if self.tries > 1 and not is_free(self.places):
         raise ValueError(f"tries must be 1 where the place is fixed, got {self.tries}")
+    self.size, self.goal = patch_hw(self.size), as_criterion(self.target, 'margin')
 
 # %% ../../nbs/450_attack.nes.ipynb #df675531
 @patch
 def _begin(self:NES, x):
-    "The state before the first query: `p` is walked, `best` is what was asked and found best."
+    "The state before the first query: `p` takes the steps, `best` is the best patch scored so far."
     g = generator(self.seed)
     at = random_places(len(x), x.shape[-2:], self.size, g, self.forbidden, self.places).to(x.device)
     p = noise_patch(x, self.size, g).to(torch.promote_types(x.dtype, torch.float32))
@@ -106,54 +95,112 @@ def _begin(self:NES, x):
                 loss=p.new_full((len(x),), -torch.inf), met=p.new_zeros(len(x)),
                 queries=at.new_zeros(len(x)), spent=0, done=0)
 
-# %% ../../nbs/450_attack.nes.ipynb #2c721946
-def _keep(s, who, loss, met, **found):
-    "Put into state `s` what is better, for the images `who`."
-    up = (loss > s['loss'][who]) | (met >= 1) & (s['met'][who] < 1)
-    for k, v in dict(found, loss=loss, met=met).items(): s[k][who[up]] = v[up].to(s[k].dtype)
+# %% ../../nbs/450_attack.nes.ipynb #808cf94a
+def _unmet(s): return (s['met'] < 1).nonzero()[:, 0]
 
-def _live(s): return (s['met'] < 1).nonzero()[:, 0]
+# %% ../../nbs/450_attack.nes.ipynb #2c721946
+def _keep(s, rows, loss, met, **found):
+    "Put into state `s` what is better, for the images `rows`."
+    up = (loss > s['loss'][rows]) | (met >= 1) & (s['met'][rows] < 1)
+    for k, v in dict(found, loss=loss, met=met).items(): s[k][rows[up]] = v[up].to(s[k].dtype)
+
+# %% ../../nbs/450_attack.nes.ipynb #ee07cd66
+@patch
+def _scorer(self:NES, net, view, x, y, s):
+    "Return a function that scores patches `p` on the images `rows` at places `at`."
+    mask = None
+    if self.shape == 'circle': mask = patch_mask(*self.size, self.shape, device=x.device)
+    def score(rows, p, at):
+        return scores_of(net, view, x[rows], y[rows], p, at[rows], mask, self.goal, s['done'])
+    return score
+
+# %% ../../nbs/450_attack.nes.ipynb #7a67eb16
+def _scores(score, at, rows, q, most):
+    "Loss and share fooled of the probes (2m,n,C,h,w): two tensors (2m,n)."
+    flat, images = q.flatten(0, 1), rows.repeat(len(q))
+    parts = [score(i, p, at) for i, p in zip(images.split(most), flat.split(most))]
+    return [torch.cat(v).reshape(len(q), len(rows)) for v in zip(*parts)]
+
+# %% ../../nbs/450_attack.nes.ipynb #aa22ef4a
+def _keep_probe(s, rows, q, loss, met):
+    "Keep the best probe of each image: one that meets the goal, or the one with the highest loss."
+    best = loss.masked_fill(met >= 1, torch.inf).argmax(0)
+    i = torch.arange(len(rows), device=best.device)
+    _keep(s, rows, loss[best, i], met[best, i], best=q[best, i])
 
 # %% ../../nbs/450_attack.nes.ipynb #4bc4ab36
 @patch
-def _probe(self:NES, ask, s, who, pairs, most):
-    "Ask about pairs of probes, keep the best of them: the estimated gradient for images `who`."
-    q, d = nes_probes(s['p'][who], self.sigma, pairs, s['random'])
-    flat, rows = q.flatten(0, 2), who.repeat(2*pairs)
-    seen = [ask(w, p) for w, p in zip(rows.split(most), flat.split(most))]
-    loss, met = (torch.cat(v).reshape(2*pairs, len(who)) for v in zip(*seen))
-    top = loss.masked_fill(met >= 1, torch.inf).argmax(0)
-    i = torch.arange(len(who), device=top.device)
-    _keep(s, who, loss[top, i], met[top, i], best=q.flatten(0, 1)[top, i])
-    s['queries'][who] += 2*pairs
+def _gradient(self:NES, score, s, rows, pairs, most):
+    "Score `pairs` pairs of probes; return the estimated gradient for the images `rows`."
+    q, d = nes_probes(s['p'][rows], self.sigma, pairs, s['random'])
+    q = q.flatten(0, 1)
+    loss, met = _scores(score, s['at'], rows, q, most)
+    _keep_probe(s, rows, q, loss, met)
+    s['queries'][rows] += 2*pairs
     return nes_estimate(loss.reshape(2, pairs, -1), d, self.sigma)
+
+# %% ../../nbs/450_attack.nes.ipynb #7431b065
+@patch
+def _climb(self:NES, score, s, most):
+    "Move the patches whose goal is not met by one sign step along the averaged estimate."
+    rows, pairs = _unmet(s), min(self.samples, self.queries - s['spent'] - 1)//2
+    grad = self._gradient(score, s, rows, pairs, most)
+    s['mean'][rows] = self.momentum*s['mean'][rows] + (1 - self.momentum)*grad
+    s['p'] = (s['p'] + self.step_size*s['mean'].sign()).clamp(0, 1)
+    s['spent'] += 2*pairs
+
+# %% ../../nbs/450_attack.nes.ipynb #f8698d6a
+@patch
+def _look(self:NES, score, s, at):
+    "Score the patches as they are at places `at`; keep what is better."
+    rows = _unmet(s)
+    s['spent'] += 1
+    if not len(rows): return
+    p = to_uint8_grid(s['p'][rows])
+    loss, met = score(rows, p, at)
+    _keep(s, rows, loss, met, best=p, at=at[rows])
+    s['queries'][rows] += 1
 
 # %% ../../nbs/450_attack.nes.ipynb #f311e55f
 @patch
-def _step(self:NES, ask, s, x):
-    "Look at a start, or make one step of the patch; what it costs is counted in `s`."
-    who, pairs = _live(s), min(self.samples, self.queries - s['spent'] - 1)//2
-    at, cost = s['at'], 1
+def _step(self:NES, score, s, x):
+    "Score a start, or make one step of the patch and score the result."
+    at = s['at']
     if 0 < s['done'] < self.tries:
         rules = self.size, s['random'], self.forbidden
         at = random_places(len(x), x.shape[-2:], *rules).to(x.device)
-    elif s['done']:
-        grad, cost = self._probe(ask, s, who, pairs, images_at_once(x, self.chunk)), 2*pairs + 1
-        s['mean'][who] = self.momentum*s['mean'][who] + (1 - self.momentum)*grad
-        s['p'] = (s['p'] + self.step_size*s['mean'].sign()).clamp(0, 1)
-        who = _live(s)
-    if len(who):
-        p = to_uint8_grid(s['p'][who])
-        loss, met = ask(who, p, at)
-        _keep(s, who, loss, met, best=p, at=at[who])
-        s['queries'][who] += 1
-    s['spent'] += cost; s['done'] += 1
+    elif s['done']: self._climb(score, s, images_at_once(x, self.chunk))
+    self._look(score, s, at)
+    s['done'] += 1
 
+# %% ../../nbs/450_attack.nes.ipynb #184a1b59
 @patch
-def _over(self:NES, s):
-    "Whether nothing is left to do, or not enough to do it with."
-    need = 1 if s['done'] < self.tries else 3
-    return self.queries - s['spent'] < need or not len(_live(s))
+def _finished(self:NES, s):
+    "Whether all goals are met, or the budget does not pay for another step."
+    cost = 1 if s['done'] < self.tries else 3
+    return self.queries - s['spent'] < cost or not len(_unmet(s))
+
+# %% ../../nbs/450_attack.nes.ipynb #8db6b32d
+@patch
+def _walk(self:NES, score, s, x, file, history):
+    "Make all steps that the budget allows."
+    bar = progress_bar(range(self.queries)) if self.progress else None
+    if bar is not None: bar.update(0)
+    while not self._finished(s):
+        self._step(score, s, x)
+        if history: s['losses'].append(s['loss'].clone())
+        if bar is not None: bar.update(min(s['spent'], self.queries))
+        save_state(file, s)
+
+# %% ../../nbs/450_attack.nes.ipynb #a6b483d4
+@patch
+def _found(self:NES, s, x, history):
+    "The state as a `PatchRun`."
+    mask = patch_mask(*self.size, self.shape, device=x.device)
+    x_adv = place(x, s['best'], s['at'], mask=None if self.shape == 'square' else mask)
+    losses = torch.stack(s['losses']) if history else None
+    return PatchRun(x_adv, s['best']*mask, s['at'], s['loss'], s['met'], losses,
+                    s['done'], s['queries'])
 
 # %% ../../nbs/450_attack.nes.ipynb #94cdc5bd
 @patch
@@ -165,7 +212,7 @@ def run(self:NES,
     history=False,    # whether the best loss after each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
 )->PatchRun:          # with `queries`, the looks at each image
-    "The attack with everything it found."
+    "Run the attack and return everything it found."
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
     with under_attack(net), torch.no_grad():
@@ -173,26 +220,11 @@ def run(self:NES,
         y = check_classes(net, x, y, self.goal)
         file = state_file(self, resume, net, x, y, bits, history)
         s = load_state(file, self._begin(x), x.device)
-        mask = patch_mask(*self.size, self.shape, device=x.device)
-        cut = None if self.shape == 'square' else mask
-        self._walk(net, view, x, y, cut, s, file, history)
-        x = place(x, s['best'], s['at'], mask=cut)
-    file.done()
-    losses = torch.stack(s['losses']) if history else None
-    found = (s['best']*mask, s['at'], s['loss'], s['met'])
-    return PatchRun(x, *found, losses, s['done'], s['queries'])
+        self._walk(self._scorer(net, view, x, y, s), s, x, file, history)
+        file.done()
+        return self._found(s, x, history)
 
-# %% ../../nbs/450_attack.nes.ipynb #8db6b32d
-@patch
-def _walk(self:NES, net, view, x, y, cut, s, file, history):
-    "All steps that the budget still allows."
-    def ask(who, p, at=None):
-        at = s['at'] if at is None else at
-        return scores_of(net, view, x[who], y[who], p, at[who], cut, self.goal, s['done'])
-    bar = progress_bar(range(self.queries)) if self.progress else None
-    if bar is not None: bar.update(0)
-    while not self._over(s):
-        self._step(ask, s, x)
-        if history: s['losses'].append(s['loss'].clone())
-        if bar is not None: bar.update(min(s['spent'], self.queries))
-        save_state(file, s)
+# %% ../../nbs/450_attack.nes.ipynb #ceb403c7
+declare(name='nes', title='NES {hw}', budget='queries', full=10_000, quick=300, order=20,
+        option='queries', black_box=True, paper='Ilyas et al. 2018, arXiv:1804.08598',
+        settings=lambda b: dict(size=b.size, queries=b.budget))(NES)

@@ -8,6 +8,8 @@ Docs: https://triqdef.github.io/triqdef/attack.pgd.html.md"""
 __all__ = ['PatchPGD', 'step_for']
 
 # %% ../../nbs/430_attack.pgd.ipynb #2f735c43
+from dataclasses import dataclass
+
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -22,45 +24,36 @@ from .views import as_view, under_attack
 from ..core import check_choice, check_images, check_ints, check_numbers, generator
 
 # %% ../../nbs/430_attack.pgd.ipynb #132ee85a
+@dataclass(eq=False, repr=False)
 class PatchPGD(ImageAttack):
     "A patch for each image by projected sign steps, with a search over its place."
-    def __init__(self,
-        size=8,              # side in pixels, or (h, w)
-        steps:int=25,        # sign steps, at least 1
-        step_size=8/255,     # ε, in pixel units of [0,1], > 0
-        target=None,         # class to reach, or a `Criterion`; None to leave the label
-        stride:int=2,        # pixels of a move; 0 for no moves
-        move_every:int=5,    # a move is tried each so many steps
-        restarts:int=1,      # independent starts, the best kept
-        places='random',     # 'random', 'corner', 'center', a pair (row, col), or (B,2)
-        shape='square',      # 'square' or 'circle'
-        forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
-        keep='success',      # 'success' (goal first, then loss) or 'loss'
-        seed=None,           # an int that makes each call repeat; None for the global random state
-        progress=False,      # show a progress bar
-    ):
-        check_ints(1, steps=steps); check_ints(0, stride=stride)
-        check_ints(1, move_every=move_every, restarts=restarts); check_ints(none=True, seed=seed)
-        check_numbers('(0, ∞)', step_size=step_size)
-        self.size, self.steps, self.step_size = patch_hw(size), steps, step_size
-        self.target, self.stride, self.move_every = target, stride, move_every
-        if not isinstance(target, Tensor): as_criterion(target)
-        check_where(places, forbidden)
-        self.restarts, self.places, self.forbidden = restarts, places, forbidden
-        self.shape = check_choice(shape, ('square', 'circle'), 'shape')
-        self.keep = check_choice(keep, ('success', 'loss'), 'keep')
-        self.seed, self.progress = seed, progress
+    size:object=8              # side in pixels, or (h, w)
+    steps:int=25               # sign steps, at least 1
+    step_size:float=8/255      # ε, in pixel units of [0,1], > 0
+    target:object=None         # class to reach, or a `Criterion`; None to leave the label
+    stride:int=2               # pixels of a move; 0 for no moves
+    move_every:int=5           # a move is tried each so many steps
+    restarts:int=1             # independent starts, the best kept
+    places:object='random'     # 'random', 'corner', 'center', a pair (row, col), or (B,2)
+    shape:str='square'         # 'square' or 'circle'
+    forbidden:object=None      # bool map (H,W), or boxes (top, left, bottom, right)
+    keep:str='success'         # 'success' (goal first, then loss) or 'loss'
+    seed:int=None              # an int makes each call repeat; None: the global random state
+    progress:bool=False        # show a progress bar
+    def __post_init__(self): self._check()
 
-# %% ../../nbs/430_attack.pgd.ipynb #f366e9e2
-def step_for(
-    steps:int,    # how many there are
-)->float:         # in pixel units of [0,1], at least 8/255
-    "A step size with which the steps together cross [0,1] and more."
-    return max(8/255, 1.6/max(1, steps))
-
-declare(name='pgd', title='Patch PGD {hw}', budget='pgd', full=60, quick=10, bounded=True, order=20,
-        paper='Rao, Stutz and Schiele 2020, arXiv:2005.02313',
-        settings=lambda b: dict(size=b.size, steps=b.budget, step_size=step_for(b.budget)))(PatchPGD)
+# %% ../../nbs/430_attack.pgd.ipynb #55ea2f4c
+@patch
+def _check(self:PatchPGD):
+    "Refuse settings that make no sense; set `size` to a pair."
+    check_ints(1, steps=self.steps); check_ints(0, stride=self.stride)
+    check_ints(1, move_every=self.move_every, restarts=self.restarts)
+    check_ints(none=True, seed=self.seed); check_numbers('(0, ∞)', step_size=self.step_size)
+    self.size = patch_hw(self.size)
+    if not isinstance(self.target, Tensor): as_criterion(self.target)
+    check_where(self.places, self.forbidden)
+    check_choice(self.shape, ('square', 'circle'), 'shape')
+    check_choice(self.keep, ('success', 'loss'), 'keep')
 
 # %% ../../nbs/430_attack.pgd.ipynb #578ee262
 @patch
@@ -73,43 +66,89 @@ def _start(self:PatchPGD, x, g):
 
 # %% ../../nbs/430_attack.pgd.ipynb #726d0400
 @patch
-def _rules(self:PatchPGD, x):
-    "The mask, None for a full box, and the allowed places, None when the place is fixed."
-    mask = None if self.shape == 'square' else patch_mask(*self.size, self.shape, device=x.device)
-    if not (is_free(self.places) and self.stride): return mask, None
-    return mask, allowed_places(x.shape[-2:], self.size, self.forbidden).to(x.device)
+def _allowed(self:PatchPGD, x):
+    "Which places a move may reach, (H−h+1, W−w+1) bool, or None where the place is fixed."
+    if not (is_free(self.places) and self.stride): return None
+    return allowed_places(x.shape[-2:], self.size, self.forbidden).to(x.device)
 
 # %% ../../nbs/430_attack.pgd.ipynb #ac36cf75
 @patch
-def _moved(self:PatchPGD, at, ok, g):
-    "A stride in one of four directions for each image, where the image and `ok` allow it."
+def _moved(self:PatchPGD, at, allowed, g):
+    "Places a stride away in one of four directions each, where the image and `allowed` permit it."
     ways = torch.tensor([[0, 1], [1, 0], [0, -1], [-1, 0]])
     step = self.stride*ways[torch.randint(4, (len(at),), generator=g)].to(at.device)
-    limit = torch.tensor(ok.shape, device=at.device) - 1
+    limit = torch.tensor(allowed.shape, device=at.device) - 1
     new = torch.minimum((at + step).clamp_min(0), limit)
-    return torch.where(ok[new[:, 0], new[:, 1]][:, None], new, at)
+    return torch.where(allowed[new[:, 0], new[:, 1]][:, None], new, at)
+
+# %% ../../nbs/430_attack.pgd.ipynb #7feb72a2
+@patch
+def _looker(self:PatchPGD, net, view, x, y):
+    "Return a function that looks at patches `p` at places `at`."
+    mask = None
+    if self.shape == 'circle': mask = patch_mask(*self.size, self.shape, device=x.device)
+    def look(p, at, step, grad=True):
+        return view(net, lambda p: place(x, p, at, mask=mask), p, y, self.target, step, grad)
+    return look
+
+# %% ../../nbs/430_attack.pgd.ipynb #9efc304a
+@patch
+def _record(self:PatchPGD, s, p, loss, met):
+    "Keep the better of the best so far and this look, for each image, and count the look."
+    found = dict(patches=p, places=s['at'], loss=loss, met=met)
+    s.update(best_of(s, found, self.keep) if 'loss' in s else found)
+    s['losses'].append(loss)
+    s['looks'] += 1
+    s['done'] += 1
+
+# %% ../../nbs/430_attack.pgd.ipynb #44e3842f
+@patch
+def _try_move(self:PatchPGD, s, look, allowed, i, loss):
+    "Move the patches whose loss rises by it; return which those are, (B,) bool."
+    at = self._moved(s['at'], allowed, s['random'])
+    better = look(to_uint8_grid(s['p']), at, i, False)[0] > loss
+    s['at'], s['looks'] = torch.where(better[:, None], at, s['at']), s['looks'] + 1
+    return better
+
+# %% ../../nbs/430_attack.pgd.ipynb #db4f1135
+@patch
+def _update(self:PatchPGD, s, look, allowed, i, loss, grad):
+    "Change the patches: a move where it is due and helps, else a sign step."
+    step = self.step_size*grad.sign()
+    if allowed is not None and i % self.move_every == self.move_every - 1:
+        better = self._try_move(s, look, allowed, i, loss)
+        step = torch.where(better.view(-1, 1, 1, 1), 0., step)
+    s['p'] = (s['p'] + step).clamp(0, 1)
 
 # %% ../../nbs/430_attack.pgd.ipynb #813ddaa4
 @patch
-def _step(self:PatchPGD, s, view, net, x, y, mask, ok):
-    "One look at state `s`: the best per image, then a move or a sign step."
+def _step(self:PatchPGD, s, look, allowed, x):
+    "Look at the patches of state `s`, keep the best, and change them."
     i = s['done'] % (self.steps + 1)
     if i == 0: s['p'], s['at'] = self._start(x, s['random'])
-    q, at, last = to_uint8_grid(s['p']), s['at'], i == self.steps
-    look = lambda at, grad: view(net, lambda p: place(x, p, at, mask=mask), q, y,
-                                 self.target, i, grad)
-    loss, met, grad = look(at, not last)
-    found = dict(patches=q, places=at, loss=loss, met=met)
-    s.update(best_of(s, found, self.keep) if 'loss' in s else found)
-    s['losses'].append(loss); s['looks'] += 1; s['done'] += 1
-    if last: return
-    step = self.step_size*grad.sign()
-    if ok is not None and i % self.move_every == self.move_every - 1:
-        new = self._moved(at, ok, s['random'])
-        up = look(new, False)[0] > loss
-        s['at'], s['looks'] = torch.where(up[:, None], new, at), s['looks'] + 1
-        step = torch.where(up.view(-1, 1, 1, 1), 0., step)
-    s['p'] = (s['p'] + step).clamp(0, 1)
+    p = to_uint8_grid(s['p'])
+    loss, met, grad = look(p, s['at'], i, i < self.steps)
+    self._record(s, p, loss, met)
+    if i < self.steps: self._update(s, look, allowed, i, loss, grad)
+
+# %% ../../nbs/430_attack.pgd.ipynb #83a09d0d
+@patch
+def _walk(self:PatchPGD, s, look, x, file, view):
+    "Make the steps that are left, restarts included."
+    allowed = self._allowed(x)
+    steps = range(s['done'], self.restarts*(self.steps + 1))
+    for _ in progress_bar(steps) if self.progress else steps:
+        self._step(s, look, allowed, x)
+        save_state(file, s, view)
+
+# %% ../../nbs/430_attack.pgd.ipynb #4df574fd
+@patch
+def _found(self:PatchPGD, s, x, history):
+    "The state as a `PatchRun`."
+    mask = patch_mask(*self.size, self.shape, device=x.device)
+    x_adv = place(x, s['patches'], s['places'], mask=None if self.shape == 'square' else mask)
+    losses = torch.stack(s['losses']) if history else None
+    return PatchRun(x_adv, s['patches'], s['places'], s['loss'], s['met'], losses, s['looks'])
 
 # %% ../../nbs/430_attack.pgd.ipynb #77a72195
 @patch
@@ -121,19 +160,30 @@ def run(self:PatchPGD,
     history=False,    # whether the loss at each step is kept
     resume=None,      # file for the state; the same call goes on where an interrupted one stopped
 )->PatchRun:
-    "The attack with everything it found."
+    "Run the attack and return everything it found."
     check_images(x); check_fits(self.size, x.shape[-2:])
     view, s = as_view(bits), dict(losses=[], looks=0, done=0, random=generator(self.seed))
     with under_attack(net):
         x = x.detach().as_subclass(Tensor).clone()
         y = check_classes(net, x, y, self.target)
         file = state_file(self, resume, net, x, y, bits)
-        s, (mask, ok) = load_state(file, s, x.device, view), self._rules(x)
-        steps = range(s['done'], self.restarts*(self.steps + 1))
-        for _ in progress_bar(steps) if self.progress else steps:
-            self._step(s, view, net, x, y, mask, ok)
-            save_state(file, s, view)
-        x = place(x, s['patches'], s['places'], mask=mask)
-    file.done()
-    losses = torch.stack(s['losses']) if history else None
-    return PatchRun(x, *(s[k] for k in ('patches', 'places', 'loss', 'met')), losses, s['looks'])
+        s = load_state(file, s, x.device, view)
+        self._walk(s, self._looker(net, view, x, y), x, file, view)
+        file.done()
+        return self._found(s, x, history)
+
+# %% ../../nbs/430_attack.pgd.ipynb #f366e9e2
+def step_for(
+    steps:int,    # how many there are
+)->float:         # in pixel units of [0,1], at least 8/255
+    "Return a step size with which the steps together cross [0,1] and more."
+    return max(8/255, 1.6/max(1, steps))
+
+# %% ../../nbs/430_attack.pgd.ipynb #89b6246d
+def _settings(brief):
+    "Constructor arguments for a brief."
+    return dict(size=brief.size, steps=brief.budget, step_size=step_for(brief.budget))
+
+declare(name='pgd', title='Patch PGD {hw}', budget='pgd', full=60, quick=10, bounded=True,
+        order=20, paper='Rao, Stutz and Schiele 2020, arXiv:2005.02313',
+        settings=_settings)(PatchPGD)
