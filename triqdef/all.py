@@ -63,10 +63,16 @@ from .store import *
 from .study import *
 
 # %% ../nbs/990_all.ipynb #11fe81f5
+from .evaluate.drawing import *
+from .evaluate.jobs import *
+from .evaluate.matrix import *
+from .evaluate.parts import *
+from .evaluate.plan import *
 from .evaluate.seen import *
 from .evaluate.sharded import *
 from .evaluate.success import *
 from .evaluate.suite import *
+from .evaluate.threat import *
 from .evaluate.transfer import *
 from .files import *
 from .toys import *
