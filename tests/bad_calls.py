@@ -162,8 +162,8 @@ CALLS = {
     'evaluate.matrix.Transfer.to_frame': lambda w: (w.matrix.to_frame, dict(definition='asr')), 'evaluate.matrix.Transfer.threat_table': lambda w: (w.matrix.threat_table, dict(definition='asr')),
     'evaluate.matrix.Transfer.worst': lambda w: (w.matrix.worst, dict(definition='asr')), 'evaluate.matrix.Transfer.summary': lambda w: (w.matrix.summary, dict(definition='asr')),
     'evaluate.matrix.Transfer.save': lambda w: (w.matrix.save, dict(dir=w.folder/'new')), 'evaluate.threat.threat_level': lambda w: dict(made_at=(4,), target=4),
-    'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.alignment.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
-    'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
+    'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.maps.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
+    'evaluate.maps.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.nulls.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
@@ -219,7 +219,7 @@ for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_im
                      'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.patch.allowed_places attack.patch.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
                      'percept.hog.hog percept.hog.soft_hog percept.hog.hog_cosine': {'m': None, 'orientations': 'strict int', 'cell': 'strict int', 'block': 'strict int'},
                      'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.patch.place': {'patch': 'patch pixels'},
-                     'evaluate.alignment.fresh_network': {'net': 'module'}}.items():
+                     'evaluate.nulls.fresh_network': {'net': 'module'}}.items():
     for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
     for n in names.split(): KINDS.setdefault(n, {}).setdefault('folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path', kind)
@@ -248,8 +248,8 @@ EXEMPT = {
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
         attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
-        data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
-        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
+        data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.agreement.look evaluate.agreement.as_map evaluate.agreement.raw_cosine evaluate.agreement.describe evaluate.agreement.agree
+        evaluate.nulls.shuffled evaluate.nulls.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
         evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.plan.attack_settings evaluate.plan.attack_name evaluate.plan.source_label
         evaluate.plan.seeded_copy evaluate.plan.for_images evaluate.parts.run_jobs evaluate.drawing.heat_cells evaluate.drawing.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result
@@ -260,16 +260,16 @@ EXEMPT = {
         evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
         evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees
-        evaluate.plan.AttackPlan evaluate.plan.attack_plans evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.loader_identity evaluate.parts.job_key
+        evaluate.agreement.looks evaluate.plan.AttackPlan evaluate.plan.attack_plans evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.loader_identity evaluate.parts.job_key
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
         quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
-    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
         evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms study.Unit''',
-    'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
+    'draws or prints such a result': '''data.show_images data.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''data.read_images data.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier

@@ -31,6 +31,8 @@ from .deploy.graph import *
 from .deploy.onnx import *
 from .deploy.parity import *
 from .deploy.speed import *
+from .evaluate.agreement import *
+from .evaluate.aligned import *
 from .evaluate.alignment import *
 from .evaluate.audit import *
 from .evaluate.compare import *
@@ -65,7 +67,9 @@ from .study import *
 # %% ../nbs/990_all.ipynb #11fe81f5
 from .evaluate.drawing import *
 from .evaluate.jobs import *
+from .evaluate.maps import *
 from .evaluate.matrix import *
+from .evaluate.nulls import *
 from .evaluate.parts import *
 from .evaluate.plan import *
 from .evaluate.seen import *

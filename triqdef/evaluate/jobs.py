@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.jobs.html.md"""
 # %% auto #0
 __all__ = ['TransferSettings', 'TransferWork']
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #37d234f3
+# %% ../../nbs/608_evaluate.jobs.ipynb #516b2444
 import inspect, time
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from .plan import for_images, seeded_copy
 from .success import predict
 from ..files import fingerprint, plain
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #17c5f34b
+# %% ../../nbs/608_evaluate.jobs.ipynb #147db9ef
 @dataclass(frozen=True, eq=False)
 class TransferSettings:
     "Settings of a matrix, apart from its network, images, attacks and sources."
@@ -45,7 +45,7 @@ class TransferSettings:
         if self.parts is not None: check_folder(self.parts, 'parts')
         check_where(self.places)
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #d62066d3
+# %% ../../nbs/608_evaluate.jobs.ipynb #df272925
 @dataclass
 class TransferWork:
     "What the jobs of a matrix share."
@@ -60,7 +60,7 @@ class TransferWork:
     covers:dict = field(default_factory=dict)   # (attack, source) → what is covered on each image
     scored:list = field(default_factory=list)   # (kind, target, cover, classes) of nulls
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #4e692d8c
+# %% ../../nbs/608_evaluate.jobs.ipynb #f647148b
 @patch
 def _predict(self:TransferWork, n, render, bits):
     "Classes (n,) of rendered slices of the first `n` images at a target."
@@ -68,7 +68,7 @@ def _predict(self:TransferWork, n, render, bits):
     cuts = [slice(j, min(j + bs, n)) for j in range(0, n, bs)]
     return predict(self.net, ((render(cut), self.y[cut]) for cut in cuts), bits)[0]
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #49c57d12
+# %% ../../nbs/608_evaluate.jobs.ipynb #dc0b0785
 @patch
 def clean_key(self:TransferWork,
     bits:int,    # a target
@@ -76,7 +76,7 @@ def clean_key(self:TransferWork,
     "Return the key of the clean predictions at a target."
     return fingerprint(self.key, 'clean', bits)
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #c183912f
+# %% ../../nbs/608_evaluate.jobs.ipynb #a9667ae6
 @patch
 def clean_job(self:TransferWork,
     bits:int,    # a target
@@ -88,12 +88,12 @@ def clean_job(self:TransferWork,
     if not part: self.parts.save(key, dict(pred=pred))
     self.out.clean_pred[bits] = pred
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #ac4cdcf3
+# %% ../../nbs/608_evaluate.jobs.ipynb #e6d5915b
 def _resumed(f, path):
     "`f` with the file for its state, if it has a parameter for that."
     return partial(f, resume=path) if path and 'resume' in inspect.signature(f).parameters else f
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #7ef0eba0
+# %% ../../nbs/608_evaluate.jobs.ipynb #34a429a1
 @patch
 def key_of(self:TransferWork,
     plan,      # an `AttackPlan`
@@ -103,7 +103,7 @@ def key_of(self:TransferWork,
     "Return the key of a job of one source, '' where nothing is kept."
     return job_key(plan.key, plan.fresh(source), *more) if plan.key else ''
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #6a3707a3
+# %% ../../nbs/608_evaluate.jobs.ipynb #e2ad46ba
 @patch
 def _patch_of(self:TransferWork, plan, source):
     "Fit the patch of one source, or take the ready one."
@@ -112,7 +112,7 @@ def _patch_of(self:TransferWork, plan, source):
     fit = _resumed(attack.fit, self.parts.state(self.key_of(plan, source)))
     with fixed_seed(seed): return fit(self.net, self.fit_on, bits=plan.fresh(source))
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #e717c9df
+# %% ../../nbs/608_evaluate.jobs.ipynb #6f03ba0e
 @patch
 def _universal(self:TransferWork, plan, source):
     "Return the number of images, and a function from a slice of them to patched ones."
@@ -125,7 +125,7 @@ def _universal(self:TransferWork, plan, source):
     self.covers[plan.name, source] = (at, hw, p.shape_name)
     return len(x), lambda i: p.apply(x[i], at[i])
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #5d220186
+# %% ../../nbs/608_evaluate.jobs.ipynb #e74f49b7
 def _found(result):
     "The tensors of a batch: 'adv', and places, size, queries and area where they are known."
     if isinstance(result, Tensor): return dict(adv=result.detach().cpu())
@@ -133,7 +133,7 @@ def _found(result):
     if result.places is not None: out['hw'] = torch.tensor(result.patches.shape[-2:])
     return {k: v.detach().cpu() for k, v in out.items() if v is not None}
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #b2281741
+# %% ../../nbs/608_evaluate.jobs.ipynb #8f7c08b6
 @patch
 def _attack_batch(self:TransferWork, plan, source, i, cut):
     "Attack batch `i`, or take it from its part."
@@ -147,7 +147,7 @@ def _attack_batch(self:TransferWork, plan, source, i, cut):
     self.parts.save(key, found)
     return found
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #1cf8ff29
+# %% ../../nbs/608_evaluate.jobs.ipynb #ebe07f99
 @patch
 def _per_image(self:TransferWork, plan, source):
     "Return the number of images, and a function from a slice of them to patched ones."
@@ -162,7 +162,7 @@ def _per_image(self:TransferWork, plan, source):
     self.out.spent[at] = {k: found[k] for k in ('queries', 'area') if k in found}
     return n, lambda i: adv[i]
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #539b7b9c
+# %% ../../nbs/608_evaluate.jobs.ipynb #6cf54483
 def _area(cover, image_hw):
     "Share of each image that is covered, (n,) float."
     if isinstance(cover, Tensor): return cover.float().flatten(1).mean(1)
@@ -170,7 +170,7 @@ def _area(cover, image_hw):
     covered = patch_mask(*hw, shape).sum().item()
     return torch.full((len(at),), covered/(image_hw[0]*image_hw[1]))
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #96f9ada2
+# %% ../../nbs/608_evaluate.jobs.ipynb #56deba00
 @patch
 def _make(self:TransferWork, plan, source):
     "Make the patches of one source; note how long it took, what is covered and some images."
@@ -186,7 +186,7 @@ def _make(self:TransferWork, plan, source):
     self.out.spent[at] = dict(area=area) | self.out.spent.get(at, {})
     return n, render
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #270ec633
+# %% ../../nbs/608_evaluate.jobs.ipynb #a081cc30
 @patch
 def _pack(self:TransferWork, plan, source):
     "What is kept of one source, as tensors and notes."
@@ -201,7 +201,7 @@ def _pack(self:TransferWork, plan, source):
                          cover=None if masked else [list(cover[1]), cover[2]],
                          patch=p and [p.shape_name, p.target, plain(p.meta)])
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #41e83451
+# %% ../../nbs/608_evaluate.jobs.ipynb #c39dd912
 @patch
 def _unpack(self:TransferWork, plan, source, tensors, notes):
     "Put what was kept of one source where it belongs."
@@ -216,7 +216,7 @@ def _unpack(self:TransferWork, plan, source, tensors, notes):
     if cover: about['patch_hw'] = cover[0]
     if 'patch' in tensors: out.patches[at] = Patch(tensors['patch'], *notes['patch'])
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #09479c44
+# %% ../../nbs/608_evaluate.jobs.ipynb #5ca8f12b
 @patch
 def attack_job(self:TransferWork,
     plan,      # an `AttackPlan`
@@ -234,7 +234,7 @@ def attack_job(self:TransferWork,
     batches = range(-(-n//self.settings.bs))
     self.parts.forget(self.key_of(plan, source, i) for i in batches)
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #e9ed312a
+# %% ../../nbs/608_evaluate.jobs.ipynb #13e0ee56
 def _null_render(kind, x, cover, seed):
     "A function from a slice to images with null patches where `cover` says."
     g = generator(seed)
@@ -245,12 +245,12 @@ def _null_render(kind, x, cover, seed):
     patches = null_patch(kind, x, tuple(hw), g)
     return lambda i: place(x[i], patches[i], at[i], mask=patch_mask(*hw, shape))
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #778b06d9
+# %% ../../nbs/608_evaluate.jobs.ipynb #536eb879
 def _same_cover(a, b):
     if isinstance(a, Tensor) or isinstance(b, Tensor): return a is b
     return a[1:] == b[1:] and torch.equal(a[0], b[0])
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #4faefd6d
+# %% ../../nbs/608_evaluate.jobs.ipynb #0c4cf4e3
 @patch
 def _null(self:TransferWork, kind, target, cover, n):
     "Classes of one null; what was scored before with an equal cover is not scored again."
@@ -259,7 +259,7 @@ def _null(self:TransferWork, kind, target, cover, n):
     render = _null_render(kind, self.x[:n], cover, self.settings.seed)
     return self._predict(n, render, target)
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #c965ab76
+# %% ../../nbs/608_evaluate.jobs.ipynb #9231e207
 @patch
 def null_key(self:TransferWork,
     plan,         # an `AttackPlan`
@@ -269,7 +269,7 @@ def null_key(self:TransferWork,
     source = target if target in plan.sources else next(iter(plan.sources))
     return self.key_of(plan, source, 'null', target)
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #651fb971
+# %% ../../nbs/608_evaluate.jobs.ipynb #7ec0dcf9
 @patch
 def null_job(self:TransferWork,
     plan,         # an `AttackPlan` whose sources are done

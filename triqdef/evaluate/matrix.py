@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.matrix.html.md"""
 # %% auto #0
 __all__ = ['Transfer']
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #da5c5c75
+# %% ../../nbs/601_evaluate.matrix.ipynb #89383f96
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import check_bit, check_choice
 from .success import asr, asr_all, asr_targeted, clean_accuracy, Success
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #7e217602
+# %% ../../nbs/601_evaluate.matrix.ipynb #da2e38b1
 @dataclass(eq=False)
 class Transfer:
     "Predictions of one network on clean, patched and null-patched images."
@@ -36,7 +36,7 @@ class Transfer:
     def __repr__(self):
         return f"Transfer({len(self.attacks)} attacks, bits={self.bits}, {len(self.y)} images)"
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #072a08df
+# %% ../../nbs/601_evaluate.matrix.ipynb #8aa4c58d
 @patch
 def sources(self:Transfer,
     attack:str,    # name of an attack
@@ -45,7 +45,7 @@ def sources(self:Transfer,
     check_choice(attack, self.attacks, 'attack')
     return list(dict.fromkeys(s for a, s, _ in self.adv_pred if a == attack))
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #49a53a60
+# %% ../../nbs/601_evaluate.matrix.ipynb #c5c43238
 @patch
 def nulls_of(self:Transfer,
     attack:str,    # name of an attack
@@ -53,7 +53,7 @@ def nulls_of(self:Transfer,
     "Return the kinds of null that an attack has."
     return list(dict.fromkeys(k for a, k, _ in self.null_pred if a == attack))
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #37b0d019
+# %% ../../nbs/601_evaluate.matrix.ipynb #9e2d5a7c
 @patch
 def definitions(self:Transfer,
     attack:str,    # name of an attack
@@ -63,7 +63,7 @@ def definitions(self:Transfer,
     targeted = self.attacks[attack].get('target') is not None
     return ('asr', 'asr_all', 'asr_targeted') if targeted else ('asr', 'asr_all')
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #23e8f40f
+# %% ../../nbs/601_evaluate.matrix.ipynb #4eaf15e7
 @patch
 def _score(self:Transfer, adv, attack, target, definition):
     "Score predictions of the first images at a target."
@@ -73,7 +73,7 @@ def _score(self:Transfer, adv, attack, target, definition):
     if definition == 'asr_all': return asr_all(adv, y)
     return asr_targeted(adv, y, self.attacks[attack]['target'])
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #3804d86c
+# %% ../../nbs/601_evaluate.matrix.ipynb #b290db2c
 @patch
 def success(self:Transfer,
     attack:str,            # name of an attack
@@ -88,7 +88,7 @@ def success(self:Transfer,
     check_choice((source, target), cells, '(source, target)')
     return self._score(self.adv_pred[attack, source, target], attack, target, definition)
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #cfc13b39
+# %% ../../nbs/601_evaluate.matrix.ipynb #95785c24
 @patch
 def null_success(self:Transfer,
     attack:str,            # name of an attack
@@ -101,13 +101,13 @@ def null_success(self:Transfer,
     check_choice((kind, target), nulls, '(kind, target)')
     return self._score(self.null_pred[attack, kind, target], attack, target, definition)
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #47068ade
+# %% ../../nbs/601_evaluate.matrix.ipynb #f594984d
 @patch(as_prop=True)
 def results(self:Transfer)->dict:
     "Return (attack, source, target) → `Success` by the definition `asr`."
     return {k: self.success(*k) for k in self.adv_pred}
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #4931f589
+# %% ../../nbs/601_evaluate.matrix.ipynb #3c922991
 @patch(as_prop=True)
 def clean(self:Transfer)->pd.DataFrame:
     "Return the clean accuracy of each bit-width: accuracy, low, high, n."
@@ -116,7 +116,7 @@ def clean(self:Transfer)->pd.DataFrame:
             for b, r in rates.items()}
     return pd.DataFrame(rows).T.astype({'n': int}).rename_axis('bits')
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #15c1cd6d
+# %% ../../nbs/601_evaluate.matrix.ipynb #1bc7e9a5
 def _block(rows, names, bits):
     "A table from (attack, row) → {target: value}."
     levels = list(zip(*rows)) if rows else [[], []]
@@ -124,7 +124,7 @@ def _block(rows, names, bits):
     table = pd.DataFrame(list(rows.values()), index=index, columns=list(bits))
     return table.rename_axis(columns='target')
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #e112cfd6
+# %% ../../nbs/601_evaluate.matrix.ipynb #77f1fe5e
 @patch
 def matrix(self:Transfer,
     what='value',       # 'value', 'interval' or 'n'
@@ -141,19 +141,19 @@ def matrix(self:Transfer,
             rows[a, s] = {b: getattr(r, what) for b, r in cells.items()}
     return _block(rows, ('attack', 'source'), self.bits)
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #11046071
+# %% ../../nbs/601_evaluate.matrix.ipynb #22c0f0e5
 @patch(as_prop=True)
 def asr(self:Transfer)->pd.DataFrame:
     "Return attack success in [0,1]: rows (attack, source), columns target."
     return self.matrix('value')
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #e5045227
+# %% ../../nbs/601_evaluate.matrix.ipynb #77e7a156
 @patch(as_prop=True)
 def interval(self:Transfer)->pd.DataFrame:
     "Return the 95 % interval of each cell as (low, high)."
     return self.matrix('interval')
 
-# %% ../../nbs/601_evaluate.matrix.ipynb #2a1f612d
+# %% ../../nbs/601_evaluate.matrix.ipynb #d0613aac
 @patch(as_prop=True)
 def null(self:Transfer)->pd.DataFrame:
     "Return the success of the null patches: rows (attack, kind), columns target."
