@@ -1,4 +1,4 @@
-"""Cosine, Edge IoU and HOG cosine of a network's gradients and features at two bit-widths.
+"""Cosine, Edge IoU and HOG cosine of gradients and features at two bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.agreement.html.md"""
 
@@ -58,9 +58,10 @@ def as_map(
     "Return the map of a gradient or of features: the mean magnitude over channels."
     return gradient_map(v) if what == 'gradient' else feature_map(v)
 
-# %% ../../nbs/612_evaluate.agreement.ipynb #5a221710
+# %% ../../nbs/612_evaluate.agreement.ipynb #157fd296
 measures = ('cosine', 'Edge IoU', 'HOG cosine')
 
+# %% ../../nbs/612_evaluate.agreement.ipynb #5a221710
 def raw_cosine(
     u:Tensor,             # (B,C,H,W)
     v:Tensor,             # the same shape

@@ -1,4 +1,4 @@
-"""`Alignment` keeps every image's agreement for each pair of bit-widths, and shows it beside its nulls.
+"""`Alignment` keeps every image's agreement for each pair of bit-widths, beside its nulls.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.aligned.html.md"""
 

@@ -1,4 +1,4 @@
-"""`alignment_report`: agreement of gradients and features between all pairs of bit-widths, beside three nulls and after smoothing.
+"""`alignment_report`: agreement between all pairs of bit-widths, beside three nulls, after smoothing.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.alignment.html.md"""
 
@@ -131,6 +131,7 @@ def _raw_job(w, cut, partner):
         _add_cosines(out, out.null, what, looked, looked, partner.to(device))
     if w.other is not None: _other_job(w, cut, looked)
 
+# %% ../../nbs/620_evaluate.alignment.ipynb #3fa5bde8
 def _other_job(w, cut, ours):
     "The same for the independent network, where the shapes agree."
     device, names = device_of(w.other), {n for n, _ in w.other.named_modules()}
@@ -156,6 +157,7 @@ def _put(into, what, a, b, sigma, found):
     "Store Edge IoU and HOG cosine of one pair."
     for m, v in zip(measures[1:], found): into[what, a, b, m, sigma] = v
 
+# %% ../../nbs/620_evaluate.alignment.ipynb #1cbc5e05
 def _map_job(w, what, sigma):
     "Edge IoU and HOG cosine of all pairs of one kind of map at one σ."
     out = w.out
@@ -180,8 +182,7 @@ def _blank(w):
     "Set to NaN the pairs that a vanished map touches, and images without a partner."
     out, partner, nan = w.out, w.partner, float('nan')
     for (what, a, b, *_), v in out.values.items(): v[out.zero[what, a] | out.zero[what, b]] = nan
-    for (what, a, b, *_), v in out.independent.items():
-        v[out.zero[what, a] | w.lost[what, b]] = nan
+    for (what, a, b, *_), v in out.independent.items(): v[out.zero[what, a] | w.lost[what, b]] = nan
     alone = partner == torch.arange(len(partner))
     for (what, a, b, *_), v in out.null.items():
         v[alone | out.zero[what, a] | out.zero[what, b][partner]] = nan
@@ -198,6 +199,12 @@ def _finish(w):
         return (out.whats.index(what), out.smooth.index(sigma), measures.index(measure),
                 out.bits.index(a), out.bits.index(b))
     out.values = dict(sorted(out.values.items(), key=order))
+
+# %% ../../nbs/620_evaluate.alignment.ipynb #62bd7a08
+def _images(net, dl, n, seed):
+    "The images of a report; with the default `n`, fewer where the loader has fewer."
+    if n == 200: return evaluation_images(net, dl, seed=seed, most=200)
+    return evaluation_images(net, dl, n, seed=seed)
 
 # %% ../../nbs/620_evaluate.alignment.ipynb #16b43583
 def _measure(w, seed, progress, label):
@@ -239,8 +246,7 @@ def alignment_report(
 )->Alignment:
     "Measure the agreement of gradients and features between all pairs of bit-widths."
     bits, smooth = _checked(net, bits, n, stages, smooth, seed, bs)
-    given, most = (None, 200) if n == 200 else (n, None)
-    x, y = evaluation_images(net, dl, given, seed=seed, most=most)
+    x, y = _images(net, dl, n, seed)
     w = _prepare(net, x, y, bits, stages, smooth, patched, independent, seed, bs)
     _measure(w, seed, progress, label)
     return w.out

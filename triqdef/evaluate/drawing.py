@@ -1,4 +1,4 @@
-"""Heat maps on one scale with value, interval and nulls; and a folder from which the matrix is rebuilt.
+"""Heat maps on one scale, and a folder from which the matrix is rebuilt.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.drawing.html.md"""
 

@@ -1,4 +1,4 @@
-"""Input gradients and features of an image at each bit-width as pictures, with their Edge IoU.
+"""Gradients and features of an image at each bit-width, with their Edge IoU.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.maps.html.md"""
 
@@ -49,7 +49,8 @@ def _draw_map(ax, m):
 def draw_gradient_maps(
     x:Tensor,     # images, (B,C,H,W) in [0,1]
     maps:dict,    # bit-width → (B,1,H,W)
-    caption='Where the loss is sensitive: a patch transfers along what is alike in a row',   # on top
+    # a line on top
+    caption='Where the loss is sensitive: a patch transfers along what is alike in a row',
 ):
     "Draw each image, and beside it its map at each bit-width."
     size = max(1.1*(1 + len(maps)), .065*len(caption)), 1.1*len(x) + .5
@@ -117,7 +118,8 @@ def draw_stage_maps(
     image:Tensor,    # (C,H,W) in [0,1]
     maps:dict,       # what `stage_maps` gave
     i:int=0,         # which of its images
-    caption='One image through the network: what is alike in a row is shared by the bit-widths',   # on top
+    # a line on top
+    caption='One image through the network: what is alike in a row is shared by the bit-widths',
 ):
     "Draw the image, and for the gradient and each stage its map at each bit-width."
     k = len(next(iter(maps.values()))) + 1

@@ -1,4 +1,4 @@
-"""Work as a list of jobs under one progress bar; each finished job lies in a file under a fingerprint of what it depends on.
+"""Jobs under one bar, each kept in a file under a fingerprint of what it depends on.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.parts.html.md"""
 
@@ -28,8 +28,7 @@ class Parts:
     def __init__(self,
         folder,    # a folder, made when the first part is saved; or None
     ):
-        self.folder = None if folder is None else Path(folder).expanduser()
-        self.ready = {}
+        self.folder, self.ready = None if folder is None else Path(folder).expanduser(), {}
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"parts must be a folder, {folder} is a file")
 
@@ -42,6 +41,7 @@ def path(self:Parts,
     "Return the file of a job, None where nothing is kept."
     return None if self.folder is None else self.folder/f'{key[:32]}.{kind}'
 
+# %% ../../nbs/606_evaluate.parts.ipynb #7452a91f
 def _sum(tensors): return fingerprint(sorted(tensors.items()))
 
 # %% ../../nbs/606_evaluate.parts.ipynb #3d88297c
@@ -110,6 +110,7 @@ def _no_address(v): return re.sub(r' at 0x[0-9a-f]+', '', repr(v))
 # %% ../../nbs/606_evaluate.parts.ipynb #1b473e6f
 def _is_plain(v): return v is None or isinstance(v, (bool, int, float, str, tuple))
 
+# %% ../../nbs/606_evaluate.parts.ipynb #67c8510c
 def network_identity(
     net,    # a network
 )->list:    # for `fingerprint`

@@ -1,4 +1,4 @@
-"""What a transfer matrix must know of an attack: its name, its kind, and the bit-widths at which its patches are made.
+"""What a matrix must know of an attack: name, kind, and the bit-widths of its patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.plan.html.md"""
 

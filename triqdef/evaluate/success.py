@@ -1,4 +1,4 @@
-"""What is divided by what, with an interval, beside patches that know nothing of the network.
+"""What is divided by what, with an interval, beside patches that know nothing.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 
@@ -72,9 +72,11 @@ class Rate:
 @patch(as_prop=True)
 def value(self:Rate)->float: return self.k/self.n if self.n else float('nan')
 
+# %% ../../nbs/600_evaluate.success.ipynb #18c50c42
 @patch(as_prop=True)
 def interval(self:Rate)->tuple: return wilson(self.k, self.n, self.level)
 
+# %% ../../nbs/600_evaluate.success.ipynb #7b479919
 @patch
 def to_dict(self:Rate)->dict:
     "Return k, n, value, level, low and high; the value is None for n = 0."
@@ -105,9 +107,11 @@ def rate(self:Success)->Rate:
     "Return hits among the counted images."
     return Rate(int((self.hit & self.counted).sum()), int(self.counted.sum()))
 
+# %% ../../nbs/600_evaluate.success.ipynb #847501c0
 @patch(as_prop=True)
 def value(self:Success)->float: return self.rate.value
 
+# %% ../../nbs/600_evaluate.success.ipynb #9d1531ba
 @patch(as_prop=True)
 def interval(self:Success)->tuple: return self.rate.interval
 
@@ -182,6 +186,7 @@ def _resamples(n, draws, seed):
     "How often each image is drawn, (draws, n); the same for every cell of a table."
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
 
+# %% ../../nbs/600_evaluate.success.ipynb #ebab6e6c
 def _drawn_rates(s, weights):
     "The rate of a `Success` on each draw, (draws,); NaN where nothing counts."
     hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
@@ -214,6 +219,7 @@ def _classes_of(net, x):
     z = logits_of(net, z.clone() if z.data_ptr() == x.data_ptr() else z)
     return check_finite(z).argmax(1).cpu()
 
+# %% ../../nbs/600_evaluate.success.ipynb #1f743da9
 def _batches(data, bs):
     "Pairs (images, labels on the CPU) of a loader; (images, None) of a tensor."
     if isinstance(data, (Tensor, np.ndarray)):

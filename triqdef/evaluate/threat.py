@@ -1,4 +1,4 @@
-"""What an attacker gets who does not know the victim's bit-width, beside one who does, with intervals and nulls.
+"""What an attacker gets who does not know the victim's bit-width, beside one who does.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.threat.html.md"""
 

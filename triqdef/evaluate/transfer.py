@@ -1,4 +1,4 @@
-"""`transfer_matrix`: patches made at each bit-width, scored at each bit-width, beside nulls, with every prediction kept.
+"""`transfer_matrix`: patches made at each bit-width, scored at each, beside nulls.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.transfer.html.md"""
 
@@ -168,8 +168,7 @@ def _do(run, plans):
 def _evaluate(net, dl, plans, bits, fit_on, s):
     "The matrix of checked arguments."
     notes = _notes(plans, fit_on)
-    targets = {a.get('target') for a in notes.values()}
-    x, y = evaluation_images(net, dl, s.n, targets, s.seed)
+    x, y = evaluation_images(net, dl, s.n, {a.get('target') for a in notes.values()}, s.seed)
     s = replace(s, n_attack=_attacked(s, len(x)), bs=s.bs or images_at_once(x))
     out = Transfer(bits, y.cpu(), attacks=notes, settings=_settings(net, x, y, s))
     _do(TransferWork(net, x, y, fit_on, s, Parts(s.parts), out), plans)
