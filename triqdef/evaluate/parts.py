@@ -52,8 +52,7 @@ def save(self:Parts,
     **notes,         # whatever JSON can hold
 ):
     "Write the outcome of a job."
-    if self.folder is not None:
-        Resume(self.path(key), key).save(tensors, sha256=_sum(tensors), **notes)
+    if self.folder: Resume(self.path(key), key).save(tensors, sha256=_sum(tensors), **notes)
 
 # %% ../../nbs/606_evaluate.parts.ipynb #a23dadc7
 @patch
