@@ -70,11 +70,15 @@ class Rate:
 
 # %% ../../nbs/600_evaluate.success.ipynb #f6eb7332
 @patch(as_prop=True)
-def value(self:Rate)->float: return self.k/self.n if self.n else float('nan')
+def value(self:Rate)->float:
+    "Return k/n, NaN for n = 0."
+    return self.k/self.n if self.n else float('nan')
 
 # %% ../../nbs/600_evaluate.success.ipynb #18c50c42
 @patch(as_prop=True)
-def interval(self:Rate)->tuple: return wilson(self.k, self.n, self.level)
+def interval(self:Rate)->tuple:
+    "Return the Wilson interval."
+    return wilson(self.k, self.n, self.level)
 
 # %% ../../nbs/600_evaluate.success.ipynb #7b479919
 @patch
@@ -109,11 +113,15 @@ def rate(self:Success)->Rate:
 
 # %% ../../nbs/600_evaluate.success.ipynb #847501c0
 @patch(as_prop=True)
-def value(self:Success)->float: return self.rate.value
+def value(self:Success)->float:
+    "Return the value of the rate."
+    return self.rate.value
 
 # %% ../../nbs/600_evaluate.success.ipynb #9d1531ba
 @patch(as_prop=True)
-def interval(self:Success)->tuple: return self.rate.interval
+def interval(self:Success)->tuple:
+    "Return the interval of the rate."
+    return self.rate.interval
 
 # %% ../../nbs/600_evaluate.success.ipynb #a43fc93a
 def _aligned(**classes):
