@@ -158,12 +158,12 @@ CALLS = {
     'evaluate.success.null_success': lambda w: dict(net=w.net, x=w.x, y=w.y, size=4, bits=4, target=1, shape='square', seed=0),
     'evaluate.transfer.evaluation_images': lambda w: dict(net=w.net, dl=w.dl, n=4, seed=0), 'evaluate.transfer.image_hash': lambda w: dict(x=w.x, y=w.y),
     'evaluate.transfer.transfer_matrix': lambda w: dict(net=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, nulls=False, seed=0, bs=4, keep=0, progress=False),
-    'evaluate.transfer.Transfer.success': lambda w: (w.matrix.success, dict(attack='pgd', source=4, target=4)), 'evaluate.transfer.Transfer.matrix': lambda w: (w.matrix.matrix, dict(what='value')),
-    'evaluate.transfer.Transfer.to_frame': lambda w: (w.matrix.to_frame, dict(definition='asr')), 'evaluate.transfer.Transfer.threat_table': lambda w: (w.matrix.threat_table, dict(definition='asr')),
-    'evaluate.transfer.Transfer.worst': lambda w: (w.matrix.worst, dict(definition='asr')), 'evaluate.transfer.Transfer.summary': lambda w: (w.matrix.summary, dict(definition='asr')),
-    'evaluate.transfer.Transfer.save': lambda w: (w.matrix.save, dict(dir=w.folder/'new')), 'evaluate.transfer.threat_level': lambda w: dict(made_at=(4,), target=4),
-    'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.alignment.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
-    'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
+    'evaluate.matrix.Transfer.success': lambda w: (w.matrix.success, dict(attack='pgd', source=4, target=4)), 'evaluate.matrix.Transfer.matrix': lambda w: (w.matrix.matrix, dict(what='value')),
+    'evaluate.matrix.Transfer.to_frame': lambda w: (w.matrix.to_frame, dict(definition='asr')), 'evaluate.matrix.Transfer.threat_table': lambda w: (w.matrix.threat_table, dict(definition='asr')),
+    'evaluate.matrix.Transfer.worst': lambda w: (w.matrix.worst, dict(definition='asr')), 'evaluate.matrix.Transfer.summary': lambda w: (w.matrix.summary, dict(definition='asr')),
+    'evaluate.matrix.Transfer.save': lambda w: (w.matrix.save, dict(dir=w.folder/'new')), 'evaluate.threat.threat_level': lambda w: dict(made_at=(4,), target=4),
+    'evaluate.alignment.alignment_report': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, smooth=(0,), seed=0, bs=8, progress=False), 'evaluate.maps.gradient_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)),
+    'evaluate.maps.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.nulls.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
@@ -201,8 +201,8 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'quant.quantizers.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.quantizers.quantizer_names': {'kind': 'choice'}, 'quant.switch.idle_parameters': {'active': None},
          'quant.layers.BitState': {'allowed': 'bits'}, 'evaluate.success.asr': {'clean': 'preds', 'adv': 'preds'}, 'evaluate.success.asr_all': {'adv': 'preds'},
          'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
-         'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.transfer.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
-         'evaluate.transfer.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
+         'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.matrix.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
+         'evaluate.threat.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
          'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
@@ -256,7 +256,7 @@ EXEMPT = {
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
         purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
-        train.callback.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
+        train.callback.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.jobs.TransferSettings evaluate.jobs.TransferWork
         evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
         evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees
@@ -266,9 +266,9 @@ EXEMPT = {
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
-    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
-        evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
-    'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
+    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+        evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms study.Unit''',
+    'draws or prints such a result': '''data.show_images data.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''data.read_images data.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier

@@ -1,4 +1,4 @@
-"""What is divided by what, with an interval, beside patches that know nothing, and the worst case counted per image.
+"""What is divided by what, with an interval, beside patches that know nothing.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 
@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.criteria import check_classes
@@ -25,20 +26,25 @@ from ..data import check_iterable, peek
 from ..quant.convert import at_bits
 
 # %% ../../nbs/600_evaluate.success.ipynb #54e60d3f
+def _wilson_ends(k, n, z):
+    "The ends of the formula; the trials are at least 1."
+    m = np.maximum(n, 1)
+    p = k/m
+    mid, half = p + z**2/(2*m), z*np.sqrt(p*(1 - p)/m + z**2/(4*m**2))
+    return (mid - half)/(1 + z**2/m), (mid + half)/(1 + z**2/m)
+
+# %% ../../nbs/600_evaluate.success.ipynb #bf3edb58
 def wilson(
     k,              # successes: a whole number or an array of them
     n,              # trials: the same shape, n ≥ k ≥ 0
     level=.95,      # confidence, between 0 and 1
 )->tuple:           # lower and upper end, floats or arrays in [0,1]
-    "The Wilson interval of a share k/n; (0, 1) where n is 0."
+    "Return the Wilson interval of a share k/n; (0, 1) where n is 0."
     if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level}")
     k, n = np.broadcast_arrays(np.asarray(k, float), np.asarray(n, float))
     if (k < 0).any() or (k > n).any():
         raise ValueError(f"counts must satisfy 0 ≤ k ≤ n, got k={k}, n={n}")
-    z, m = NormalDist().inv_cdf((1 + level)/2), np.maximum(n, 1)
-    p = k/m
-    mid, half = p + z**2/(2*m), z*np.sqrt(p*(1 - p)/m + z**2/(4*m**2))
-    lo, hi = (mid - half)/(1 + z**2/m), (mid + half)/(1 + z**2/m)
+    lo, hi = _wilson_ends(k, n, NormalDist().inv_cdf((1 + level)/2))
     lo, hi = np.where((n == 0) | (k == 0), 0., lo), np.where((n == 0) | (k == n), 1., hi)
     return (float(lo), float(hi)) if lo.ndim == 0 else (lo, hi)
 
@@ -54,18 +60,33 @@ class Rate:
         check_ints(0, n=self.n); check_numbers('[0, ∞)', k=self.k)
         check_numbers('(0, 1)', level=self.level)
         if self.k > self.n: raise ValueError(f"k must be at most n, got k={self.k}, n={self.n}")
-    @property
-    def value(self)->float: return self.k/self.n if self.n else float('nan')
-    @property
-    def interval(self)->tuple: return wilson(self.k, self.n, self.level)
-    def to_dict(self):
-        (low, high), v = self.interval, self.value if self.n else None
-        return dict(k=self.k, n=self.n, value=v, level=self.level, low=low, high=high)
+
     def __float__(self): return self.value
+
     def __str__(self):
         if not self.n: return "– (n=0)"
         lo, hi = self.interval
         return f"{100*self.value:.1f} % [{100*lo:.1f}, {100*hi:.1f}] (n={self.n})"
+
+# %% ../../nbs/600_evaluate.success.ipynb #f6eb7332
+@patch(as_prop=True)
+def value(self:Rate)->float:
+    "Return k/n, NaN for n = 0."
+    return self.k/self.n if self.n else float('nan')
+
+# %% ../../nbs/600_evaluate.success.ipynb #18c50c42
+@patch(as_prop=True)
+def interval(self:Rate)->tuple:
+    "Return the Wilson interval."
+    return wilson(self.k, self.n, self.level)
+
+# %% ../../nbs/600_evaluate.success.ipynb #7b479919
+@patch
+def to_dict(self:Rate)->dict:
+    "Return k, n, value, level, low and high; the value is None for n = 0."
+    low, high = self.interval
+    value = self.value if self.n else None
+    return dict(k=self.k, n=self.n, value=value, level=self.level, low=low, high=high)
 
 # %% ../../nbs/600_evaluate.success.ipynb #a26a17d1
 @dataclass(frozen=True, eq=False)
@@ -80,14 +101,27 @@ class Success:
         if a.shape != b.shape or a.ndim != 1 or not a.dtype == b.dtype == torch.bool:
             raise ValueError(f"hit and counted must be (N,) bool, got {a.dtype} {tuple(a.shape)} "
                              f"and {b.dtype} {tuple(b.shape)}")
-    @property
-    def rate(self)->Rate: return Rate(int((self.hit & self.counted).sum()), int(self.counted.sum()))
-    @property
-    def value(self)->float: return self.rate.value
-    @property
-    def interval(self)->tuple: return self.rate.interval
+
     def __str__(self): return f"{self.name} {self.rate}"
     __repr__ = __str__
+
+# %% ../../nbs/600_evaluate.success.ipynb #0d1a4ff2
+@patch(as_prop=True)
+def rate(self:Success)->Rate:
+    "Return hits among the counted images."
+    return Rate(int((self.hit & self.counted).sum()), int(self.counted.sum()))
+
+# %% ../../nbs/600_evaluate.success.ipynb #847501c0
+@patch(as_prop=True)
+def value(self:Success)->float:
+    "Return the value of the rate."
+    return self.rate.value
+
+# %% ../../nbs/600_evaluate.success.ipynb #9d1531ba
+@patch(as_prop=True)
+def interval(self:Success)->tuple:
+    "Return the interval of the rate."
+    return self.rate.interval
 
 # %% ../../nbs/600_evaluate.success.ipynb #a43fc93a
 def _aligned(**classes):
@@ -100,12 +134,13 @@ def _aligned(**classes):
         if len(v) and v.min() < 0: raise ValueError(f"{k} must count from 0, got {v.min().item()}")
     return out
 
+# %% ../../nbs/600_evaluate.success.ipynb #1125a004
 def asr(
     clean:Tensor,    # (N,) classes predicted for the clean images, at the target bit-width
     adv:Tensor,      # (N,) classes predicted for the patched images, at the same bit-width
     y:Tensor,        # (N,) labels
 )->Success:
-    "Of the images classified correctly when clean, the share that is wrong when patched."
+    "Return which of the images classified correctly when clean are wrong when patched."
     clean, adv, y = _aligned(clean=clean, adv=adv, y=y)
     return Success('asr', adv != y, clean == y)
 
@@ -114,7 +149,7 @@ def asr_all(
     adv:Tensor,      # (N,) classes predicted for the patched images
     y:Tensor,        # (N,) labels
 )->Success:
-    "The share of all images that is wrong when patched."
+    "Return which of all images are wrong when patched."
     adv, y = _aligned(adv=adv, y=y)
     return Success('asr_all', adv != y, torch.ones_like(y, dtype=torch.bool))
 
@@ -124,7 +159,7 @@ def asr_targeted(
     y:Tensor,        # (N,) labels
     target:int,      # the class that the attack wants
 )->Success:
-    "Of the images whose label is not `target`, the share classified as `target`."
+    "Return which of the images of other classes are classified as `target`."
     adv, y = _aligned(adv=adv, y=y)
     check_ints(0, target=target)
     return Success('asr_targeted', adv == target, y != target)
@@ -134,7 +169,7 @@ def clean_accuracy(
     pred:Tensor,     # (N,) predicted classes
     y:Tensor,        # (N,) labels
 )->Success:
-    "The share of images classified correctly, in the same form."
+    "Return which images are classified correctly, in the same form."
     pred, y = _aligned(pred=pred, y=y)
     return Success('accuracy', pred == y, torch.ones_like(y, dtype=torch.bool))
 
@@ -142,7 +177,7 @@ def clean_accuracy(
 def worst_case(
     attacks,    # several `Success` of the same definition on the same images
 )->Success:
-    "For each image whether any attack succeeds: the mean of the maxima."
+    "Return for each image whether any attack succeeds."
     attacks = list(attacks)
     if not attacks: raise ValueError("worst_case needs at least one attack")
     a = attacks[0]
@@ -159,6 +194,13 @@ def _resamples(n, draws, seed):
     "How often each image is drawn, (draws, n); the same for every cell of a table."
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
 
+# %% ../../nbs/600_evaluate.success.ipynb #ebab6e6c
+def _drawn_rates(s, weights):
+    "The rate of a `Success` on each draw, (draws,); NaN where nothing counts."
+    hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
+    with np.errstate(invalid='ignore', divide='ignore'): return (weights @ hit)/(weights @ counted)
+
+# %% ../../nbs/600_evaluate.success.ipynb #da091a96
 def paired_difference(
     a:Success,         # one network's result
     b:Success,         # another's, on the same images in the same order
@@ -166,19 +208,16 @@ def paired_difference(
     seed:int=0,        # of the draws
     level:float=.95,   # confidence
 )->dict:               # difference a − b, low, high, images
-    "The difference of two rates on the same images with its bootstrap interval."
+    "Return the difference of two rates on the same images with its bootstrap interval."
     check_ints(draws=draws, seed=seed); check_numbers('(0, 1)', level=level)
-    if len(a.hit) != len(b.hit):
-        raise ValueError(f"the same images are needed, got {len(a.hit)} and {len(b.hit)}")
-    if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
     n = len(a.hit)
-    w = _resamples(n, draws, seed)
-    def rates(s):
-        hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
-        with np.errstate(invalid='ignore', divide='ignore'): return (w @ hit)/(w @ counted)
-    d = rates(a) - rates(b); d = d[np.isfinite(d)]
-    q = [(1 - level)/2, (1 + level)/2]
-    low, high = np.quantile(d, q) if len(d) else (float('nan'),)*2
+    if n != len(b.hit): raise ValueError(f"the same images are needed, got {n} and {len(b.hit)}")
+    if draws < 1: raise ValueError(f"draws must be at least 1, got {draws}")
+    weights = _resamples(n, draws, seed)
+    d = _drawn_rates(a, weights) - _drawn_rates(b, weights)
+    d = d[np.isfinite(d)]
+    ends = [(1 - level)/2, (1 + level)/2]
+    low, high = np.quantile(d, ends) if len(d) else (float('nan'),)*2
     return dict(difference=a.value - b.value, low=float(low), high=float(high), images=n)
 
 # %% ../../nbs/600_evaluate.success.ipynb #283d8120
@@ -188,26 +227,45 @@ def _classes_of(net, x):
     z = logits_of(net, z.clone() if z.data_ptr() == x.data_ptr() else z)
     return check_finite(z).argmax(1).cpu()
 
+# %% ../../nbs/600_evaluate.success.ipynb #1f743da9
+def _batches(data, bs):
+    "Pairs (images, labels on the CPU) of a loader; (images, None) of a tensor."
+    if isinstance(data, (Tensor, np.ndarray)):
+        for x in data.split(int(bs or images_at_once(data))): yield x.as_subclass(Tensor), None
+    else:
+        for batch in data:
+            x = check_images(batch[0])
+            yield x.as_subclass(Tensor), batch[1]
+
+# %% ../../nbs/600_evaluate.success.ipynb #2fdcdbd7
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     data,             # images (N,C,H,W) in [0,1], or a loader of (x, y)
     bits=None,        # a bit-width of the network, or None: as it stands
     bs:int=None,      # images a forward pass, for a tensor; None: `images_at_once`
 )->tuple:             # classes (N,) on the CPU, labels (N,) or None for a tensor
-    "Predicted classes, and the labels if there are any."
+    "Return the predicted classes, and the labels if there are any."
     check_ints(1, none=True, bs=bs)
-    tensor, device, preds, ys = isinstance(data, (Tensor, np.ndarray)), device_of(net), [], []
-    if tensor: check_images(data)
+    if isinstance(data, (Tensor, np.ndarray)): check_images(data)
     else: check_iterable(data)
+    device, preds, labels = device_of(net), [], []
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
-        for b in data.split(int(bs or images_at_once(data))) if tensor else data:
-            x = b if tensor else check_images(b[0])
-            preds.append(_classes_of(net, x.as_subclass(Tensor).to(device)))
-            if not tensor: ys.append(as_labels(b[1], len(x), 'cpu'))
+        for x, y in _batches(data, bs):
+            preds.append(_classes_of(net, x.to(device)))
+            if y is not None: labels.append(as_labels(y, len(x), 'cpu'))
     if not preds: raise ValueError("the loader is empty: there is nothing to evaluate")
-    return torch.cat(preds), None if tensor else torch.cat(ys)
+    return torch.cat(preds), torch.cat(labels) if labels else None
 
 # %% ../../nbs/600_evaluate.success.ipynb #72161a7c
+def _check_pair(net, x, y, x_adv, target):
+    "Labels (N,), once clean and patched images, labels and target are checked."
+    check_images(x); check_images(x_adv, 'x_adv')
+    if x_adv.shape != x.shape:
+        raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
+    one = x[:1].to(device_of(net)).expand(len(x), -1, -1, -1)   # a forward pass sees the first only
+    with eval_mode(net): return check_classes(net, one, y, target).cpu()
+
+# %% ../../nbs/600_evaluate.success.ipynb #78e2dca5
 def success(
     net,              # any network; evaluated in eval mode and restored
     x:Tensor,         # clean images, (N,C,H,W) in [0,1]
@@ -218,18 +276,13 @@ def success(
     clean=None,       # (N,) predictions for `x` at these bits if they are known
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
-    "`asr`, `asr_all` and, with a target, `asr_targeted` of one attack at one bit-width."
+    "Return `asr`, `asr_all` and, with a target, `asr_targeted` at one bit-width."
     check_ints(1, none=True, bs=bs)
-    check_images(x); check_images(x_adv, 'x_adv')
-    if x_adv.shape != x.shape:
-        raise ValueError(f"x_adv must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
-    one = x[:1].to(device_of(net)).expand(len(x), -1, -1, -1)   # a forward pass sees the first only
-    with eval_mode(net): y = check_classes(net, one, y, target).cpu()
+    y = _check_pair(net, x, y, x_adv, target)
     if clean is None: clean = predict(net, x, bits, bs)[0]
     adv = predict(net, x_adv, bits, bs)[0]
-    out = [asr(clean, adv, y), asr_all(adv, y)]
-    if target is not None: out.append(asr_targeted(adv, y, target))
-    return {s.name: s for s in out}
+    out = dict(asr=asr(clean, adv, y), asr_all=asr_all(adv, y))
+    return out if target is None else out | dict(asr_targeted=asr_targeted(adv, y, target))
 
 # %% ../../nbs/600_evaluate.success.ipynb #97dba245
 def null_success(
@@ -244,11 +297,10 @@ def null_success(
     seed:int=0,         # of the noise, the crops and random places
     clean=None,         # (N,) predictions for `x` at these bits if they are known
 )->dict:                # 'noise', 'grey', 'crop' → name of the definition → Success
-    "The success of the three null patches."
+    "Return the success of the three null patches."
     check_images(x)
     g, hw = generator(seed), patch_hw(size)
-    at = random_places(len(x), x.shape[-2:], hw, g, fixed=places)
-    m = patch_mask(*hw, shape)
+    at, m = random_places(len(x), x.shape[-2:], hw, g, fixed=places), patch_mask(*hw, shape)
     if clean is None: clean = predict(net, x, bits)[0]
     patched = {k: place(x, null_patch(k, x, hw, g), at, mask=m) for k in ('noise', 'grey', 'crop')}
     return {k: success(net, x, y, z, bits, target, clean) for k, z in patched.items()}
