@@ -14,7 +14,7 @@ from triqdef.attack.patchattack import MPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.data import ImageTensors
-from triqdef.evaluate.audit import AuditBudget
+from triqdef.evaluate.lines import AuditBudget
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import build_model
@@ -166,11 +166,11 @@ CALLS = {
     'evaluate.alignment.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.alignment.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
-    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
-    'evaluate.audit.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
-    'evaluate.audit.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
+    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.faults.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
+    'evaluate.lines.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
+    'evaluate.masking.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
     'evaluate.suite.attack_suite': lambda w: dict(names=('pgd',), side=16, size=4, target=1, seed=0), 'evaluate.suite.at_area': lambda w: dict(attacks={'pgd': w.pgd}, share=.1, hw=(16, 16)),
-    'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.report.check_report_folder': lambda w: dict(out=w.folder/'new'),
+    'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.page.check_report_folder': lambda w: dict(out=w.folder/'new'),
     'evaluate.report.report': lambda w: dict(nets=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, n_align=0, audit=False, seed=0, progress=False),
     'evaluate.sharded.check_shard': lambda w: dict(shard=(0, 2)), 'evaluate.sharded.predict_shard': lambda w: dict(net=w.net, data=ImageTensors(w.x, w.y), bits=(4,), shard=(0, 1), bs=4, progress=False),
     'study.load_recipe': lambda w: dict(name='cifar10', scale='toys'),
@@ -188,7 +188,7 @@ PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quan
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
         'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
-        'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
+        'write folder': 'train.run.check_writable evaluate.page.check_report_folder'}
 
 # what the comments do not say
 KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
@@ -205,7 +205,7 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'evaluate.transfer.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
          'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
-         'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
+         'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.lines.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
          'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
@@ -223,7 +223,7 @@ for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_im
     for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
     for n in names.split(): KINDS.setdefault(n, {}).setdefault('folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path', kind)
-KINDS['evaluate.report.check_report_folder'] = {'out': 'write folder'}
+KINDS['evaluate.page.check_report_folder'] = {'out': 'write folder'}
 
 
 def call_of(name, world):
@@ -249,25 +249,25 @@ EXEMPT = {
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
         attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
         data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
-        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
-        evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
+        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.page.replace_folder evaluate.display.text_block evaluate.display.side_by_side evaluate.tables.seen_means evaluate.tables.rate_cell evaluate.tables.table_rows
+        evaluate.page.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
         evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
         purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
-        train.callback.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
-        evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
-        evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
-        evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees
+        train.callback.first_steps evaluate.bench.AuditSettings evaluate.bench.AuditBench evaluate.bench.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
+        evaluate.lines.audit_line evaluate.lines.LineDeclaration evaluate.lines.not_run evaluate.lines.rate_text evaluate.lines.compare_runs evaluate.lines.none_stronger evaluate.strength.white_box_beats_transfer
+        evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
+        evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.transfer.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
         quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
-        unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
+        unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.faults.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
-    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
-        evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
+    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.alignment.Alignment evaluate.lines.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+        evaluate.curves.Curve evaluate.tables.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
     'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',

@@ -63,10 +63,19 @@ from .store import *
 from .study import *
 
 # %% ../nbs/990_all.ipynb #11fe81f5
+from .evaluate.bench import *
+from .evaluate.controls import *
+from .evaluate.display import *
+from .evaluate.faults import *
+from .evaluate.lines import *
+from .evaluate.masking import *
+from .evaluate.page import *
 from .evaluate.seen import *
 from .evaluate.sharded import *
+from .evaluate.strength import *
 from .evaluate.success import *
 from .evaluate.suite import *
+from .evaluate.tables import *
 from .evaluate.transfer import *
 from .files import *
 from .toys import *
