@@ -70,10 +70,14 @@ def some(self:AuditBench):
 
 # %% ../../nbs/680_evaluate.bench.ipynb #fc32f442
 @patch(as_prop=True)
-def hw(self:AuditBench): return tuple(self.x.shape[-2:])
+def hw(self:AuditBench):
+    "Height and width of the images."
+    return tuple(self.x.shape[-2:])
 
 @patch(as_prop=True)
-def seed(self:AuditBench): return self.given.seed
+def seed(self:AuditBench):
+    "The seed of starts, places and noise."
+    return self.given.seed
 
 # %% ../../nbs/680_evaluate.bench.ipynb #094a3600
 class _Joined(nn.Module):

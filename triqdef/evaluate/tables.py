@@ -35,13 +35,18 @@ class Report:
 
 # %% ../../nbs/720_evaluate.tables.ipynb #6adf05ae
 @patch(as_prop=True)
-def names(self:Report)->list: return list(self.transfers)
+def names(self:Report)->list:
+    "The networks."
+    return list(self.transfers)
 
 @patch(as_prop=True)
-def comparison(self:Report)->Comparison: return compare(self.transfers)
+def comparison(self:Report)->Comparison:
+    "The matrices side by side."
+    return compare(self.transfers)
 
 @patch(as_prop=True)
 def where(self:Report)->dict:
+    "Network → its folder inside the report."
     return {k: f'networks/{i}-{slug(k)}' for i, k in enumerate(self.names)}
 
 # %% ../../nbs/720_evaluate.tables.ipynb #1ab3f991
