@@ -14,7 +14,7 @@ from triqdef.attack.patchattack import MPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.data import ImageTensors
-from triqdef.evaluate.audit import AuditBudget
+from triqdef.evaluate.lines import AuditBudget
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import build_model
@@ -166,11 +166,11 @@ CALLS = {
     'evaluate.maps.stage_maps': lambda w: dict(net=w.net, x=w.x, y=w.y, bits=(4, 2)), 'evaluate.nulls.fresh_network': lambda w: dict(net=w.other, x=w.x, seed=0, bs=8),
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
-    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.audit.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
-    'evaluate.audit.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
-    'evaluate.audit.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
+    'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.faults.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
+    'evaluate.lines.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
+    'evaluate.masking.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
     'evaluate.suite.attack_suite': lambda w: dict(names=('pgd',), side=16, size=4, target=1, seed=0), 'evaluate.suite.at_area': lambda w: dict(attacks={'pgd': w.pgd}, share=.1, hw=(16, 16)),
-    'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.report.check_report_folder': lambda w: dict(out=w.folder/'new'),
+    'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.page.check_report_folder': lambda w: dict(out=w.folder/'new'),
     'evaluate.report.report': lambda w: dict(nets=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, n_align=0, audit=False, seed=0, progress=False),
     'evaluate.sharded.check_shard': lambda w: dict(shard=(0, 2)), 'evaluate.sharded.predict_shard': lambda w: dict(net=w.net, data=ImageTensors(w.x, w.y), bits=(4,), shard=(0, 1), bs=4, progress=False),
     'study.load_recipe': lambda w: dict(name='cifar10', scale='toys'),
@@ -188,7 +188,7 @@ PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quan
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
         'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
-        'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
+        'write folder': 'train.run.check_writable evaluate.page.check_report_folder'}
 
 # what the comments do not say
 KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
@@ -223,7 +223,7 @@ for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_im
     for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
     for n in names.split(): KINDS.setdefault(n, {}).setdefault('folder' if 'folder' in n.split('.')[-1] and 'dls' not in n or n.endswith(('class_files', 'load_run', 'check_writable')) else 'path', kind)
-KINDS['evaluate.report.check_report_folder'] = {'out': 'write folder'}
+KINDS['evaluate.page.check_report_folder'] = {'out': 'write folder'}
 
 
 def call_of(name, world):
@@ -249,8 +249,8 @@ EXEMPT = {
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.proposals.corner_start attack.proposals.repaint
         attack.proposals.square_side attack.proposals.reach attack.proposals.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
         data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
-        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
-        evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
+        evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.page.replace_folder evaluate.display.text_block evaluate.display.side_by_side evaluate.tables.seen_means evaluate.tables.rate_cell evaluate.tables.table_rows
+        evaluate.page.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
         evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
