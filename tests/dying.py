@@ -1,10 +1,12 @@
-"Trainings that die at a named moment, for a process of their own."
+"Trainings and commands that die or are stopped at a named moment, for a process of their own."
 import os, signal
+from functools import partial
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback
 
+import triqdef.cli as cli
 import triqdef.train.run as run
 
 
@@ -37,3 +39,23 @@ def train(settings, folder, where=None):
     if where == 'while writing the network': run.save_checkpoint = die
     if where == 'while writing the history': run.pd.DataFrame.to_csv = die
     run.train(run.TrainSettings(**settings), folder, progress=False, cbs=[Die(where)])
+
+
+class Interrupt(Callback):
+    "Ctrl-C in the second epoch."
+    order = 70
+    def after_batch(self):
+        if self.training and self.epoch == 1 and self.iter == 2: os.kill(os.getpid(), signal.SIGINT)
+
+def interrupted(argv):
+    "The `triqdef` program with these words, whose training gets a Ctrl-C."
+    signal.signal(signal.SIGINT, signal.default_int_handler)       # a job in the background ignores it
+    cli.train = partial(run.train, cbs=[Interrupt()])
+    return cli.main(argv)
+
+def talkative(argv):
+    "The `triqdef` program with these words, which says more than a pipe holds."
+    def talk(args):
+        for i in range(99999): print(i)
+    cli._run_study = talk
+    return cli.main(argv)

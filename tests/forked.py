@@ -2,7 +2,7 @@
 
 `python forked.py` is that process: one line of JSON in (what to call, its arguments, where, how long it may live), one line
 out (exit code, seconds of the processor). Tests call `forked`."""
-import copy, json, os, signal, subprocess, sys, tempfile, time, traceback
+import json, os, signal, subprocess, sys, tempfile, time, traceback
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -25,15 +25,19 @@ class Ended:
 def _server():
     return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
 
-def forked(call, *args, cwd=None, seconds=None):
-    "`module:function` with these arguments in a process of its own, killed after `seconds` of work."
+def forked(call, *args, cwd=None, seconds=None, lines=None):
+    "`module:function` with these arguments in a process of its own, killed after `seconds` of work; who listens hangs up after some `lines`."
     p = _server()
     with tempfile.TemporaryDirectory() as d:
         said = [f'{d}/{name}' for name in ('out', 'err')]
+        if lines is not None: os.mkfifo(said[0])
         p.stdin.write(json.dumps(dict(call=call, args=args, cwd=str(cwd or Path.cwd()), seconds=seconds, said=said)) + '\n')
         p.stdin.flush()
+        if lines is not None:
+            with open(said[0], encoding='utf-8') as f: heard = ''.join(f.readline() for _ in range(lines))
         code, used = json.loads(p.stdout.readline())
-        return Ended(code, used, *(Path(f).read_text(encoding='utf-8') for f in said))
+        out, err = (Path(f).read_text(encoding='utf-8') if i or lines is None else heard for i, f in enumerate(said))
+        return Ended(code, used, out, err)
 
 def command(*argv, **how):
     "The `triqdef` program with these words."
@@ -41,20 +45,14 @@ def command(*argv, **how):
 
 
 def read_once():
-    "torch reads its translations to ONNX and its operators anew for every file, which takes longer than to write a small network: once will do."
+    "torch lists its operators anew for every file: once will do where nobody makes new ones."
     try:
         from torch._export import utils
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-        own, listed = vars(ONNXRegistry)['from_torchlib'], utils._collect_all_valid_cia_ops_for_namespace
-    except (ImportError, AttributeError, KeyError): return lambda: None      # another torch: slower
-    read = cache(ONNXRegistry.from_torchlib)
-    def copied(*args, **kwargs):
-        new = copy.copy(read(*args, **kwargs))
-        new.functions = {k: list(v) for k, v in new.functions.items()}
-        return new
-    def put(a, b): ONNXRegistry.from_torchlib, utils._collect_all_valid_cia_ops_for_namespace = a, b
-    put(staticmethod(copied), cache(listed))
-    return lambda: put(own, listed)
+        listed = utils._collect_all_valid_cia_ops_for_namespace
+    except (ImportError, AttributeError): return lambda: None      # another torch: slower
+    def put(f): utils._collect_all_valid_cia_ops_for_namespace = f
+    put(cache(listed))
+    return lambda: put(listed)
 
 
 # the process
@@ -89,11 +87,14 @@ def _drawn():
 @cache
 def _written():
     "A network in a file."
-    import torch
+    from triqdef.deploy.onnx import export_onnx
+    from triqdef.quant.convert import calibrate, to_multibit
+    from triqdef.toys import toy_images, toy_net
     read_once()
+    x, _ = toy_images(2)
     with tempfile.TemporaryDirectory() as d:
-        try: torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), f'{d}/x.onnx', dynamo=True, verbose=False)
-        except ImportError: pass
+        try: export_onnx(calibrate(to_multibit(toy_net(), (32, 4)).eval(), [x]), f'{d}/x.onnx', 4, x)
+        except ModuleNotFoundError: pass
 
 def _serve():
     _drawn()

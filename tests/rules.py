@@ -2,8 +2,9 @@
 
 They read files and run no notebook. `test_project.py` applies them to the repository, and to small broken ones."""
 import ast, configparser, importlib.util, io, json, re, subprocess, tokenize, tomllib
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
@@ -12,6 +13,11 @@ OUTPUT_LIMIT, CELL_LIMIT, LINE_LIMIT = 300_000, 30, 120
 HOOKS = re.compile(r'forward|backward|jvp|setup_context|extra_repr|reset_parameters|state_dict|load_state_dict|'
                    r'(before|after)_\w+|randomize|get_idxs|create_\w+|do_batch|sample|encodes|decodes')
 
+
+@cache
+def parsed(source):
+    "The syntax tree of a source, which many rules walk over."
+    return ast.parse(source)
 
 def text(x): return x if isinstance(x, str) else ''.join(x)
 
@@ -33,7 +39,7 @@ class Cell:
     def tree(self):
         "The syntax tree without IPython's own lines; None for a cell of another language."
         if self.kind != 'code' or self.source.lstrip().startswith('%%'): return None
-        return ast.parse(re.sub(r'^(\s*)[%!].*$', r'\1pass', self.source, flags=re.M))
+        return parsed(re.sub(r'^(\s*)[%!].*$', r'\1pass', self.source, flags=re.M))
 
 
 class Notebook:
@@ -348,6 +354,7 @@ def shape(root):
     "Cells, lines, modules and signatures are no longer, and lessons no farther from their definitions, than the bounds say."
     spec = importlib.util.spec_from_file_location('structure', root/'scripts/structure.py')
     structure = importlib.util.module_from_spec(spec); spec.loader.exec_module(structure)
+    structure.ast = SimpleNamespace(**vars(ast) | dict(parse=parsed))
     now = structure.figures(root)
     bad = [f'{k} is {now[k]}, at most {v}' for k, v in BOUNDS.items() if now[k] > v]
     return bad + [f'{k} is {now[k]} %, at least {v}' for k, v in SHARES.items() if now[k] < v] + list(structure.dispatches(root))

@@ -20,20 +20,39 @@ TIMM = ('resnet50', 'mobilenetv3_small_100', 'efficientnet_b0', 'tf_efficientnet
 NAMES = (*TORCHVISION, 'vit', *(f'timm/{n}' for n in TIMM), 'timm/vit_tiny_patch16_224', 'efficientnet_lite_pytorch')
 # two rows that are no Conv2d or Linear layer and no norm, by architecture
 OWN = dict(vit={'class_token', 'pos_embedding'}, convnext_tiny={'layer_scale'})
-# those of timm that torchvision has at their full depth
-SMALL = dict(resnet50=dict(layers=(1, 1, 2, 1)), densenet121=dict(block_config=(2, 2, 3, 2)), vit_tiny_patch16_224=dict(img_size=64, depth=4))
 OWN |= {'timm/vit_tiny_patch16_224': {'cls_token', 'pos_embed'}, 'timm/convnext_atto': {'gamma'}}
 
+# every kind of block and of change between blocks that the published networks have, fewer of each; all blocks of MobileNetV3-Small
+SMALL = dict(resnet50=dict(layers=(1, 1, 2, 1)), densenet121=dict(block_config=(2, 2, 3, 2)), vit_tiny_patch16_224=dict(img_size=64, depth=4),
+             convnext_atto=dict(depths=(1, 1, 2, 1), dims=(40, 80, 160, 320)))
+CNBlock, V3, MB = tv.convnext.CNBlockConfig, tv.mobilenetv3.InvertedResidualConfig, tv.efficientnet.MBConvConfig
+SHALLOW = dict(
+    resnet18=lambda: tv.ResNet(tv.resnet.BasicBlock, [2, 1, 1, 1], num_classes=10),
+    resnet50=lambda: tv.ResNet(tv.resnet.Bottleneck, [1, 1, 2, 1], num_classes=10),
+    mobilenet_v2=lambda: tv.MobileNetV2(10, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2], [6, 96, 1, 2], [6, 160, 1, 2], [6, 320, 1, 1]]),
+    mobilenet_v3_small=lambda: tv.mobilenet_v3_small(num_classes=10),
+    mobilenet_v3_large=lambda: tv.MobileNetV3([V3(*row, 1, 1.) for row in ((16, 3, 16, 16, False, 'RE', 1), (16, 3, 64, 24, False, 'RE', 2), (24, 5, 72, 40, True, 'RE', 2),
+                                               (40, 3, 240, 80, False, 'HS', 2), (80, 3, 480, 112, True, 'HS', 1), (112, 5, 672, 160, True, 'HS', 2))], 1280, 10),
+    efficientnet_b0=lambda: tv.EfficientNet([MB(*row) for row in ((1, 3, 1, 32, 16, 1), (6, 3, 2, 16, 24, 2), (6, 5, 2, 24, 40, 1), (6, 3, 2, 40, 80, 1),
+                                                                  (6, 5, 2, 80, 192, 1), (6, 3, 1, 192, 320, 1))], .2, num_classes=10),
+    convnext_tiny=lambda: tv.ConvNeXt([CNBlock(48, 96, 1), CNBlock(96, 192, 1), CNBlock(192, 384, 2), CNBlock(384, None, 1)], num_classes=10),
+    densenet121=lambda: tv.DenseNet(32, (2, 2, 3, 2), 64, num_classes=10),
+    vit=lambda: tv.VisionTransformer(64, 16, 4, 4, 64, 128, num_classes=10))
+
+
+def fewer(net):
+    "The network with at most two blocks in each of its stages."
+    if hasattr(net, 'blocks') and isinstance(net.blocks[0], nn.Sequential): net.blocks = nn.Sequential(*(stage[:2 if i == 1 else 1] for i, stage in enumerate(net.blocks)))
+    return net
 
 def make(name):
-    "A network of that name for ten classes, of 64-pixel images where it insists on a size."
-    if name == 'vit': return tv.VisionTransformer(64, 16, 4, 4, 64, 128, num_classes=10)
-    if name in TORCHVISION: return getattr(tv, name)(num_classes=10)
+    "A network of that name for ten classes, of 64-pixel images where it insists on a size, shallow where its builder lets us."
+    if name in SHALLOW: return SHALLOW[name]()
     if name == 'efficientnet_lite_pytorch':
         lite = pytest.importorskip(name, reason=f'{name} is not installed')
         return lite.EfficientNet.from_name('efficientnet-lite0', num_classes=10)
     timm, own = pytest.importorskip('timm', reason='timm is not installed'), name.removeprefix('timm/')
-    return timm.create_model(own, num_classes=10, **SMALL.get(own, {}))
+    return fewer(timm.create_model(own, num_classes=10, **SMALL.get(own, {})))
 
 class Wrapped(nn.Module):
     "Normalisation and a network, under the names that are usual."
@@ -187,11 +206,11 @@ def test_unfused_is_the_same_function(name):
     assert [type(m) for m in unfuse(new).modules()] == [type(m) for m in new.modules()]
 
 def test_vit_b_16():
-    "The real one, at its own size: 48 linear layers in 12 blocks, the patches, the head."
-    with fixed_seed(0): plain = tv.vit_b_16().eval()
+    "The real one's depth and names, a quarter of its width and side: 48 linear layers in 12 blocks, the patches, the head."
+    with fixed_seed(0): plain = tv.VisionTransformer(56, 4, 12, 3, 192, 768, num_classes=10).eval()
     nn.init.normal_(plain.heads.head.weight, std=.05)
     net = to_multibit(plain, (32, 4))
-    x = batch(1, 224)[0]
+    x = batch(1, 56)[0]
     with torch.no_grad(): torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
     s = quant_summary(net)
     low = s[s['4 bits'] == 4]

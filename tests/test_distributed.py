@@ -1,7 +1,7 @@
 """Two processes on a CPU (gloo) against one on the joined batch: gradients, norms, seeds, figures, bytes, and runs that stop and go on.
 
-Run as a program this file is one of the two processes; what it found is compared by the tests below."""
-import json, os, signal, socket, subprocess, sys, time
+`pair` is the two processes; what they found is compared by the tests below."""
+import json, os, signal, socket, sys, time, traceback
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch.profiler import ProfilerActivity, profile
 
+from forked import forked
+from triqdef.cli import main
 from triqdef.core import fixed_seed
 from triqdef.data import EpochOrder, ImageLoader, ImageTensors
 from triqdef.quant.convert import at_bits, calibrate, to_multibit
@@ -137,10 +139,37 @@ def runs(folder, found):
     own(found, folder/f'{dist.get_rank()}.pt')
     train(TrainSettings(**RUN), folder/'killed', progress=False, cbs=[Die()])
 
-def main(folder):
+def fits(folder):
+    "What one of the two processes does, dead in the end."
     join_processes('cpu')
     found = {}
     steps(found); restored(found); runs(Path(folder), found)
+
+def one(folder, rank, port, work):
+    "Become this process of the two, and end with what `work` gives."
+    os.environ.update(environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)))
+    log = os.open(f'{folder}/{rank}.log', os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2): os.dup2(log, stream)
+    code = 1
+    try: code = work() or 0
+    except BaseException: traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)
+
+def pair(folder, port, argv=None, seconds=150):
+    "Fork two processes, for the fits or for a command, and write their exit codes; nobody waits for ever."
+    work = partial(main, argv) if argv else partial(fits, folder)
+    end, pids, codes = time.monotonic() + seconds, [], {}
+    for rank in (0, 1):
+        pids.append(os.fork())
+        if not pids[-1]: one(folder, rank, port, work)
+    while len(codes) < 2:
+        for p in set(pids) - codes.keys():
+            ended, status = os.waitpid(p, os.WNOHANG)
+            if ended: codes[p] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end: os.kill(p, signal.SIGTERM)
+        time.sleep(.01)
+    Path(folder, 'codes.json').write_text(json.dumps([codes[p] for p in pids]))
 
 
 # tests
@@ -151,21 +180,19 @@ def free_port():
 def environment(**more):
     return dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', PYTHONWARNINGS='ignore', **({'GLOO_SOCKET_IFNAME': 'lo'} if sys.platform == 'linux' else {}), **more)
 
-def ended(processes, seconds=150):
-    "The exit codes; nobody waits for ever."
-    end = time.monotonic() + seconds
-    try: return [p.wait(max(.1, end - time.monotonic())) for p in processes]
-    finally:
-        for p in processes: p.kill()
+def both(folder, argv=None):
+    "The exit codes of two processes, and what each said."
+    if not hasattr(os, 'fork'): pytest.skip('needs fork')
+    r = forked('test_distributed:pair', str(folder), free_port(), argv)
+    assert r.returncode == 0, r.stderr[-2000:]
+    return json.loads((folder/'codes.json').read_text()), [(folder/f'{r}.log').read_text() for r in (0, 1)]
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
     "What each of two processes found; the folder has their runs."
-    folder, port = tmp_path_factory.mktemp('two'), free_port()
-    logs = [(folder/f'{r}.log').open('w') for r in (0, 1)]
-    ranks = [environment(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)) for r in (0, 1)]
-    codes = ended([subprocess.Popen([sys.executable, __file__, str(folder)], env=env, stderr=log, stdout=log) for env, log in zip(ranks, logs)])
-    assert codes == [-signal.SIGKILL]*2, (codes, [(folder/f'{r}.log').read_text()[-2000:] for r in (0, 1)])
+    folder = tmp_path_factory.mktemp('two')
+    codes, said = both(folder)
+    assert codes == [-signal.SIGKILL]*2, (codes, [s[-2000:] for s in said])
     return folder, [torch.load(folder/f'{r}.pt', weights_only=False) for r in (0, 1)]
 
 def apart(a, b):
@@ -262,18 +289,14 @@ def test_two_killed_one_goes_on(two):
     assert run.terms.total[:4].tolist() == load_run(two[0]/'whole').terms.total[:4].tolist()
 
 def test_one_stopped_two_go_on(two, tmp_path):
-    "The line of the tutorial: `accelerate launch` of the command, on a run that one process began."
+    "The command in two processes, on a run that one process began; the tutorial has the line that launches them."
     class Stop(Callback):
         def after_batch(self):
             if self.training and self.epoch == 1: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train(TrainSettings(**RUN), tmp_path/'run', progress=False, cbs=[Stop()])
-    line = ['--multi_gpu', '--num_processes', '2', '--main_process_port', str(free_port()), '-m', 'triqdef.cli', 'train', str(tmp_path/'run')]
     options = '--data toys --arch toy_net --bits 32 2 --bs 32 --patch-size 4 --attack-steps 2 --device cpu --epochs 3 --quiet'.split()
-    start = [sys.executable, '-m', 'accelerate.commands.launch', *line, *options]
-    r = subprocess.run(start, env=environment(), capture_output=True, text=True, timeout=150)
-    assert r.returncode == 0, r.stderr[-2000:]
-    assert r.stdout.count('of the validation images right') == 1
+    codes, said = both(tmp_path, ['train', str(tmp_path/'run'), *options])
+    assert codes == [0, 0], [s[-2000:] for s in said]
+    assert ''.join(said).count('of the validation images right') == 1
     run = load_run(tmp_path/'run')
     assert len(run.history) == 3 and len(run.terms) == 8 + 2*4
-
-if __name__ == '__main__': main(sys.argv[1])

@@ -1,5 +1,6 @@
 "A synthetic ImageNet, odd files among its pictures, through every command; and the loader against torchvision's own path."
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from triqdef.imagenet import imagenet_dls, imagenet_valid, imagenet_wnids, unrea
 
 WNIDS = imagenet_wnids()[::111][:10]
 MODEL = 'mobilenet_v3_small'
+TINY = 'timm/test_resnet' if find_spec('timm') else MODEL      # 160 pixels, half a million weights
 
 
 def picture(rng, size=(90, 120)): return Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -73,8 +75,9 @@ def test_published_network_report(imagenet, cut, tmp_path):
     assert report['settings']['n'] in (8, 9) and report['settings']['bits'] == [4] and 'GAP 50×50' in r.stdout and 'LaVAN' in r.stdout
 
 def test_train_and_evaluate_a_run(imagenet, tmp_path):
-    run = tmp_path/'run'
-    r = triqdef('train', run, '--data', 'imagenet', '--path', imagenet, '--arch', MODEL, '--weights', imagenet/'weights.pth', '--bits', 32, 4,
+    run, weights = tmp_path/'run', tmp_path/'weights.pth'
+    torch.save(classifier(TINY).net.state_dict(), weights)
+    r = triqdef('train', run, '--data', 'imagenet', '--path', imagenet, '--arch', TINY, '--weights', weights, '--bits', 32, 4,
                 '--method', 'triqdef', '--epochs', 1, '--bs', 5, '--train-n', 10, '--valid-n', 10, '--patch-size', 50, '--attack-steps', 1,
                 '--warmup', 0, '--device', 'cpu', '--quiet')
     assert r.returncode == 0, r.stderr[-2000:]

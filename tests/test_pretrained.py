@@ -20,12 +20,12 @@ def said(net):
 @pytest.mark.parametrize('name', pretrained_names())
 def test_accuracy_is_what_the_header_says(name):
     net, t = pretrained(name), sample_tensors()
-    x, y = t['x_test'].float()/255, t['y_test']
-    assert len(y) == 1000 and sorted(said(net)) == sorted(bits_of(net))
+    x, y, n = t['x_test'][:500].float()/255, t['y_test'][:500], 500
+    assert len(t['y_test']) == 1000 and set(y.bincount().tolist()) == {50} and sorted(said(net)) == sorted(bits_of(net))
     for bits, p in said(net).items():
-        pred, _ = predict(net, [(x[i:i + 250], y[i:i + 250]) for i in range(0, 1000, 250)], bits)
+        pred, _ = predict(net, [(x[i:i + 250], y[i:i + 250]) for i in range(0, n, 250)], bits)
         found = (pred == y).float().mean().item()
-        assert abs(found - p) < 3*(p*(1 - p)/1000)**.5, (name, bits, found, p)
+        assert abs(found - p) < 3*(p*(1 - p)/n)**.5, (name, bits, found, p)
 
 
 @pytest.mark.parametrize('name', pretrained_names())

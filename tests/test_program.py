@@ -1,5 +1,5 @@
 "The program as users run it: commands, exit codes, interruptions, and runs that are killed and go on."
-import csv, json, os, signal, subprocess, sys, time
+import csv, json, os, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,35 +168,41 @@ def test_evaluate(trained, here, tmp_path):
     assert tables == [f for f in files(tmp_path/'two') if f.endswith('.csv')]
     for f in tables: assert (tmp_path/'one'/f).read_text() == (tmp_path/'two'/f).read_text(), f
 
-def test_quick_evaluate(trained, here, tmp_path):
-    "Within its bounds: T1, T2 and T3, twelve lines with their figures, and what was left out; nothing unfinished stays."
-    r = here('evaluate', trained, '--quick', '--quiet', '--n', 64, '--n-align', 8, '--gap-steps', 2, '--out', tmp_path/'quick')
+@pytest.fixture(scope='session')
+def quick(trained, tmp_path_factory):
+    "A quick evaluation with exported networks: what it said, and where its folders are."
+    folder = tmp_path_factory.mktemp('quick')
+    r = forked_command('evaluate', trained, '--quick', '--quiet', '--export', '--n', 64, '--n-align', 8, '--gap-steps', 2, '--out', folder/'report')
     assert r.returncode == 0, r.stderr[-2000:]
-    j = json.loads((tmp_path/'quick'/'report.json').read_text())
+    return r, folder
+
+def test_quick_evaluate(quick):
+    "Within its bounds: T1, T2 and T3, twelve lines with their figures, and what was left out; nothing unfinished stays."
+    r, folder = quick
+    j = json.loads((folder/'report'/'report.json').read_text())
     assert [l['line'] for l in j['audit']] == list(range(1, 13)) and all(l['figure'] for l in j['audit'])
     assert {'T1', 'T2', 'T3'} == {c['threat'] for c in j['transfer']}
     assert any('PatchAttack' in o for o in j['left_out']) and 'bounded budgets' in r.stdout
-    assert [p.name for p in tmp_path.iterdir()] == ['quick']
+    assert sorted(p.name for p in folder.iterdir()) == ['report', 'report-onnx']
 
-def test_exported_networks_in_the_audit(trained, here, tmp_path):
+def test_exported_networks_in_the_audit(trained, quick, here, tmp_path):
     "A file for each bit-width, attacked in line 12; then one file and the patches of that report."
-    r = here('evaluate', trained, *(a for a in QUICK if a != '--no-audit'), '--quick', '--export', '--out', tmp_path/'report')
-    assert r.returncode == 0, r.stderr[-2000:]
-    line = Report.load(tmp_path/'report').audits['qat'][12]
+    report = quick[1]/'report'
+    line = Report.load(report).audits['qat'][12]
     assert line.passed is True and line.values['exported'] and [r['bits'] for r in line.values['rows']] == [32, 2], line
-    assert sorted(p.name for p in (tmp_path/'report-onnx'/'qat').iterdir()) == ['2.onnx', '32.onnx']
-    r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', tmp_path/'report')
+    assert sorted(p.name for p in (quick[1]/'report-onnx'/'qat').iterdir()) == ['2.onnx', '32.onnx']
+    r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', report)
     assert r.returncode == 0, r.stderr[-2000:]
     assert "form 'integer': the same network" in r.stdout and 'made at 32' in r.stdout and 'made at 2' in r.stdout
-    r = here('export', 'cifar10-resnet20-qat', '--bits', 2, '--report', tmp_path/'report', '--of', 'cat', '-o', tmp_path/'net2.onnx', '--n', 8)
+    r = here('export', 'cifar10-resnet20-qat', '--bits', 2, '--report', report, '--of', 'cat', '-o', tmp_path/'net2.onnx', '--n', 8)
     one_line(r, 2, "['qat']", '--of')
     weights = trained/'network.safetensors'
     before = weights.read_bytes()
     one_line(here('export', weights, '--bits', 2, '-o', weights), 2, 'NAME.onnx')
     assert weights.read_bytes() == before
-    r = here('export', weights, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 16, '--report', tmp_path/'report')
+    r = here('export', weights, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 16, '--report', report)
     assert r.returncode == 0 and 'made at 2 on qat' in r.stdout, r.stderr      # its own data, by its own record
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['net2.onnx', 'report', 'report-onnx']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['net2.onnx']
 
 def test_a_file_that_is_another_network_does_not_stay(trained, here, tmp_path, monkeypatch):
     "Parity that fails leaves no file, and leaves one that was there."
@@ -259,18 +265,13 @@ def test_checkpoint_with_code_is_refused_by_the_command(tmp_path):
     one_line(r, 2, 'pickle', 'refused')
     assert not (tmp_path/'mark').exists()
 
-@pytest.mark.skipif(os.name == 'nt', reason='signals')
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_interrupted_command_goes_on(here, whole, tmp_path):
     "Ctrl-C after the first epoch: 130 and a sentence; the same command ends with the weights of an uninterrupted run."
     args = ['train', tmp_path/'cut', '--method', 'triqdef', '--epochs', 3, *TOYS]
-    child = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a job in the background ignores it
-    end = time.monotonic() + 120
-    while not (tmp_path/'cut'/'state.pt').exists() and child.poll() is None and time.monotonic() < end: time.sleep(.005)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and 'goes on' in err and 'Traceback' not in err, (child.returncode, err[-1500:])
-    assert 'network.safetensors' not in files(tmp_path/'cut')
+    cut = forked('dying:interrupted', [str(a) for a in args])
+    assert cut.returncode == 130 and 'goes on' in cut.stderr and 'Traceback' not in cut.stderr, (cut.returncode, cut.stderr[-1500:])
+    assert 'network.safetensors' not in files(tmp_path/'cut') and 'state.pt' in files(tmp_path/'cut')
     r = here(*args)
     assert r.returncode == 0, r.stderr[-1500:]
     same_weights(tmp_path/'cut', whole)

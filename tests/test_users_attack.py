@@ -189,7 +189,7 @@ def test_in_place_is_as_out_of_place(net):
     for k in ('gradient', *PER_IMAGE): torch.testing.assert_close(calls[k](writes, mine, y), calls[k](reads, x, y))
     for k in UNIVERSAL: assert torch.equal(calls[k + '.fit'](writes, mine, y).image, calls[k + '.fit'](reads, x, y).image)
 
-WRAPS = dict(parallel=nn.DataParallel, averaged=AveragedModel, compiled=lambda n: torch.compile(n, backend='aot_eager'))
+WRAPS = dict(parallel=nn.DataParallel, averaged=AveragedModel, compiled=lambda n: torch.compile(n, backend='eager'))
 @pytest.mark.parametrize('wrap', WRAPS)
 def test_wrapped_networks(wrap, net):
     "A wrapped network gives what the network inside gives; hooks that come after a compilation ran were lost in pytorch #117758."

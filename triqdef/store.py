@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 
@@ -30,7 +31,8 @@ def save_png(
     path,    # file name
 ):
     "Write a figure as a PNG, whole or not at all."
-    with atomic_path(path) as tmp: fig.savefig(tmp, dpi=100, format='png')
+    fig.set_dpi(100)
+    with atomic_path(path) as tmp: FigureCanvasAgg(fig).print_png(tmp)    # `savefig` goes over the picture twice
     plt.close(fig)
 
 # %% ../nbs/060_store.ipynb #7423eec8

@@ -9,7 +9,7 @@ __all__ = ['round_bias', 'seal', 'class_names', 'network_key', 'export_onnx', 'c
            'saturates_here', 'OnnxNet']
 
 # %% ../../nbs/920_deploy.onnx.ipynb #c04b7f68
-import json, logging, tempfile
+import copy, json, logging, tempfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from hashlib import sha256
@@ -67,7 +67,7 @@ def _traced(one, example, form):
     "The ONNX model of an integer network, as the exporter leaves it; a `ValueError` names what has no words there."
     need_modules('onnx', 'onnxscript')
     how = dict(custom_translation_table=translations(form), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **_silent)
-    with _quiet():
+    with _quiet(), _read_once():
         try: out = one(example)
         except (RuntimeError, AttributeError, TypeError, IndexError, KeyError, ValueError) as e:
             raise ValueError(f"the network does not run on images of shape {tuple(example.shape)}: {e}") from e
@@ -81,6 +81,23 @@ def _named(e):
     "What an exporter's error says, in a line."
     while e.__cause__ is not None: e = e.__cause__
     return f"this network has no form in ONNX: {str(e).strip().splitlines()[0]}"
+
+# %% ../../nbs/920_deploy.onnx.ipynb #17a1e12a
+@cache
+def _translations(kind, own, **how): return own.__func__(kind, **how)
+
+@contextmanager
+def _read_once():
+    "torch's translations are read once for all blocks; a torch that keeps them elsewhere reads on."
+    try: from torch.onnx._internal.exporter._registration import ONNXRegistry as kind
+    except ImportError: kind = object
+    if not isinstance(own := vars(kind).get('from_torchlib'), classmethod): yield; return
+    def copied(**how):
+        new = copy.copy(_translations(kind, own, **how)); new.functions = {k: [*v] for k, v in new.functions.items()}
+        return new
+    kind.from_torchlib = staticmethod(copied)
+    try: yield
+    finally: kind.from_torchlib = own
 
 # %% ../../nbs/920_deploy.onnx.ipynb #759dfc06
 def _bare(model):
