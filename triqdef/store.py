@@ -1,4 +1,4 @@
-"""One set of functions that write a result as JSON, a table, a picture and tensors, and read it back.
+"""A result as JSON, a table, a picture and tensors.
 
 Docs: https://triqdef.github.io/triqdef/store.html.md"""
 
@@ -25,6 +25,7 @@ def slug(
     "A name for a file: letters, digits and dashes."
     return re.sub(r'[^a-z0-9]+', '-', str(s).replace('×', 'x').lower()).strip('-') or 'x'
 
+# %% ../nbs/060_store.ipynb #860b7ce6
 def save_png(
     fig,     # a matplotlib figure; it is closed
     path,    # file name
@@ -40,6 +41,7 @@ def records(
     "Rows of a table as dicts, with None for what is missing."
     return frame.astype(object).where(frame.notna(), None).to_dict('records')
 
+# %% ../nbs/060_store.ipynb #6efed5f2
 def save_table(
     frame,    # a pandas table; its index is left out
     path,     # file name
@@ -56,6 +58,7 @@ def save_tensors(
     flat = {k: v.contiguous().clone() for k, v in tensors.items()}
     with atomic_path(path) as tmp: tmp.write_bytes(tensor_bytes(flat))
 
+# %% ../nbs/060_store.ipynb #97f91f13
 def load_tensors(
     path,    # a file that `save_tensors` wrote
 )->dict:     # name → tensor
@@ -83,6 +86,7 @@ def save_result(
     write_json(d/f'{name}.json', dict(format=f'triqdef-{name}-1', **said))
     return d
 
+# %% ../nbs/060_store.ipynb #81e537dd
 def load_result(
     dir,                # a folder that `save_result` wrote
     name,               # of the kind of result
@@ -90,5 +94,5 @@ def load_result(
 )->tuple:               # (what the JSON says, tensors)
     "Read a result; `ValueError` when files are missing or damaged."
     d = Path(dir).expanduser()
-    said = read_json(d/f'{name}.json', f'triqdef-{name}-1')
-    return said, load_tensors(d/(tensor_file or f'{name}.safetensors'))
+    notes = read_json(d/f'{name}.json', f'triqdef-{name}-1')
+    return notes, load_tensors(d/(tensor_file or f'{name}.safetensors'))
