@@ -63,12 +63,12 @@ RUN = lambda w: dict(net=w.net, x=w.x, y=w.y, bits=4)
 # name → its arguments; or (function, arguments) for a method or another call
 CALLS = {
     # ground
-    'core.check_bit': lambda w: dict(b=4),
-    'core.check_bits': lambda w: dict(bits=(4, 2)), 'core.check_images': lambda w: dict(x=w.x), 'core.fast_layout': lambda w: dict(x=w.x),
-    'core.Normalize': lambda w: dict(mean=(.5,)*3, std=(.5,)*3), 'core.Normalize.forward': lambda w: (w.plain.norm.forward, dict(x=w.x)),
-    'core.seed_everything': lambda w: dict(seed=0), 'core.fixed_seed': lambda w: dict(seed=0), 'core.generator': lambda w: dict(seed=0),
-    'core.eval_mode': lambda w: dict(net=w.net), 'core.check_logits': lambda w: dict(out=w.logits, n=8, classes=4), 'core.device_of': lambda w: dict(net=w.net),
-    'core.images_at_once': lambda w: dict(x=w.x, most=4), 'core.atomic_path': lambda w: dict(path=w.folder/'new'), 'core.versions': lambda w: dict(device='cpu'),
+    'checks.check_bit': lambda w: dict(b=4),
+    'checks.check_bits': lambda w: dict(bits=(4, 2)), 'pixels.check_images': lambda w: dict(x=w.x), 'pixels.fast_layout': lambda w: dict(x=w.x),
+    'pixels.Normalize': lambda w: dict(mean=(.5,)*3, std=(.5,)*3), 'pixels.Normalize.forward': lambda w: (w.plain.norm.forward, dict(x=w.x)),
+    'seeds.seed_everything': lambda w: dict(seed=0), 'seeds.fixed_seed': lambda w: dict(seed=0), 'seeds.generator': lambda w: dict(seed=0),
+    'networks.eval_mode': lambda w: dict(net=w.net), 'networks.check_logits': lambda w: dict(out=w.logits, n=8, classes=4), 'networks.device_of': lambda w: dict(net=w.net),
+    'pixels.images_at_once': lambda w: dict(x=w.x, most=4), 'core.atomic_path': lambda w: dict(path=w.folder/'new'), 'core.versions': lambda w: dict(device='cpu'),
     'toys.toy_images': lambda w: dict(n=4, classes=4, size=8, seed=0), 'toys.toy_net': lambda w: dict(classes=4, width=4, seed=0), 'toys.ToyNet': lambda w: dict(classes=4, width=4),
     'toys.tensor_dls': lambda w: dict(train=(w.x, w.y), valid=(w.x, w.y), bs=4, device='cpu'), 'toys.toy_dls': lambda w: dict(n=8, bs=4, classes=4, size=8, seed=0),
     'toys.trained_toy': lambda w: dict(steps=1, classes=4, size=8, seed=0),
@@ -191,9 +191,9 @@ PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quan
         'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
 
 # what the comments do not say
-KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
+KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
          'percept.features.feature_map': {'f': 'maps'}, 'percept.gradients.gradient_map': {'g': 'maps'}, 'train.controls.roughness': {'g': 'maps'}, 'train.pbcat.guided_cells': {'g': 'maps', 'size': None},
-         'core.images_at_once': {'x': None}, 'core.fast_layout': {'x': None}, 'core.device_of': {'net': None}, 'core.eval_mode': {'net': None}, 'files.Resume': {'key': None},
+         'pixels.images_at_once': {'x': None}, 'pixels.fast_layout': {'x': None}, 'networks.device_of': {'net': None}, 'networks.eval_mode': {'net': None}, 'files.Resume': {'key': None},
          'attack.patch.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.patch.random_places': {'B': 'int', 'fixed': 'places'},
          'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'data.sample_dls': {'valid': 'choice'}, 'data.cifar_dls': {'valid': 'choice'},
          'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
@@ -209,10 +209,10 @@ KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'},
          'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
-for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
-                     'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
+                     'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'networks.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
                      'attack.patch.place attack.patch.noise_patch attack.patch.grey_patch attack.patch.crop_patch attack.patch.null_patch': {'x': 'pixels'},
                      'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
                      'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'label order'},
@@ -236,19 +236,19 @@ def call_of(name, world):
 # reason → names that have no entry
 EXEMPT = {
     'takes no argument, or values that may be anything': '''settings.import_modules train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
+        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
-    'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
-        core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
+    'is itself a check, and has its lesson': '''checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
+        checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
-    'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
+    'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors labels.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.train_valid_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
         attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
         attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
-        data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
+        seeds.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
         evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
         evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
         evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors

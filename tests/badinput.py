@@ -15,7 +15,7 @@ from fastcore.docments import docments
 from torch import nn, Tensor
 
 import triqdef
-import triqdef.core as core
+import triqdef.pixels as pixels
 from triqdef.attack.pgd import PatchPGD
 
 CLEAR = (ValueError, TypeError, OSError, ModuleNotFoundError)
@@ -472,7 +472,7 @@ def alike(a, b):
 
 def judge(call, param, value, good, seconds=60):
     "None where a call did right, else what went wrong, with the message."
-    core._warned.clear()
+    pixels._warned.clear()
     seed, error, out = torch.default_generator.manual_seed, None, None      # torch.manual_seed takes half a millisecond
     before, call.before = call.before or state(call.world), None
     seed(0)

@@ -38,6 +38,13 @@ from .evaluate.curves import *
 from .evaluate.imagenet import *
 from .evaluate.report import *
 
+# %% ../nbs/990_all.ipynb #5c1d40aa
+from .checks import *
+from .labels import *
+from .networks import *
+from .pixels import *
+from .seeds import *
+
 # %% ../nbs/990_all.ipynb #84a1f008
 from .classifiers import *
 from .imagenet import *

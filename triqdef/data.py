@@ -8,10 +8,9 @@ Docs: https://triqdef.github.io/triqdef/data.html.md"""
 __all__ = ['picture_endings', 'cifar_classes', 'to_pixels', 'show_images', 'as_rgb', 'upright', 'open_rgb', 'square',
            'read_image', 'read_images', 'picture_of', 'natural_key', 'is_picture', 'files_below', 'class_files',
            'part_of', 'split_folders', 'train_valid_folders', 'same_pictures', 'Stored', 'ImageSet', 'ImageTensors',
-           'ImageFiles', 'Pictures', 'keyed_generator', 'balanced_order', 'split_tensors', 'crop_flip', 'ImageLoader',
-           'ahead', 'peek', 'EpochOrder', 'ImageLoaders', 'image_dls', 'check_batch', 'check_iterable', 'take',
-           'check_loader', 'tiles', 'pixel_hash', 'sample_tensors', 'sample_dls', 'cifar_tensors', 'cifar_dls',
-           'image_folder_dls']
+           'ImageFiles', 'Pictures', 'balanced_order', 'split_tensors', 'crop_flip', 'ImageLoader', 'ahead', 'peek',
+           'EpochOrder', 'ImageLoaders', 'image_dls', 'check_batch', 'check_iterable', 'take', 'check_loader', 'tiles',
+           'pixel_hash', 'sample_tensors', 'sample_dls', 'cifar_tensors', 'cifar_dls', 'image_folder_dls']
 
 # %% ../nbs/020_data.ipynb #1b4ec23f
 import copy, hashlib, json, os, re, struct, unicodedata, warnings
@@ -40,6 +39,7 @@ from torch import nn, Tensor
 from .core import (as_path, asset, atomic_path, check_choice, check_count, check_device,
                           check_images, check_ints, check_labels, check_logits, check_numbers,
                           device_of, eval_mode, Vocab)
+from .seeds import keyed_generator
 
 # %% ../nbs/020_data.ipynb #6624d662
 def to_pixels(
@@ -49,13 +49,13 @@ def to_pixels(
     if x.dtype == torch.float64: return x.float()
     return x.float()/255 if x.dtype == torch.uint8 else x
 
-# %% ../nbs/020_data.ipynb #751fb0a3
+# %% ../nbs/020_data.ipynb #560b541b
 def _grid(n, ncols, nrows):
     "Rows and columns of a grid that holds n pictures."
     columns = min(ncols, n) if nrows is None else -(-n//nrows)
     return -(-n//columns), columns
 
-# %% ../nbs/020_data.ipynb #acb9d22e
+# %% ../nbs/020_data.ipynb #d908309d
 def _draw(ax, picture, title):
     "Draw one picture (C,H,W) and its title."
     ax.imshow(picture.permute(1, 2, 0), interpolation='nearest')
@@ -92,13 +92,13 @@ def _grey16_as_rgb(im):
     if isinstance(clear, int): v = np.where(v == clear, 65535, v)
     return Image.fromarray(((v + 128)//257).astype(np.uint8)).convert('RGB')
 
-# %% ../nbs/020_data.ipynb #e47cb5a4
+# %% ../nbs/020_data.ipynb #421fcde9
 def _on_white(im):
     "A picture with transparency, laid on white."
     im = im.convert('LA').convert('RGBA') if im.mode == 'La' else im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
-# %% ../nbs/020_data.ipynb #7bff5fdd
+# %% ../nbs/020_data.ipynb #9ac41f63
 def as_rgb(
     im:Image.Image,    # any picture that Pillow opens
 )->Image.Image:
@@ -108,7 +108,7 @@ def as_rgb(
     clear = 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La')
     return _on_white(im) if clear else im.convert('RGB')
 
-# %% ../nbs/020_data.ipynb #74cee564
+# %% ../nbs/020_data.ipynb #301f1e5f
 def upright(
     im:Image.Image,    # a picture as its file has it
 )->Image.Image:
@@ -144,7 +144,7 @@ def square(
     box = ((w - side)/2, (h - side)/2, (w + side)/2, (h + side)/2)
     return im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
 
-# %% ../nbs/020_data.ipynb #5b694819
+# %% ../nbs/020_data.ipynb #f3c6882d
 def read_image(
     path,         # an image file
     size=None,    # side in pixels of the resized middle square, None for the picture as it is
@@ -164,7 +164,7 @@ def read_images(
     with ThreadPoolExecutor() as pool:
         return torch.stack(list(pool.map(lambda p: read_image(p, size), paths)))
 
-# %% ../nbs/020_data.ipynb #59a96aa6
+# %% ../nbs/020_data.ipynb #90d07751
 def _bytes_of(x):
     "A tensor (3,H,W) as an array (H,W,3) of bytes; `ValueError` outside [0,1]."
     check_images(to_pixels(x)[None], 'the picture', strict=True)
@@ -182,7 +182,7 @@ def _from_pixels(item):
     raise ValueError("a picture must be a file, of Pillow, an array (H,W,3) uint8 "
                      f"or a tensor (3,H,W), uint8 or in [0,1], got {kind}")
 
-# %% ../nbs/020_data.ipynb #5ed9ea92
+# %% ../nbs/020_data.ipynb #5eb682ed
 @contextmanager
 def picture_of(
     item,    # a file, a picture of Pillow, an array (H,W), (H,W,3) or (H,W,4), a tensor (3,H,W)
@@ -211,7 +211,7 @@ def is_picture(
     "Whether a file's ending says that it is a picture that can be read here."
     return Path(path).suffix.lower() in picture_endings
 
-# %% ../nbs/020_data.ipynb #30d3fd03
+# %% ../nbs/020_data.ipynb #afe13754
 def _hidden(name): return name.startswith('.') or name == '__MACOSX'
 
 def files_below(
@@ -233,13 +233,13 @@ def _folders(folder):
     folders = (p for p in folder.iterdir() if p.is_dir() and not _hidden(p.name))
     return sorted(folders, key=lambda p: p.name)
 
-# %% ../nbs/020_data.ipynb #abad11da
+# %% ../nbs/020_data.ipynb #98a21602
 def _pictures_in(folder):
     "The visible pictures that lie in a folder itself."
     files = (p for p in folder.iterdir() if p.is_file() and is_picture(p))
     return [p for p in files if not p.name.startswith('.')]
 
-# %% ../nbs/020_data.ipynb #3f584d86
+# %% ../nbs/020_data.ipynb #692f06f2
 def _note_left_out(folder, files, unclassed):
     "Warn about what lies in a folder of class folders and is not used."
     unread = [p for fs in files.values() for p in fs if p.suffix.lower() in _unread_endings]
@@ -250,7 +250,7 @@ def _note_left_out(folder, files, unclassed):
         some = ', '.join(p.name for p in paths[:5])
         if paths: warnings.warn(f"in {folder}, {len(paths)} {kind}: {some}", stacklevel=3)
 
-# %% ../nbs/020_data.ipynb #99e52f41
+# %% ../nbs/020_data.ipynb #c1b83513
 def _named_classes(folder, pictures, vocab):
     "The class of each subfolder with pictures, and the class names in order."
     named = {p: unicodedata.normalize('NFC', p.name) for p, files in pictures.items() if files}
@@ -305,13 +305,13 @@ def split_folders(
         out[part] = folders[0]
     return out
 
-# %% ../nbs/020_data.ipynb #b69ad591
+# %% ../nbs/020_data.ipynb #8d9be05e
 def _nested(folder):
     "Whether a folder holds class folders with pictures and no picture itself."
     inner = (f for d in _folders(folder) for f in files_below(d))
     return not _pictures_in(folder) and any(is_picture(f) for f in inner)
 
-# %% ../nbs/020_data.ipynb #31ed0e40
+# %% ../nbs/020_data.ipynb #982f4496
 def train_valid_folders(
     path,    # a folder
 ):           # (training, validation) folder, or None
@@ -326,7 +326,7 @@ def train_valid_folders(
         raise ValueError(f"{path} has a {present} folder but none of {absent} beside it (names "
                          "such as Training, seg_train, validation, test_set are understood too)")
 
-# %% ../nbs/020_data.ipynb #32a07c1c
+# %% ../nbs/020_data.ipynb #861f2519
 def _digest(path): return hashlib.sha256(Path(path).read_bytes()).digest()
 
 # %% ../nbs/020_data.ipynb #a8ce3329
@@ -348,7 +348,7 @@ class Stored(NamedTuple):
     data:object
     i:int
 
-# %% ../nbs/020_data.ipynb #5047684f
+# %% ../nbs/020_data.ipynb #fbf2d653
 class ImageSet:
     "A dataset with `y`, `vocab`, `batch`, `subset` and `read`; subclasses define these."
     loss_func = CrossEntropyLossFlat()   # what a Learner takes when it is given none
@@ -360,7 +360,7 @@ class ImageSet:
     def items(self):
         return self.paths if hasattr(self, 'paths') else [Stored(self, i) for i in range(len(self))]
 
-# %% ../nbs/020_data.ipynb #89c70787
+# %% ../nbs/020_data.ipynb #5cd38cf0
 @patch
 def set_split_idx(self:ImageSet,
     i,    # of fastai, not used
@@ -369,7 +369,7 @@ def set_split_idx(self:ImageSet,
     raise ValueError("tta needs fastai's own transforms, which these loaders do not have: "
                      "use get_preds")
 
-# %% ../nbs/020_data.ipynb #bc8d7c9c
+# %% ../nbs/020_data.ipynb #51c7699c
 @patch
 def new_empty(self:ImageSet):
     "The same without an image: names and sizes, for `learn.export`."
@@ -410,7 +410,7 @@ class ImageTensors(ImageSet):
     def __getitem__(self, i): return to_pixels(self.x[i]), int(self.y[i])
     def batch(self, idx): return self.x[idx], self.y[idx]
 
-# %% ../nbs/020_data.ipynb #74fe93b1
+# %% ../nbs/020_data.ipynb #81615355
 @patch
 def subset(self:ImageTensors,
     idx,    # indices, (m,) ints
@@ -420,7 +420,7 @@ def subset(self:ImageTensors,
     out.x, out.y = self.x[idx], self.y[idx]
     return out
 
-# %% ../nbs/020_data.ipynb #60b83bca
+# %% ../nbs/020_data.ipynb #b15ad66d
 @patch
 def to(self:ImageTensors,
     device,    # a torch device
@@ -451,7 +451,7 @@ class ImageFiles(ImageSet):
     def __getitem__(self, i):
         return to_pixels(read_image(self.paths[i], self.size)), int(self.y[i])
 
-# %% ../nbs/020_data.ipynb #1281090f
+# %% ../nbs/020_data.ipynb #67cb98bc
 @patch
 def batch(self:ImageFiles,
     idx,    # indices, (B,) ints
@@ -459,13 +459,13 @@ def batch(self:ImageFiles,
     "Images and labels of these indices."
     return read_images([self.paths[i] for i in idx], self.size), self.y[idx]
 
-# %% ../nbs/020_data.ipynb #04978931
+# %% ../nbs/020_data.ipynb #b9db65b9
 @patch
 def load(self:ImageFiles):
     "All of the files, decoded into memory."
     return ImageTensors(read_images(self.paths, self.size), self.y, self.vocab)
 
-# %% ../nbs/020_data.ipynb #1b3036f0
+# %% ../nbs/020_data.ipynb #2d443ba1
 @patch
 def subset(self:ImageFiles,
     idx,    # indices, (m,) ints
@@ -481,13 +481,13 @@ def shape(self:ImageTensors):
     "Shape of an image, (C,H,W)."
     return self.x.shape[1:]
 
-# %% ../nbs/020_data.ipynb #fcd68b1a
+# %% ../nbs/020_data.ipynb #fc974dd1
 @patch(as_prop=True)
 def shape(self:ImageFiles):
     "Shape of an image, (3,size,size)."
     return torch.Size([3, self.size, self.size])
 
-# %% ../nbs/020_data.ipynb #8595c9b5
+# %% ../nbs/020_data.ipynb #9366e350
 @patch
 def fit(self:ImageTensors,
     im:Image.Image,    # an RGB picture
@@ -498,7 +498,7 @@ def fit(self:ImageTensors,
         raise ValueError(f"a picture for this set must be (3,{h},{w})")
     return im if im.size == (w, h) else square(im, h)
 
-# %% ../nbs/020_data.ipynb #a633750e
+# %% ../nbs/020_data.ipynb #f8f49889
 @patch
 def fit(self:ImageFiles,
     im:Image.Image,    # an RGB picture
@@ -518,7 +518,7 @@ def read(self:ImageSet,
     with picture_of(item) as im:
         return torch.from_numpy(np.array(self.fit(im))).permute(2, 0, 1)
 
-# %% ../nbs/020_data.ipynb #4d11b8fb
+# %% ../nbs/020_data.ipynb #6d98bd5d
 @patch
 def index(self:ImageSet,
     path,    # a file, or anything else
@@ -544,7 +544,7 @@ class Pictures(ImageSet):
     def items(self): return self.items_
     def __len__(self): return len(self.items_)
 
-# %% ../nbs/020_data.ipynb #04ab310e
+# %% ../nbs/020_data.ipynb #78c0298b
 @patch
 def batch(self:Pictures,
     idx,    # indices, (B,) ints
@@ -553,7 +553,7 @@ def batch(self:Pictures,
     x = torch.stack([to_pixels(self.like.read(self.items_[i])).cpu() for i in idx])
     return (x,) if self.y is None else (x, self.y[idx])
 
-# %% ../nbs/020_data.ipynb #69863026
+# %% ../nbs/020_data.ipynb #17190e9f
 @patch
 def subset(self:Pictures,
     idx,    # indices, (m,) ints
@@ -561,14 +561,6 @@ def subset(self:Pictures,
     "The pictures of these indices."
     y = None if self.y is None else self.y[idx]
     return Pictures([self.items_[i] for i in idx], self.like.subset([]), y)
-
-# %% ../nbs/020_data.ipynb #7fb9e806
-def keyed_generator(
-    *key:int,    # any non-negative ints, such as seed, epoch, purpose
-)->torch.Generator:
-    "A CPU generator whose numbers depend on the key alone."
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
 
 # %% ../nbs/020_data.ipynb #aacc0c1b
 def balanced_order(
@@ -600,7 +592,7 @@ def split_tensors(
     share, rest = order[:n].sort().values, order[n:].sort().values
     return (x[rest], y[rest]), (x[share], y[share])
 
-# %% ../nbs/020_data.ipynb #25a6db45
+# %% ../nbs/020_data.ipynb #d7c2ef02
 def _reflect(i, n):
     "Indices beyond 0…n−1 reflected into them."
     return (n - 1) - ((n - 1) - i.abs()).abs()
@@ -620,7 +612,7 @@ def crop_flip(
     b, c = torch.arange(B, device=x.device), torch.arange(C, device=x.device)
     return x[b[:, None, None, None], c[:, None, None], rows[:, None, :, None], cols[:, None, None]]
 
-# %% ../nbs/020_data.ipynb #89fa5bbe
+# %% ../nbs/020_data.ipynb #4c567a3a
 def _check_dataset(dataset):
     "Refuse what has no batches, and what is empty without being a `blank` copy."
     if not hasattr(dataset, 'batch'):
@@ -648,7 +640,7 @@ class ImageLoader(DataLoader):
         self.pad, self.flip, self.seed = pad, flip, seed
         self.epoch, self._next, self._draws = 0, 0, None
 
-# %% ../nbs/020_data.ipynb #e3e20200
+# %% ../nbs/020_data.ipynb #1a594cf2
 @patch
 def new(self:ImageLoader,
     dataset=None,    # the dataset, None for the same
@@ -666,13 +658,13 @@ def randomize(self:ImageLoader):
         raise ValueError("there are no images here: a Learner is exported without them")
     self.epoch, self._next = self._next, self._next + 1
 
-# %% ../nbs/020_data.ipynb #6606cc82
+# %% ../nbs/020_data.ipynb #f9713e61
 @patch
 def get_idxs(self:ImageLoader):
     if not self.shuffle: return list(range(self.n))
     return torch.randperm(self.n, generator=keyed_generator(self.seed, self.epoch, 0)).tolist()
 
-# %% ../nbs/020_data.ipynb #16d3de3f
+# %% ../nbs/020_data.ipynb #2622826c
 @patch
 def set_epoch(self:ImageLoader,
     epoch:int,    # number of the next epoch to be drawn, from 0
@@ -711,14 +703,14 @@ def _fetch(self:ImageLoader, idx):
     d = self.dataset
     return *(d.drawn(idx, self.seed, self.epoch) if hasattr(d, 'drawn') else d.batch(idx)), idx
 
-# %% ../nbs/020_data.ipynb #549932c7
+# %% ../nbs/020_data.ipynb #b067c22c
 @patch
 def create_batches(self:ImageLoader, samps):
     parts = torch.tensor(list(samps), dtype=torch.long).split(self.bs)
     if parts and len(parts[-1]) < self.bs and self.drop_last: parts = parts[:-1]
     return (ahead if getattr(self.dataset, 'on_disk', False) else map)(self._fetch, parts)
 
-# %% ../nbs/020_data.ipynb #7959c649
+# %% ../nbs/020_data.ipynb #afb43070
 @patch
 def after_batch(self:ImageLoader, b):
     x, *y, idx = b
@@ -742,7 +734,7 @@ def peek(
     finally:
         if epoch is not None: inner._next = epoch
 
-# %% ../nbs/020_data.ipynb #086d4439
+# %% ../nbs/020_data.ipynb #5848c37d
 @patch
 def one_batch(self:ImageLoader):
     "The first batch of the coming epoch, which stays the coming epoch."
@@ -768,7 +760,7 @@ def decode_batch(self:ImageLoader,
     names = [[self.dataset.vocab[int(c)] for c in o[:max_n]] for o in y]
     return L(zip(x[:max_n], *names))
 
-# %% ../nbs/020_data.ipynb #291aaef6
+# %% ../nbs/020_data.ipynb #d25e6a31
 @patch
 def _pre_show_batch(self:ImageLoader, b, max_n=9):
     "Images, classes and pairs of both in fastai's types, which know how to be shown."
@@ -790,7 +782,7 @@ def show_batch(self:ImageLoader,
     titles = [' '.join(map(str, p[1:])) for p in pairs]
     return show_images(torch.stack([p[0] for p in pairs]), titles, **kwargs)
 
-# %% ../nbs/020_data.ipynb #26d937ed
+# %% ../nbs/020_data.ipynb #12acb101
 @patch
 def show_results(self:ImageLoader,
     b,              # a batch
@@ -821,7 +813,7 @@ class ImageLoaders(DataLoaders):
         y = torch.tensor([self.label_of(o) for o in items]) if with_labels else None
         return self.valid.new(Pictures(items, self.valid_ds, y), **kwargs)
 
-# %% ../nbs/020_data.ipynb #52bbe1db
+# %% ../nbs/020_data.ipynb #60abe78b
 @patch
 def label_of(self:ImageLoaders,
     item,    # of `dls.train.items` and the like, or a file in a class folder
@@ -836,7 +828,7 @@ def label_of(self:ImageLoaders,
     raise ValueError(f"the class of {item!r:.100} is not known: it is no item of these "
                      "loaders and in no class folder")
 
-# %% ../nbs/020_data.ipynb #7b21db36
+# %% ../nbs/020_data.ipynb #49dc379f
 def _same_classes(train, other):
     "Refuse sets in which one label means two classes, or that go beyond the classes of training."
     a, b = list(train.vocab), list(other.vocab)
@@ -844,7 +836,7 @@ def _same_classes(train, other):
         raise ValueError(f"training has the classes {a}, another set {b}: "
                          "labels would mean two things")
 
-# %% ../nbs/020_data.ipynb #7a835fb5
+# %% ../nbs/020_data.ipynb #56b9cf55
 def _placed(sets, device):
     "The datasets, of one vocabulary; those in memory on the device."
     for d in sets[1:]: _same_classes(sets[0], d)
@@ -901,7 +893,7 @@ def check_iterable(
                         f"got {type(dl).__name__}")
     return dl
 
-# %% ../nbs/020_data.ipynb #7712601e
+# %% ../nbs/020_data.ipynb #cef18e5e
 def _batches_up_to(dl, n):
     "Batches of a loader until they hold n images, and how many they hold; all for None."
     batches, count = [], 0
@@ -911,7 +903,7 @@ def _batches_up_to(dl, n):
         if n is not None and count >= n: break
     return batches, count
 
-# %% ../nbs/020_data.ipynb #42cb7d3b
+# %% ../nbs/020_data.ipynb #685a655f
 def take(
     dl,           # any loader or list of (x, y) batches
     n:int=None,   # how many images, None for all
@@ -924,7 +916,7 @@ def take(
         raise ValueError(f"asked for {n} images, the loader has {count}")
     return tuple(torch.cat(part)[:n] for part in zip(*batches))
 
-# %% ../nbs/020_data.ipynb #d6d1d2d3
+# %% ../nbs/020_data.ipynb #f5c66b59
 def _check_classes(net, x, y, name):
     "Refuse labels beyond the logits that the network gives to two of the images."
     with eval_mode(net), torch.no_grad(): logits = net(x[:2].to(device_of(net)))
@@ -958,7 +950,7 @@ def tiles(
     t = torch.from_numpy(image).reshape(H//side, side, W//side, side, 3)
     return t.permute(0, 2, 4, 1, 3).reshape(-1, 3, side, side).contiguous()
 
-# %% ../nbs/020_data.ipynb #3da391db
+# %% ../nbs/020_data.ipynb #c971ef06
 def pixel_hash(
     x:Tensor,    # uint8 images
 )->str:
@@ -995,7 +987,7 @@ def _balanced_first(x, y, n, seed):
     keep = balanced_order(y, seed)[:n].sort().values
     return x[keep], y[keep]
 
-# %% ../nbs/020_data.ipynb #585f74c3
+# %% ../nbs/020_data.ipynb #22d2ab59
 def _cifar_like(t, valid, valid_n, train_n, vocab, seed, **kwargs):
     "DataLoaders from a dict of x_train, y_train, x_test, y_test."
     train, test = (t['x_train'], t['y_train']), (t['x_test'], t['y_test'])
@@ -1030,7 +1022,7 @@ def _decode_cifar(path):
         out |= {f'x_{part}': read_images(paths), f'y_{part}': y.byte()}
     return out
 
-# %% ../nbs/020_data.ipynb #b56029e4
+# %% ../nbs/020_data.ipynb #db85244e
 def cifar_tensors(
     path=None,           # folder of the fastai layout, or None to let fastai find or download it
     cache:bool=True,     # keep the decoded bytes (185 MB) in that folder, if it can be written
@@ -1046,7 +1038,7 @@ def cifar_tensors(
         with atomic_path(file) as tmp: save_file(out, tmp)
     return out
 
-# %% ../nbs/020_data.ipynb #2aa07873
+# %% ../nbs/020_data.ipynb #a17e84c5
 def cifar_dls(
     path=None,            # folder of the fastai layout, or None to let fastai find or download it
     bs:int=128,           # training batch size
@@ -1065,7 +1057,7 @@ def cifar_dls(
     return _cifar_like(cifar_tensors(path, cache), valid, valid_n, train_n, cifar_classes, seed,
                        bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
 
-# %% ../nbs/020_data.ipynb #b7ace053
+# %% ../nbs/020_data.ipynb #a4618904
 def _note_parts(path, paths):
     "Warn if the class folders hold the same folders and nothing else, as parts of a data set do."
     inner = {}
@@ -1088,7 +1080,7 @@ def _cut_share(path, paths, y, share, seed):
         raise ValueError(f"a share of {share} of the {len(y)} images in {path} leaves a set empty")
     return _picked(paths, y, order[n:]), _picked(paths, y, order[:n])
 
-# %% ../nbs/020_data.ipynb #17e1b9bc
+# %% ../nbs/020_data.ipynb #1954264e
 def _folder_parts(path, share, seed):
     "((paths, y), (paths, y), vocab): training and validation files of a folder."
     beside = train_valid_folders(path)
@@ -1102,7 +1094,7 @@ def _folder_parts(path, share, seed):
     valid_paths, valid_y, _ = class_files(beside[1], vocab)
     return (paths, y), _picked(valid_paths, valid_y, balanced_order(valid_y, seed)), vocab
 
-# %% ../nbs/020_data.ipynb #6acb98ac
+# %% ../nbs/020_data.ipynb #c7f616b0
 def _note_classes(train_y, valid_y, vocab):
     "Refuse a class without training pictures; warn about one without validation pictures."
     for y, name in ((train_y, 'training'), (valid_y, 'validation')):
@@ -1113,7 +1105,7 @@ def _note_classes(train_y, valid_y, vocab):
             warnings.warn(f"{len(none)} classes have no {name} pictures: {', '.join(none[:10])}",
                           stacklevel=3)
 
-# %% ../nbs/020_data.ipynb #a489a523
+# %% ../nbs/020_data.ipynb #3d434e5d
 def _note_twice(train_paths, valid_paths):
     "Warn about validation pictures that are among the training pictures."
     if twice := same_pictures(valid_paths, train_paths):
@@ -1121,7 +1113,7 @@ def _note_twice(train_paths, valid_paths):
         warnings.warn(f"{len(twice)} validation pictures of {n} are among the training pictures, "
                       f"too, such as {twice[0]}: accuracies will be too high", stacklevel=3)
 
-# %% ../nbs/020_data.ipynb #e48fcbfa
+# %% ../nbs/020_data.ipynb #9a9f411c
 def _check_settings(size, bs, share, pad, val_bs, device):
     "Check settings before a file is read."
     if device is not None: check_device(device)

@@ -20,8 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import (as_path, atomic_path, check_folder, check_numbers, unwrap,
-                          Vocab)
+from .checks import as_path, check_folder, check_numbers
+from .core import atomic_path
+from .labels import Vocab
+from .networks import unwrap
 
 # %% ../nbs/040_files.ipynb #9c706281
 def plain(
@@ -47,7 +49,7 @@ def write_json(
     text = json.dumps(plain(v), indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_path(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
 
-# %% ../nbs/040_files.ipynb #06ffdc12
+# %% ../nbs/040_files.ipynb #549ee384
 def read_json(
     path,             # file name
     format:str,       # what the file must say it is
@@ -61,14 +63,14 @@ def read_json(
         raise ValueError(f"{path} is not a {format} file")
     return d
 
-# %% ../nbs/040_files.ipynb #672cd1d1
+# %% ../nbs/040_files.ipynb #8c0ad98c
 def _tensor_parts(v):
     "Type, shape and bytes of a tensor."
     t = v.detach().cpu().contiguous()
     yield f'{t.dtype}{tuple(t.shape)}'.encode()
     yield t.reshape(-1).view(torch.uint8).numpy().tobytes()
 
-# %% ../nbs/040_files.ipynb #ee89c09a
+# %% ../nbs/040_files.ipynb #0c5dce02
 def _container_parts(v):
     "Keys and values of a dict; length and values of a list or a tuple."
     if isinstance(v, dict):
@@ -77,7 +79,7 @@ def _container_parts(v):
         yield f'[{len(v)}]'.encode()
         for o in v: yield from _parts(o)
 
-# %% ../nbs/040_files.ipynb #cd32ba96
+# %% ../nbs/040_files.ipynb #3357c076
 def _code_parts(v):
     "Names, code, defaults and closure of a function; the parts of a method or a `partial`."
     if isinstance(v, partial): yield b'partial'; yield from _parts([v.func, v.args, v.keywords])
@@ -130,7 +132,7 @@ class Resume:
             raise ValueError(f"{path} is a folder: the state of an attack is a file")
         check_folder(self.path.parent, 'the folder of the state')
 
-# %% ../nbs/040_files.ipynb #cbb44a6c
+# %% ../nbs/040_files.ipynb #3916cf45
 @patch(as_prop=True)
 def due(self:Resume)->bool:
     "Whether it is time to write."
@@ -149,7 +151,7 @@ def save(self:Resume,
     with atomic_path(self.path) as tmp: tmp.write_bytes(tensor_bytes(flat, meta))
     self.last = time.monotonic()
 
-# %% ../nbs/040_files.ipynb #477d0cb4
+# %% ../nbs/040_files.ipynb #34b6814e
 def _damaged(path, e): return ValueError(f"{path} is damaged ({e}): delete it to begin again")
 
 def _read_state(path):
@@ -174,7 +176,7 @@ def load(self:Resume)->tuple:    # (tensors, notes), or None where there is noth
     try: return tensors, json.loads(meta.get('notes', ''))
     except ValueError as e: raise _damaged(self.path, e) from e
 
-# %% ../nbs/040_files.ipynb #6053c4d9
+# %% ../nbs/040_files.ipynb #26b90a5a
 @patch
 def done(self:Resume):
     "Remove the file: the work is complete."

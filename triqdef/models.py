@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .core import check_choice, check_count, check_ints, Normalize
+from .checks import check_choice, check_count, check_ints
+from .pixels import Normalize
 from .toys import toy_net
 
 # %% ../nbs/030_models.ipynb #0e75018d
@@ -68,7 +69,7 @@ def _init(m):
         nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     if isinstance(m, nn.Linear): nn.init.zeros_(m.bias)
 
-# %% ../nbs/030_models.ipynb #04be4c7c
+# %% ../nbs/030_models.ipynb #c56d9d55
 def _stage(n_in, n_out, n, stride):
     "n blocks, of which the first changes channels and side."
     rest = (BasicBlock(n_out, n_out) for _ in range(n - 1))
@@ -77,7 +78,7 @@ def _stage(n_in, n_out, n, stride):
 # %% ../nbs/030_models.ipynb #5a7684e3
 cifar_mean, cifar_std = (.4914, .4822, .4465), (.2470, .2435, .2616)
 
-# %% ../nbs/030_models.ipynb #b2471e34
+# %% ../nbs/030_models.ipynb #60764f27
 class CifarResNet(nn.Module):
     "A residual network of three stages for small images (B,3,H,W) in [0,1]; gives (B,n_classes)."
     def __init__(self,
@@ -98,7 +99,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(4*width, n_classes)
         self.apply(_init)
 
-# %% ../nbs/030_models.ipynb #bdeb197e
+# %% ../nbs/030_models.ipynb #81990137
 @patch
 def forward(self:CifarResNet, x):
     x = F.relu(self.bn1(self.conv1(self.norm(x))))

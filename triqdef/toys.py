@@ -14,8 +14,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from .core import (check_count, check_device, check_images, check_ints, check_labels,
-                          fixed_seed, Normalize, Vocab)
+from .checks import check_count, check_device, check_ints
+from .labels import check_labels, Vocab
+from .pixels import check_images, Normalize
+from .seeds import fixed_seed
 
 # %% ../nbs/010_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):
@@ -24,7 +26,7 @@ def _shapes(dx, dy, r):
     cross = (torch.minimum(dx.abs(), dy.abs()) < r/3) & (square < r)
     return torch.stack([d < r, square < .8*r, cross, (d < r) & (d > .6*r)])
 
-# %% ../nbs/010_toys.ipynb #a4dd0dc0
+# %% ../nbs/010_toys.ipynb #6f2f1220
 def _check_toys(n, classes, size, seed):
     "Counts of toy pictures as plain ints."
     n, seed = check_count(n), check_count(seed, 'seed', 0)
@@ -52,7 +54,7 @@ def toy_images(
     ground = .35*torch.rand(n, 3, size, size, generator=g)
     return torch.where(mask[:, None], ink, ground), y
 
-# %% ../nbs/010_toys.ipynb #48e3d46b
+# %% ../nbs/010_toys.ipynb #e8743f0c
 def _stage(n_in, n_out):
     "A convolution that halves the side, BatchNorm and ReLU."
     conv = nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False)
