@@ -72,14 +72,14 @@ CALLS = {
     'toys.toy_images': lambda w: dict(n=4, classes=4, size=8, seed=0), 'toys.toy_net': lambda w: dict(classes=4, width=4, seed=0), 'toys.ToyNet': lambda w: dict(classes=4, width=4),
     'toys.tensor_dls': lambda w: dict(train=(w.x, w.y), valid=(w.x, w.y), bs=4, device='cpu'), 'toys.toy_dls': lambda w: dict(n=8, bs=4, classes=4, size=8, seed=0),
     'toys.trained_toy': lambda w: dict(steps=1, classes=4, size=8, seed=0),
-    'data.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'data.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
-    'data.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
-    'data.balanced_order': lambda w: dict(y=w.y, seed=0), 'data.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
-    'data.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
-    'data.cifar_dls': lambda w: dict(path=w.folder/'cifar', device='cpu'), 'data.cifar_tensors': lambda w: dict(path=w.folder/'cifar'),
-    'data.image_folder_dls': lambda w: dict(path=w.pictures, size=8, bs=2, share=.5, seed=0, val_bs=2, device='cpu'), 'data.read_image': lambda w: dict(path=w.picture, size=8),
-    'data.open_rgb': lambda w: dict(path=w.picture), 'data.class_files': lambda w: dict(folder=w.pictures), 'data.take': lambda w: dict(dl=w.dl, n=4),
-    'data.check_loader': lambda w: dict(dl=w.dl, net=w.net),
+    'datasets.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'loader.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
+    'loader.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
+    'datasets.balanced_order': lambda w: dict(y=w.y, seed=0), 'datasets.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
+    'cifar.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
+    'cifar.cifar_dls': lambda w: dict(path=w.folder/'cifar', device='cpu'), 'cifar.cifar_tensors': lambda w: dict(path=w.folder/'cifar'),
+    'data.image_folder_dls': lambda w: dict(path=w.pictures, size=8, bs=2, share=.5, seed=0, val_bs=2, device='cpu'), 'pictures.read_image': lambda w: dict(path=w.picture, size=8),
+    'pictures.open_rgb': lambda w: dict(path=w.picture), 'folders.class_files': lambda w: dict(folder=w.pictures), 'batches.take': lambda w: dict(dl=w.dl, n=4),
+    'batches.check_loader': lambda w: dict(dl=w.dl, net=w.net),
     'models.build_model': lambda w: dict(name='resnet8', n_classes=4), 'models.cifar_resnet': lambda w: dict(depth=8, n_classes=4),
     'models.CifarResNet': lambda w: dict(n=1, n_classes=4, width=4), 'models.resnet20': lambda w: dict(n_classes=4), 'models.resnet56': lambda w: dict(n_classes=4),
     'models.BasicBlock': lambda w: dict(n_in=4, n_out=8, stride=2), 'models.ChannelPad': lambda w: dict(n_in=4, n_out=8, stride=2),
@@ -184,9 +184,9 @@ CALLS = {
     'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.diffpure.Denoiser': lambda w: dict(width=4, channels=3), 'purify.diffpure.default_scheduler': lambda w: dict(T=10),
     'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
-PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
+PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
-        'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
+        'read folder': 'cifar.cifar_dls cifar.cifar_tensors data.image_folder_dls folders.class_files train.run.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
         'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
 
@@ -195,7 +195,7 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'percept.features.feature_map': {'f': 'maps'}, 'percept.gradients.gradient_map': {'g': 'maps'}, 'train.controls.roughness': {'g': 'maps'}, 'train.pbcat.guided_cells': {'g': 'maps', 'size': None},
          'pixels.images_at_once': {'x': None}, 'pixels.fast_layout': {'x': None}, 'networks.device_of': {'net': None}, 'networks.eval_mode': {'net': None}, 'files.Resume': {'key': None},
          'attack.patch.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.patch.random_places': {'B': 'int', 'fixed': 'places'},
-         'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'data.sample_dls': {'valid': 'choice'}, 'data.cifar_dls': {'valid': 'choice'},
+         'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'cifar.sample_dls': {'valid': 'choice'}, 'cifar.cifar_dls': {'valid': 'choice'},
          'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
          'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.quantizers.make_quantizer': {'name': 'choice', 'kind': 'choice'},
          'quant.quantizers.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.quantizers.quantizer_names': {'kind': 'choice'}, 'quant.convert.idle_parameters': {'active': None},
@@ -208,14 +208,14 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.audit.AuditBudget': {'size': None}, 'attack.patch.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
          'attack.patch.check_fits': {'hw': 'size'}, 'attack.patch.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
-         'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
-for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
+         'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.convert.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
                      'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'networks.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
                      'attack.patch.place attack.patch.noise_patch attack.patch.grey_patch attack.patch.crop_patch attack.patch.null_patch': {'x': 'pixels'},
                      'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
-                     'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'label order'},
+                     'batches.take': {'dl': 'batches'}, 'datasets.ImageTensors datasets.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'datasets.balanced_order': {'y': 'label order'},
                      'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.patch.allowed_places attack.patch.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
                      'percept.hog.hog percept.hog.soft_hog percept.hog.hog_cosine': {'m': None, 'orientations': 'strict int', 'cell': 'strict int', 'block': 'strict int'},
                      'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.patch.place': {'patch': 'patch pixels'},
@@ -236,19 +236,19 @@ def call_of(name, world):
 # reason → names that have no entry
 EXEMPT = {
     'takes no argument, or values that may be anything': '''settings.import_modules train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
-        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
+        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset loader.EpochOrder cifar.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
+        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all folders.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
-        checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
+        checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap batches.check_iterable batches.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
-    'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors labels.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
-        data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.train_valid_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
+    'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors labels.Vocab loader.ImageLoaders datasets.ImageSet datasets.Pictures datasets.Stored folders.files_below
+        folders.is_picture folders.part_of pictures.picture_of folders.same_pictures folders.split_folders folders.train_valid_folders pictures.square pictures.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
         attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
-        attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
-        seeds.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
+        attack.sparse_rs.square_side attack.sparse_rs.reach attack.sparse_rs.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise pictures.to_pixels loader.crop_flip
+        seeds.keyed_generator loader.ahead loader.peek cifar.pixel_hash pictures.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
         evaluate.alignment.shuffled evaluate.alignment.noise_null evaluate.curves.paired_gap evaluate.report.replace_folder evaluate.report.text_block evaluate.report.side_by_side evaluate.report.seen_means
         evaluate.report.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.transfer.attack_settings evaluate.transfer.attack_name evaluate.transfer.source_label
         evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
@@ -268,10 +268,10 @@ EXEMPT = {
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.alignment.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
         evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.transfer.Transfer train.objective.Terms study.Unit''',
-    'draws or prints such a result': '''data.show_images data.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
+    'draws or prints such a result': '''pictures.show_images cifar.tiles evaluate.alignment.draw_gradient_maps evaluate.alignment.gradient_maps_figure evaluate.alignment.draw_stage_maps evaluate.alignment.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
-    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''data.read_images data.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
+    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',

@@ -397,7 +397,7 @@ class Call:
         return list(out) if inspect.isgenerator(out) else out
 
 # (call, parameter, label): what another call refuses, and this one takes by design
-TAKEN = {*((n, 'x', 'numpy') for n in ('data.ImageTensors', 'data.split_tensors')), *((n, 'dl', 'numpy') for n in ('data.take', 'data.check_loader')),
+TAKEN = {*((n, 'x', 'numpy') for n in ('datasets.ImageTensors', 'datasets.split_tensors')), *((n, 'dl', 'numpy') for n in ('batches.take', 'batches.check_loader')),
          *((n, 'bits', k) for n in ('attack.ensemble.BitEnsemble', 'attack.ensemble.RandomPrecision') for k in ('number', 'None')),
          *(('train.objective.Objective.__call__', 'x', k) for k in ('nan', 'inf')),       # values are not read in each step
          ('purify.diffpure.at_seed', 'seed', 'numpy int')}                                # JEDI draws nothing

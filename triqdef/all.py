@@ -39,9 +39,15 @@ from .evaluate.imagenet import *
 from .evaluate.report import *
 
 # %% ../nbs/990_all.ipynb #5c1d40aa
+from .batches import *
 from .checks import *
+from .cifar import *
+from .datasets import *
+from .folders import *
 from .labels import *
+from .loader import *
 from .networks import *
+from .pictures import *
 from .pixels import *
 from .seeds import *
 
