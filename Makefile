@@ -51,7 +51,7 @@ export: setup  ## triqdef/ from nbs/, notebooks cleaned
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
 
-store: setup  ## run one notebook and keep its outputs: make store NB=nbs/000_core.ipynb
+store: setup  ## run one notebook and keep its outputs: make store NB=nbs/000_checks.ipynb
 	PATH="$(abspath $(BIN)):$$PATH" $(ONE) PYTHONWARNINGS=ignore::FutureWarning $(BIN)/nbdev-test --save $(NB)
 	$(BIN)/nbdev-clean --fname $(NB)
 

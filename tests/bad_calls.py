@@ -63,23 +63,23 @@ RUN = lambda w: dict(net=w.net, x=w.x, y=w.y, bits=4)
 # name → its arguments; or (function, arguments) for a method or another call
 CALLS = {
     # ground
-    'core.check_bit': lambda w: dict(b=4),
-    'core.check_bits': lambda w: dict(bits=(4, 2)), 'core.check_images': lambda w: dict(x=w.x), 'core.fast_layout': lambda w: dict(x=w.x),
-    'core.Normalize': lambda w: dict(mean=(.5,)*3, std=(.5,)*3), 'core.Normalize.forward': lambda w: (w.plain.norm.forward, dict(x=w.x)),
-    'core.seed_everything': lambda w: dict(seed=0), 'core.fixed_seed': lambda w: dict(seed=0), 'core.generator': lambda w: dict(seed=0),
-    'core.eval_mode': lambda w: dict(net=w.net), 'core.check_logits': lambda w: dict(out=w.logits, n=8, classes=4), 'core.device_of': lambda w: dict(net=w.net),
-    'core.images_at_once': lambda w: dict(x=w.x, most=4), 'core.atomic_path': lambda w: dict(path=w.folder/'new'), 'core.versions': lambda w: dict(device='cpu'),
+    'checks.check_bit': lambda w: dict(b=4),
+    'checks.check_bits': lambda w: dict(bits=(4, 2)), 'pixels.check_images': lambda w: dict(x=w.x), 'pixels.fast_layout': lambda w: dict(x=w.x),
+    'pixels.Normalize': lambda w: dict(mean=(.5,)*3, std=(.5,)*3), 'pixels.Normalize.forward': lambda w: (w.plain.norm.forward, dict(x=w.x)),
+    'seeds.seed_everything': lambda w: dict(seed=0), 'seeds.fixed_seed': lambda w: dict(seed=0), 'seeds.generator': lambda w: dict(seed=0),
+    'networks.eval_mode': lambda w: dict(net=w.net), 'networks.check_logits': lambda w: dict(out=w.logits, n=8, classes=4), 'networks.device_of': lambda w: dict(net=w.net),
+    'pixels.images_at_once': lambda w: dict(x=w.x, most=4), 'core.atomic_path': lambda w: dict(path=w.folder/'new'), 'core.versions': lambda w: dict(device='cpu'),
     'toys.toy_images': lambda w: dict(n=4, classes=4, size=8, seed=0), 'toys.toy_net': lambda w: dict(classes=4, width=4, seed=0), 'toys.ToyNet': lambda w: dict(classes=4, width=4),
     'toys.tensor_dls': lambda w: dict(train=(w.x, w.y), valid=(w.x, w.y), bs=4, device='cpu'), 'toys.toy_dls': lambda w: dict(n=8, bs=4, classes=4, size=8, seed=0),
     'toys.trained_toy': lambda w: dict(steps=1, classes=4, size=8, seed=0),
-    'data.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'data.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
-    'data.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
-    'data.balanced_order': lambda w: dict(y=w.y, seed=0), 'data.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
-    'data.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
-    'data.cifar_dls': lambda w: dict(path=w.folder/'cifar', device='cpu'), 'data.cifar_tensors': lambda w: dict(path=w.folder/'cifar'),
-    'data.image_folder_dls': lambda w: dict(path=w.pictures, size=8, bs=2, share=.5, seed=0, val_bs=2, device='cpu'), 'data.read_image': lambda w: dict(path=w.picture, size=8),
-    'data.open_rgb': lambda w: dict(path=w.picture), 'data.class_files': lambda w: dict(folder=w.pictures), 'data.take': lambda w: dict(dl=w.dl, n=4),
-    'data.check_loader': lambda w: dict(dl=w.dl, net=w.net),
+    'datasets.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'loader.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
+    'loader.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
+    'datasets.balanced_order': lambda w: dict(y=w.y, seed=0), 'datasets.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
+    'cifar.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
+    'cifar.cifar_dls': lambda w: dict(path=w.folder/'cifar', device='cpu'), 'cifar.cifar_tensors': lambda w: dict(path=w.folder/'cifar'),
+    'data.image_folder_dls': lambda w: dict(path=w.pictures, size=8, bs=2, share=.5, seed=0, val_bs=2, device='cpu'), 'pictures.read_image': lambda w: dict(path=w.picture, size=8),
+    'pictures.open_rgb': lambda w: dict(path=w.picture), 'folders.class_files': lambda w: dict(folder=w.pictures), 'batches.take': lambda w: dict(dl=w.dl, n=4),
+    'batches.check_loader': lambda w: dict(dl=w.dl, net=w.net),
     'models.build_model': lambda w: dict(name='resnet8', n_classes=4), 'models.cifar_resnet': lambda w: dict(depth=8, n_classes=4),
     'models.CifarResNet': lambda w: dict(n=1, n_classes=4, width=4), 'models.resnet20': lambda w: dict(n_classes=4), 'models.resnet56': lambda w: dict(n_classes=4),
     'models.BasicBlock': lambda w: dict(n_in=4, n_out=8, stride=2), 'models.ChannelPad': lambda w: dict(n_in=4, n_out=8, stride=2),
@@ -184,14 +184,14 @@ CALLS = {
     'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.diffpure.Denoiser': lambda w: dict(width=4, channels=3), 'purify.diffpure.default_scheduler': lambda w: dict(T=10),
     'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
-PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
+PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
-        'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
+        'read folder': 'cifar.cifar_dls cifar.cifar_tensors data.image_folder_dls folders.class_files train.run.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
         'write folder': 'train.run.check_writable evaluate.page.check_report_folder'}
 
 # what the comments do not say
-KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
+KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
          'percept.features.feature_map': {'f': 'maps'}, 'percept.gradients.gradient_map': {'g': 'maps'}, 'train.controls.roughness': {'g': 'maps'}, 'train.pbcat.guided_cells': {'g': 'maps', 'size': None},
          'core.images_at_once': {'x': None}, 'core.fast_layout': {'x': None}, 'core.device_of': {'net': None}, 'core.eval_mode': {'net': None}, 'files.Resume': {'key': None},
          'attack.placing.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.places.random_places': {'B': 'int', 'fixed': 'places'},
@@ -271,7 +271,7 @@ EXEMPT = {
     'draws or prints such a result': '''data.show_images data.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
-    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''data.read_images data.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
+    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',

@@ -15,7 +15,7 @@ from fastcore.docments import docments
 from torch import nn, Tensor
 
 import triqdef
-import triqdef.core as core
+import triqdef.pixels as pixels
 from triqdef.attack.pgd import PatchPGD
 
 CLEAR = (ValueError, TypeError, OSError, ModuleNotFoundError)
@@ -398,7 +398,7 @@ class Call:
         return list(out) if inspect.isgenerator(out) else out
 
 # (call, parameter, label): what another call refuses, and this one takes by design
-TAKEN = {*((n, 'x', 'numpy') for n in ('data.ImageTensors', 'data.split_tensors')), *((n, 'dl', 'numpy') for n in ('data.take', 'data.check_loader')),
+TAKEN = {*((n, 'x', 'numpy') for n in ('datasets.ImageTensors', 'datasets.split_tensors')), *((n, 'dl', 'numpy') for n in ('batches.take', 'batches.check_loader')),
          *((n, 'bits', k) for n in ('attack.ensemble.BitEnsemble', 'attack.ensemble.RandomPrecision') for k in ('number', 'None')),
          *(('train.objective.Objective.__call__', 'x', k) for k in ('nan', 'inf')),       # values are not read in each step
          ('purify.diffpure.at_seed', 'seed', 'numpy int')}                                # JEDI draws nothing
@@ -473,7 +473,7 @@ def alike(a, b):
 
 def judge(call, param, value, good, seconds=60):
     "None where a call did right, else what went wrong, with the message."
-    core._warned.clear()
+    pixels._warned.clear()
     seed, error, out = torch.default_generator.manual_seed, None, None      # torch.manual_seed takes half a millisecond
     before, call.before = call.before or state(call.world), None
     seed(0)

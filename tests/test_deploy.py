@@ -514,7 +514,7 @@ def test_names_and_ends_of_a_file(net, good, tmp_path, monkeypatch):
     dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (inp, out)]
     assert (inp.name, out.name, dims) == ('pixels', 'logits', [['batch', 3, 16, 16], ['batch', 4]])
     file = OnnxNet(export_onnx(net, tmp_path/'u8.onnx', 4, toy_images(2)[0], pixels='uint8'))
-    monkeypatch.setattr('triqdef.core._warned', set())
+    monkeypatch.setattr('triqdef.pixels._warned', set())
     with pytest.warns(UserWarning): got = file.inputs(torch.tensor([-.1, 1.2, .5]).reshape(3, 1, 1, 1).expand(3, 3, 16, 16))
     assert got[:, 0, 0, 0].tolist() == [0, 255, 128]
 

@@ -1,4 +1,4 @@
-"""Strict JSON, a fingerprint of what a result depends on, and the state of long work that goes on where it stopped.
+"""Strict JSON, fingerprints, and the state of long work.
 
 Docs: https://triqdef.github.io/triqdef/files.html.md"""
 
@@ -20,14 +20,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
 
-from .core import (as_path, atomic_path, check_folder, check_numbers, unwrap,
-                          Vocab)
+from .checks import as_path, check_folder, check_numbers
+from .core import atomic_path
+from .labels import Vocab
+from .networks import unwrap
 
 # %% ../nbs/040_files.ipynb #9c706281
 def plain(
     v,    # anything
 ):
-    "`v` as strict JSON holds it: dicts, lists, strings, finite numbers, None; the rest as its `repr`."
+    "`v` as strict JSON: dicts, lists, strings, finite numbers, None; the rest as its `repr`."
     if isinstance(v, dict): return {str(k): plain(o) for k, o in v.items()}
     if isinstance(v, Tensor): v = v.detach().cpu().numpy()
     if isinstance(v, np.ndarray):
@@ -47,6 +49,7 @@ def write_json(
     text = json.dumps(plain(v), indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_path(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
 
+# %% ../nbs/040_files.ipynb #549ee384
 def read_json(
     path,             # file name
     format:str,       # what the file must say it is
@@ -60,27 +63,44 @@ def read_json(
         raise ValueError(f"{path} is not a {format} file")
     return d
 
-# %% ../nbs/040_files.ipynb #52b6d22e
-def _parts(v):
-    "The bytes that stand for `v`, piece by piece."
-    if isinstance(v, nn.Module): v = unwrap(v); v = {'module': type(v).__name__, **v.state_dict()}
-    if isinstance(v, Tensor):
-        t = v.detach().cpu().contiguous()
-        yield f'{t.dtype}{tuple(t.shape)}'.encode()
-        yield t.reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(v, dict):
+# %% ../nbs/040_files.ipynb #8c0ad98c
+def _tensor_parts(v):
+    "Type, shape and bytes of a tensor."
+    t = v.detach().cpu().contiguous()
+    yield f'{t.dtype}{tuple(t.shape)}'.encode()
+    yield t.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+# %% ../nbs/040_files.ipynb #0c5dce02
+def _container_parts(v):
+    "Keys and values of a dict; length and values of a list or a tuple."
+    if isinstance(v, dict):
         for k, o in v.items(): yield repr(k).encode() + b':'; yield from _parts(o)
-    elif isinstance(v, (list, tuple)):
+    else:
         yield f'[{len(v)}]'.encode()
         for o in v: yield from _parts(o)
-    elif isinstance(v, partial): yield b'partial'; yield from _parts([v.func, v.args, v.keywords])
-    elif isinstance(v, np.ndarray): yield f'{v.dtype}{v.shape}'.encode(); yield v.tobytes()
-    elif isinstance(v, (set, frozenset)): yield from _parts(sorted(map(repr, v)))
+
+# %% ../nbs/040_files.ipynb #3357c076
+def _code_parts(v):
+    "Names, code, defaults and closure of a function; the parts of a method or a `partial`."
+    if isinstance(v, partial): yield b'partial'; yield from _parts([v.func, v.args, v.keywords])
     elif ismethod(v): yield from _parts([v.__func__, v.__self__])
     elif iscode(v): yield v.co_code; yield from _parts([v.co_consts, v.co_names])
-    elif isfunction(v):
+    else:
         yield f'{v.__module__}.{v.__qualname__}'.encode()
-        yield from _parts([v.__code__, v.__defaults__, [c.cell_contents for c in v.__closure__ or ()]])
+        closure = [c.cell_contents for c in v.__closure__ or ()]
+        yield from _parts([v.__code__, v.__defaults__, closure])
+
+# %% ../nbs/040_files.ipynb #52b6d22e
+def _is_code(v): return isinstance(v, partial) or ismethod(v) or iscode(v) or isfunction(v)
+
+def _parts(v):
+    "The bytes that stand for `v`, piece by piece; never its address in memory."
+    if isinstance(v, nn.Module): v = unwrap(v); v = {'module': type(v).__name__, **v.state_dict()}
+    if isinstance(v, Tensor): yield from _tensor_parts(v)
+    elif isinstance(v, (dict, list, tuple)): yield from _container_parts(v)
+    elif _is_code(v): yield from _code_parts(v)
+    elif isinstance(v, np.ndarray): yield f'{v.dtype}{v.shape}'.encode(); yield v.tobytes()
+    elif isinstance(v, (set, frozenset)): yield from _parts(sorted(map(repr, v)))
     elif hasattr(v, '__dict__') and not isinstance(v, type):
         yield type(v).__qualname__.encode(); yield from _parts(vars(v))
     else: yield repr(v).encode()
@@ -97,24 +117,26 @@ def fingerprint(
 
 # %% ../nbs/040_files.ipynb #53bc8779
 class Resume:
-    "The state of long work in one file that knows which work it belongs to; `path=None` keeps nothing."
+    "The state of long work in one file that names its work; `path=None` keeps nothing."
     def __init__(self,
         path,              # file name, or None
-        key:str,           # `fingerprint` of everything that the result depends on; None to read what is there
+        key:str,           # `fingerprint` of what the result depends on; None to read what is there
         every:float=30.,   # seconds between two writings; 0 to write whenever asked
     ):
         check_numbers(every=every)
         if every < 0: raise ValueError(f"every must be 0 or more seconds, got {every}")
         self.path, self.key, self.every = None if path is None else as_path(path), key, every
         self.last = time.monotonic()
-        if self.path is not None and self.path.is_dir():
+        if self.path is None: return
+        if self.path.is_dir():
             raise ValueError(f"{path} is a folder: the state of an attack is a file")
-        if self.path is not None: check_folder(self.path.parent, 'the folder of the state')
+        check_folder(self.path.parent, 'the folder of the state')
 
-    @property
-    def due(self)->bool:
-        "Whether it is time to write."
-        return self.path is not None and time.monotonic() - self.last >= self.every
+# %% ../nbs/040_files.ipynb #3916cf45
+@patch(as_prop=True)
+def due(self:Resume)->bool:
+    "Whether it is time to write."
+    return self.path is not None and time.monotonic() - self.last >= self.every
 
 # %% ../nbs/040_files.ipynb #4d6c4409
 @patch
@@ -129,26 +151,33 @@ def save(self:Resume,
     with atomic_path(self.path) as tmp: tmp.write_bytes(tensor_bytes(flat, meta))
     self.last = time.monotonic()
 
-@patch
-def done(self:Resume):
-    "Remove the file: the work is complete."
-    if self.path is not None: self.path.unlink(missing_ok=True)
+# %% ../nbs/040_files.ipynb #34b6814e
+def _damaged(path, e): return ValueError(f"{path} is damaged ({e}): delete it to begin again")
+
+def _read_state(path):
+    "Tensors and metadata of a file; loading runs no code."
+    try:
+        whole = path.read_bytes()    # once: `safe_open` opens a file twice, which may be replaced
+        tensors, size = from_bytes(whole), int.from_bytes(whole[:8], 'little')
+        return tensors, json.loads(whole[8:8 + size]).get('__metadata__', {})
+    except (SafetensorError, OSError) as e: raise _damaged(path, e) from e
 
 # %% ../nbs/040_files.ipynb #41d1aa2d
 @patch
 def load(self:Resume)->tuple:    # (tensors, notes), or None where there is nothing
     "What the last `save` of this work wrote; `ValueError` for a damaged file or one of other work."
     if self.path is None or not self.path.exists(): return None
-    try:
-        whole = self.path.read_bytes()    # at once: `safe_open` opens the file twice, and it may be replaced in between
-        tensors, size = from_bytes(whole), int.from_bytes(whole[:8], 'little')
-        meta = json.loads(whole[8:8 + size]).get('__metadata__', {})
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e
-    if meta.get('format') != 'triqdef-state-1': raise ValueError(f"{self.path} is not the state of an attack")
+    tensors, meta = _read_state(self.path)
+    if meta.get('format') != 'triqdef-state-1':
+        raise ValueError(f"{self.path} is not the state of an attack")
     if self.key is not None and meta.get('key') != self.key:
         raise ValueError(f"{self.path} belongs to other settings, images or weights: "
                          "give another file, or delete it to begin again")
     try: return tensors, json.loads(meta.get('notes', ''))
-    except ValueError as e:
-        raise ValueError(f"{self.path} is damaged ({e}): delete it to begin again") from e
+    except ValueError as e: raise _damaged(self.path, e) from e
+
+# %% ../nbs/040_files.ipynb #26b90a5a
+@patch
+def done(self:Resume):
+    "Remove the file: the work is complete."
+    if self.path is not None: self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""ResNet-20 and ResNet-56 as He et al. drew them for 32-pixel images: small enough for a laptop, deep enough to have stages worth comparing.
+"""ResNet-20 and ResNet-56 as He et al. drew them for 32-pixel images.
 
 Docs: https://triqdef.github.io/triqdef/models.html.md"""
 
@@ -12,14 +12,16 @@ __all__ = ['cifar_mean', 'cifar_std', 'models', 'ChannelPad', 'BasicBlock', 'Cif
 from functools import partial
 
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
-from .core import check_choice, check_count, check_ints, Normalize
+from .checks import check_choice, check_count, check_ints
+from .pixels import Normalize
 from .toys import toy_net
 
 # %% ../nbs/030_models.ipynb #0e75018d
 class ChannelPad(nn.Module):
-    "The shortcut of option A: every `stride`-th pixel, zero channels added evenly before and after."
+    "The shortcut of option A: every `stride`-th pixel, zero channels added on both sides."
     def __init__(self,
         n_in:int,        # channels that arrive
         n_out:int,       # channels that leave, at least `n_in`
@@ -28,7 +30,8 @@ class ChannelPad(nn.Module):
         super().__init__()
         check_ints(1, n_in=n_in, stride=stride); check_ints(n_out=n_out)
         if n_out < n_in:
-            raise ValueError(f"ChannelPad adds channels: n_out must be at least {n_in}, got {n_out}")
+            raise ValueError(f"ChannelPad adds channels: n_out must be at least {n_in}, "
+                             f"got {n_out}")
         self.n_in, self.n_out, self.stride = n_in, n_out, stride
         self.front = (n_out - n_in)//2
 
@@ -61,17 +64,21 @@ class BasicBlock(nn.Module):
 
 # %% ../nbs/030_models.ipynb #efeaa2e8
 def _init(m):
+    "He's initialisation of a convolution or a linear layer."
     if isinstance(m, (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     if isinstance(m, nn.Linear): nn.init.zeros_(m.bias)
 
+# %% ../nbs/030_models.ipynb #c56d9d55
 def _stage(n_in, n_out, n, stride):
+    "n blocks, of which the first changes channels and side."
     rest = (BasicBlock(n_out, n_out) for _ in range(n - 1))
     return nn.Sequential(BasicBlock(n_in, n_out, stride), *rest)
 
 # %% ../nbs/030_models.ipynb #5a7684e3
 cifar_mean, cifar_std = (.4914, .4822, .4465), (.2470, .2435, .2616)
 
+# %% ../nbs/030_models.ipynb #60764f27
 class CifarResNet(nn.Module):
     "A residual network of three stages for small images (B,3,H,W) in [0,1]; gives (B,n_classes)."
     def __init__(self,
@@ -82,8 +89,7 @@ class CifarResNet(nn.Module):
         std=cifar_std,       # per channel, positive
     ):
         super().__init__()
-        n_classes = check_count(n_classes, 'n_classes')
-        check_ints(1, n=n, width=width)
+        check_ints(1, n=n, width=width); n_classes = check_count(n_classes, 'n_classes')
         self.norm = Normalize(mean, std)
         self.conv1 = nn.Conv2d(len(mean), width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -93,10 +99,12 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(4*width, n_classes)
         self.apply(_init)
 
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(self.norm(x))))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean((2, 3)))
+# %% ../nbs/030_models.ipynb #81990137
+@patch
+def forward(self:CifarResNet, x):
+    x = F.relu(self.bn1(self.conv1(self.norm(x))))
+    x = self.layer3(self.layer2(self.layer1(x)))
+    return self.fc(x.mean((2, 3)))
 
 # %% ../nbs/030_models.ipynb #056eff43
 def cifar_resnet(

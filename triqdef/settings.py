@@ -1,4 +1,4 @@
-"""A call with many settings takes them as one object or as keywords.
+"""A call with many settings takes an object or keywords.
 
 Docs: https://triqdef.github.io/triqdef/settings.html.md"""
 
@@ -23,7 +23,8 @@ def settings_of(
         raise TypeError(f"settings must be {kind.__name__} or None, got {type(settings).__name__}")
     names = [f.name for f in fields(kind)]
     for k in changes:
-        if k not in names: raise TypeError(f"{k!r} is no setting of {kind.__name__}: it has {', '.join(names)}")
+        if k not in names:
+            raise TypeError(f"{k!r} is no setting of {kind.__name__}: it has {', '.join(names)}")
     return kind(**changes) if settings is None else replace(settings, **changes)
 
 # %% ../nbs/050_settings.ipynb #958cc49e

@@ -1,4 +1,4 @@
-"""One set of functions that write a result as JSON, a table, a picture and tensors, and read it back.
+"""A result as JSON, a table, a picture and tensors.
 
 Docs: https://triqdef.github.io/triqdef/store.html.md"""
 
@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 
-from .core import atomic_path, check_folder
+from .checks import check_folder
+from .core import atomic_path
 from .files import read_json, write_json
 
 # %% ../nbs/060_store.ipynb #87cc12c7
@@ -26,6 +27,7 @@ def slug(
     "A name for a file: letters, digits and dashes."
     return re.sub(r'[^a-z0-9]+', '-', str(s).replace('×', 'x').lower()).strip('-') or 'x'
 
+# %% ../nbs/060_store.ipynb #3d3b8092
 def save_png(
     fig,     # a matplotlib figure; it is closed
     path,    # file name
@@ -42,6 +44,7 @@ def records(
     "Rows of a table as dicts, with None for what is missing."
     return frame.astype(object).where(frame.notna(), None).to_dict('records')
 
+# %% ../nbs/060_store.ipynb #63ce9e06
 def save_table(
     frame,    # a pandas table; its index is left out
     path,     # file name
@@ -58,6 +61,7 @@ def save_tensors(
     flat = {k: v.contiguous().clone() for k, v in tensors.items()}
     with atomic_path(path) as tmp: tmp.write_bytes(tensor_bytes(flat))
 
+# %% ../nbs/060_store.ipynb #274bd4c7
 def load_tensors(
     path,    # a file that `save_tensors` wrote
 )->dict:     # name → tensor
@@ -85,6 +89,7 @@ def save_result(
     write_json(d/f'{name}.json', dict(format=f'triqdef-{name}-1', **said))
     return d
 
+# %% ../nbs/060_store.ipynb #d648e7a8
 def load_result(
     dir,                # a folder that `save_result` wrote
     name,               # of the kind of result
@@ -92,5 +97,5 @@ def load_result(
 )->tuple:               # (what the JSON says, tensors)
     "Read a result; `ValueError` when files are missing or damaged."
     d = Path(dir).expanduser()
-    said = read_json(d/f'{name}.json', f'triqdef-{name}-1')
-    return said, load_tensors(d/(tensor_file or f'{name}.safetensors'))
+    notes = read_json(d/f'{name}.json', f'triqdef-{name}-1')
+    return notes, load_tensors(d/(tensor_file or f'{name}.safetensors'))

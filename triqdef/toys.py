@@ -1,4 +1,4 @@
-"""Small pictures, a small network and small loaders, so that every lesson runs in seconds and still shows something true.
+"""Small pictures, a small network and small loaders for quick lessons.
 
 Docs: https://triqdef.github.io/triqdef/toys.html.md"""
 
@@ -14,8 +14,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from .core import (check_count, check_device, check_images, check_ints, check_labels,
-                          fixed_seed, Normalize, Vocab)
+from .checks import check_count, check_device, check_ints
+from .labels import check_labels, Vocab
+from .pixels import check_images, Normalize
+from .seeds import fixed_seed
 
 # %% ../nbs/010_toys.ipynb #48fd839a
 def _shapes(dx, dy, r):
@@ -23,6 +25,15 @@ def _shapes(dx, dy, r):
     d, square = (dx**2 + dy**2).sqrt(), torch.maximum(dx.abs(), dy.abs())
     cross = (torch.minimum(dx.abs(), dy.abs()) < r/3) & (square < r)
     return torch.stack([d < r, square < .8*r, cross, (d < r) & (d > .6*r)])
+
+# %% ../nbs/010_toys.ipynb #6f2f1220
+def _check_toys(n, classes, size, seed):
+    "Counts of toy pictures as plain ints."
+    n, seed = check_count(n), check_count(seed, 'seed', 0)
+    classes, size = check_count(classes, 'classes'), check_count(size, 'size')
+    if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
+    if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
+    return n, classes, size, seed
 
 # %% ../nbs/010_toys.ipynb #30d15bf3
 def toy_images(
@@ -32,33 +43,35 @@ def toy_images(
     seed:int=0,      # the same seed gives the same pictures
 )->tuple:            # x (n,3,size,size) float in [0,1], y (n,) int64
     "Pictures of shapes on a noisy ground with their classes, in turn 0, 1, 2, …"
-    n, seed = check_count(n), check_count(seed, 'seed', 0)
-    classes, size = check_count(classes, 'classes'), check_count(size, 'size')
-    if not 1 <= classes <= 4: raise ValueError(f"classes must lie between 1 and 4, got {classes}")
-    if size < 8: raise ValueError(f"size must be at least 8 pixels, got {size}")
-    g = torch.Generator().manual_seed(int(seed))
+    n, classes, size, seed = _check_toys(n, classes, size, seed)
+    g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % classes
     r = size*(.22 + .1*torch.rand(n, 1, 1, generator=g))
     cx, cy = (r + (size - 1 - 2*r)*torch.rand(n, 1, 1, generator=g) for _ in range(2))
     p = torch.arange(size, dtype=torch.float)
     mask = _shapes(p[None, None] - cx, p[None, :, None] - cy, r)[y, torch.arange(n)]
     ink = .5 + .5*torch.rand(n, 3, 1, 1, generator=g)
-    x = .35*torch.rand(n, 3, size, size, generator=g)
-    return torch.where(mask[:, None], ink, x), y
+    ground = .35*torch.rand(n, 3, size, size, generator=g)
+    return torch.where(mask[:, None], ink, ground), y
+
+# %% ../nbs/010_toys.ipynb #e8743f0c
+def _stage(n_in, n_out):
+    "A convolution that halves the side, BatchNorm and ReLU."
+    conv = nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU())
 
 # %% ../nbs/010_toys.ipynb #701af455
 class ToyNet(nn.Module):
-    "Three convolutional stages and a linear layer, about ten thousand weights, for images in [0,1]."
+    "Three convolutional stages and a linear layer, about ten thousand weights."
     def __init__(self,
         classes:int=4,    # number of classes
         width:int=8,      # channels of the first stage; the next have twice and four times as many
     ):
         super().__init__()
         check_ints(1, classes=classes, width=width)
-        def stage(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
         self.norm = Normalize([.4]*3, [.25]*3)
         self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.layer1, self.layer2 = stage(width, 2*width), stage(2*width, 4*width)
+        self.layer1, self.layer2 = _stage(width, 2*width), _stage(2*width, 4*width)
         self.fc = nn.Linear(4*width, classes)
 
     def forward(self, x):
@@ -71,19 +84,21 @@ def toy_net(
     width:int=8,     # channels of the first stage
     seed:int=0,      # seed of the weights
 )->nn.Module:
-    "An untrained `ToyNet` with reproducible weights."
+    "Make an untrained `ToyNet` with reproducible weights."
     check_ints(1, classes=classes, width=width); check_ints(seed=seed)
     with fixed_seed(seed): return ToyNet(classes, width)
 
 # %% ../nbs/010_toys.ipynb #b9431bb8
 class _Pairs(list):
-    "A list of (image, class) with class names."
+    "A list of (image, class) with class names, which fastai's interpretation asks for."
     def __init__(self, x, y, vocab, name):
         x = check_images(torch.as_tensor(x), f'{name} images')
-        x, y = x.float() if x.dtype == torch.float64 else x, check_labels(y, len(x), f'{name} labels')
-        self.vocab = Vocab(range(int(y.max()) + 1) if vocab is None else vocab)
-        if int(y.max()) >= len(self.vocab):
-            raise ValueError(f"{name} labels reach {int(y.max())}, with {len(self.vocab)} class names")
+        x = x.float() if x.dtype == torch.float64 else x
+        y = check_labels(y, len(x), f'{name} labels')
+        highest = int(y.max())
+        self.vocab = Vocab(range(highest + 1) if vocab is None else vocab)
+        if highest >= len(self.vocab):
+            raise ValueError(f"{name} labels reach {highest}, with {len(self.vocab)} class names")
         super().__init__(zip(x, y))
 
 # %% ../nbs/010_toys.ipynb #f5aefa0f
@@ -101,7 +116,6 @@ def tensor_dls(
     dls = DataLoaders(*(DataLoader(d, bs=bs, shuffle=s, drop_last=False, device=device)
                         for d, s in ((train, True), (valid, False))), device=device)
     dls.vocab, dls.c = train.vocab, len(train.vocab)
-    check_device(device)
     return dls
 
 # %% ../nbs/010_toys.ipynb #288de1fd
@@ -124,7 +138,7 @@ def trained_toy(
     size:int=16,      # side in pixels
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
-    "A `ToyNet` trained for a second or two, in eval mode."
+    "Train a `ToyNet` for a second or two; it is in eval mode."
     check_ints(1, steps=steps, classes=classes); check_ints(seed=seed)
     net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
     opt = torch.optim.Adam(net.parameters(), 1e-2)
@@ -136,7 +150,7 @@ def trained_toy(
 
 # %% ../nbs/010_toys.ipynb #2cec8f85
 class Watched(nn.Module):
-    "A network that counts the images it sees, and stops working after some calls."
+    "A network that counts the images it is given, and stops working after some calls."
     def __init__(self,
         net:nn.Module,      # the network
         calls:int=None,     # that work; the next raises `KeyboardInterrupt`. None for all
