@@ -144,12 +144,13 @@ CALLS = {
     'train.curriculum.BACT': lambda w: dict(bits=(4, 2), warmup=.3, max_active=2, ramp=.1, seed=0),
     'train.objective.Objective': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, smooth=1., distill=.5),
     'train.objective.Objective.__call__': lambda w: (Objective(1., .1, .1, smooth=1.).__call__, dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=(4, 2))),
+    'train.base.TrainingCallback': lambda w: dict(bits=(4, 2), seed=0),
     'train.callback.TriQDef': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, seed=0), 'train.callback.PatchAT': lambda w: dict(lambda_adv=1.), 'train.callback.JointQAT': lambda w: dict(bits=(4, 2)),
     'train.controls.GradientNoise': lambda w: dict(lambda_adv=1., sigma=.5), 'train.controls.GradientSmooth': lambda w: dict(lambda_adv=1., weight=.1, sigma=1.), 'train.controls.SmoothObjective': lambda w: dict(lambda_adv=1., smooth=1., distill=.5),
     'train.controls.roughness': lambda w: dict(g=w.x, sigma=1.), 'train.dwq.OneBit': lambda w: dict(bits=(4, 2), seed=0), 'train.dwq.DWQ': lambda w: dict(share=1.), 'train.dwq.RPI': lambda w: dict(net=w.net, bits=(4, 2), seed=0),
     'train.pbat.PBAT': lambda w: dict(share=.5), 'train.pbcat.PBCAT': lambda w: dict(lambda_adv=1.), 'train.pbcat.CompositePGD': lambda w: dict(size=4, steps=1, eps_patch=.25, eps_global=.01, cell=2, share=.5, seed=0),
     'train.pbcat.CompositePGD.attack': lambda w: (CompositePGD(4, steps=1, seed=0).attack, RUN(w)), 'train.pbcat.guided_cells': lambda w: dict(g=w.x, top_left=torch.zeros(8, 2).long(), size=(4, 4), cell=2, share=.5),
-    'train.run.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.run.load_run': lambda w: dict(folder=w.folder/'run'),
+    'train.folder.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.folder.load_run': lambda w: dict(folder=w.folder/'run'),
     # evidence
     'evaluate.success.wilson': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.Rate': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.asr': lambda w: dict(clean=w.pred, adv=w.pred, y=w.y),
     'evaluate.success.asr_all': lambda w: dict(adv=w.pred, y=w.y), 'evaluate.success.asr_targeted': lambda w: dict(adv=w.pred, y=w.y, target=1), 'evaluate.success.clean_accuracy': lambda w: dict(pred=w.pred, y=w.y),
@@ -186,9 +187,9 @@ CALLS = {
 
 PATH = {'read file': ('data.read_image data.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
-        'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.run.load_run',
+        'read folder': 'data.cifar_dls data.cifar_tensors data.image_folder_dls data.class_files train.folder.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
-        'write folder': 'train.run.check_writable evaluate.report.check_report_folder'}
+        'write folder': 'train.folder.check_writable evaluate.report.check_report_folder'}
 
 # what the comments do not say
 KINDS = {'core.check_bit': {'b': 'bit'}, 'core.check_logits': {'out': 'logits'}, 'core.versions': {'device': 'device'}, 'evaluate.success.predict': {'data': 'images'},
@@ -235,15 +236,15 @@ def call_of(name, world):
 
 # reason → names that have no entry
 EXEMPT = {
-    'takes no argument, or values that may be anything': '''settings.import_modules train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
+    'takes no argument, or values that may be anything': '''settings.import_modules train.settings.find_methods train.settings.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
         evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.patch.check_hw attack.patch.check_pixels attack.patch.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
     'is a step inside a loop, called with what its caller has checked': '''quant.convert.is_plain quant.convert.swap_modules quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
-        data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
-        train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
+        data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.guard.Partner train.guard.check_optimizer train.guard.check_pair train.guard.class_labels train.guard.mark train.guard.spare_steps train.guard.unchanged train.folder.alone train.folder.begin_run train.folder.hold_folder train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.build.check_same_classes train.settings.named_device
+        train.settings.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
         attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.patch.to_uint8_grid attack.patch.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
         attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.sparse_rs.corner_start attack.sparse_rs.repaint
@@ -255,13 +256,13 @@ EXEMPT = {
         store.save_result store.load_result
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
-        purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
-        train.callback.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
+        purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.passes.switch_once train.passes.company_of
+        train.passes.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.transfer.TransferSettings evaluate.transfer.TransferWork
         evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
         evaluate.audit.no_gain_by_smoothing evaluate.audit.no_gain_by_ensembles evaluate.audit.no_gain_by_features evaluate.audit.tools_work evaluate.audit.export_agrees
         evaluate.report.ReportSettings evaluate.transfer.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
-    'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
+    'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.quantizers.Quantizer
         quant.quantizers.lsq_step quant.quantizers.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         unfuse.same_pads unfuse.pad_input unfuse.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
@@ -275,9 +276,9 @@ EXEMPT = {
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
-    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
-        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
-        train.run.make_callback train.run.own_options train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
+    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
+        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.settings.StartSettings train.settings.TrainSettings train.build.preset_for train.build.make_data train.build.make_network
+        train.build.make_callback train.settings.own_options train.settings.settings_from train.settings.MethodSettings train.declare.training_method train.folder.RunState train.run.train train.settings.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
         deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
         deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success

@@ -70,6 +70,11 @@ from .evaluate.suite import *
 from .evaluate.transfer import *
 from .files import *
 from .toys import *
+from .train.passes import *
+from .train.declare import *
+from .train.accuracy import *
+from .train.guard import Partner
+from .train.base import *
 from .train.callback import *
 from .train.controls import *
 from .train.curriculum import *
@@ -78,6 +83,9 @@ from .train.dwq import *
 from .train.objective import *
 from .train.pbat import *
 from .train.pbcat import *
+from .train.settings import *
+from .train.build import *
+from .train.folder import *
 from .train.run import *
 from .unfuse import *
 
