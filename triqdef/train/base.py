@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.base.html.md"""
 # %% auto #0
 __all__ = ['TrainingCallback']
 
-# %% ../../nbs/519_train.base.ipynb #05d724dc
+# %% ../../nbs/519_train.base.ipynb #538f87d0
 from contextlib import nullcontext
 
 from fastai.callback.core import Callback
@@ -23,7 +23,7 @@ from .curriculum import BACT
 from .guard import check_optimizer, check_pair, mark, Partner, spare_steps, unchanged
 from .passes import Alone, company_of, first_steps, switch_once
 
-# %% ../../nbs/519_train.base.ipynb #ea878e7c
+# %% ../../nbs/519_train.base.ipynb #2beb8258
 class TrainingCallback(Callback):
     "Runs fastai's pass of each training batch at the highest active bit-width."
     order, run_valid, _stateattrs = 0, False, ('off', 'company', 'marks')
@@ -42,20 +42,20 @@ class TrainingCallback(Callback):
 
     def _init_state(self): self.off, self.company, self.marks = noop, Alone(), {}
 
-# %% ../../nbs/519_train.base.ipynb #02c997bb
+# %% ../../nbs/519_train.base.ipynb #ca1ddb43
 @patch(as_prop=True)
 def net(self:TrainingCallback)->nn.Module:
     "The multi-bit network inside DDP, `torch.compile` and other wrappers."
     return unwrap(self.learn.model)
 
-# %% ../../nbs/519_train.base.ipynb #cb7aedaf
+# %% ../../nbs/519_train.base.ipynb #66c649b2
 @patch
 def saving(self:TrainingCallback):
     "The context of a forward pass, which saves memory if `checkpoint` says so."
     if self.checkpoint is False: return nullcontext()
     return checkpointed(self.net, None if self.checkpoint is True else self.checkpoint)
 
-# %% ../../nbs/519_train.base.ipynb #5c308fb4
+# %% ../../nbs/519_train.base.ipynb #6b30124d
 @patch
 def _check_place(self:TrainingCallback, ours):
     "Refuse a second training callback, and a callback that serves another Learner."
@@ -65,7 +65,7 @@ def _check_place(self:TrainingCallback, ours):
         raise ValueError(f"{self} serves the Learner it was given to last, and that one is not in "
                          "training: give each callback a Learner of its own")
 
-# %% ../../nbs/519_train.base.ipynb #911ffcc4
+# %% ../../nbs/519_train.base.ipynb #0ffdad3f
 @patch
 def check_learner(self:TrainingCallback,
     allowed,    # the bit-widths of its network
@@ -81,13 +81,13 @@ def check_learner(self:TrainingCallback,
         if isinstance(m, AccuracyAt): check_bit(m.bits, allowed, 'accuracy_at')
     check_optimizer(self.learn.model, self.opt)
 
-# %% ../../nbs/519_train.base.ipynb #b974b116
+# %% ../../nbs/519_train.base.ipynb #95c5501c
 @patch
 def spare_steps(self:TrainingCallback):
     "Exempt the quantizers' steps from weight decay, or warn that the optimizer cannot."
     spare_steps(self.learn.model, self.opt)
 
-# %% ../../nbs/519_train.base.ipynb #f343b5f6
+# %% ../../nbs/519_train.base.ipynb #aae17eb0
 @patch
 def check_source(self:TrainingCallback,
     allowed,    # the bit-widths of its network
@@ -106,7 +106,7 @@ def _allowed_bits(self:TrainingCallback):
         raise ValueError("the training loader is empty: no batch to train on")
     return state.allowed
 
-# %% ../../nbs/519_train.base.ipynb #fa5c3ec6
+# %% ../../nbs/519_train.base.ipynb #b859328f
 @patch
 def build(self:TrainingCallback):
     "Build what depends on the network; subclasses override it."
@@ -126,7 +126,7 @@ def begin(self:TrainingCallback):
     if not self.epoch: self.history = []
     self.learn.add_cbs(self.partners())
 
-# %% ../../nbs/519_train.base.ipynb #b651b15e
+# %% ../../nbs/519_train.base.ipynb #33ce71f3
 @patch
 def after_fit(self:TrainingCallback):
     "Remove the partners from the Learner."
@@ -138,14 +138,14 @@ def before_fit(self:TrainingCallback):
     self.begun = False
     self.off(); TrainingCallback.after_fit(self)
 
-# %% ../../nbs/519_train.base.ipynb #2fe648f6
+# %% ../../nbs/519_train.base.ipynb #e7f175f7
 @patch
 def before_train(self:TrainingCallback):
     "Begin, once a fit. Validation may have set steps: let all processes agree."
     if not self.begun: self.begin()
     self.company.agree(self.net)
 
-# %% ../../nbs/519_train.base.ipynb #c73c97e8
+# %% ../../nbs/519_train.base.ipynb #969d499b
 @patch
 def after_step(self:TrainingCallback):
     "Note that this batch ended in an update (with gradient accumulation, not every batch does)."
@@ -158,7 +158,7 @@ def _forget_gradients(self:TrainingCallback):
         for p in self.learn.model.parameters(): p.grad = None
     self.stepped = False
 
-# %% ../../nbs/519_train.base.ipynb #157f2d92
+# %% ../../nbs/519_train.base.ipynb #ae2ac059
 @patch
 def check_batch(self:TrainingCallback):
     "Refuse a batch that is not images and their labels."
@@ -171,7 +171,7 @@ def prepare(self:TrainingCallback):
         if first_steps(self.net, self.x, b): self.company.agree(self.net)
     self.prepared |= set(self.active)
 
-# %% ../../nbs/519_train.base.ipynb #496f16d3
+# %% ../../nbs/519_train.base.ipynb #9d71e79f
 @patch
 def mix(self:TrainingCallback):
     "Change the batch before fastai sees it; subclasses override it, here nothing changes."
@@ -189,7 +189,7 @@ def before_batch(self:TrainingCallback):
     if self.net is not self.learn.model: self.prepare()
     self.mix()
 
-# %% ../../nbs/519_train.base.ipynb #343bce8e
+# %% ../../nbs/519_train.base.ipynb #fe8342ae
 @patch
 def switch(self:TrainingCallback):
     "Run the next pass, fastai's, at the highest active bit-width, and mark its batch."
@@ -201,7 +201,7 @@ def after_cancel_batch(self:TrainingCallback):
     "Cancel the switch, if another callback ended the batch before the forward pass."
     self.off()
 
-# %% ../../nbs/519_train.base.ipynb #104c970b
+# %% ../../nbs/519_train.base.ipynb #cfef4f35
 @patch
 def got_pred(self:TrainingCallback):
     "Mark the logits, after checking their shape."
@@ -216,18 +216,18 @@ def got_loss(self:TrainingCallback):
                          f"got shape {tuple(loss.shape)}")
     self.marks['loss_grad'] = mark(loss)
 
-# %% ../../nbs/519_train.base.ipynb #314cf390
+# %% ../../nbs/519_train.base.ipynb #225d5990
 @patch
 def check_between(self:TrainingCallback):
     "Refuse what was changed after fastai's pass; the other bit-widths would not have it."
     for name, marks in self.marks.items():
         if not unchanged(getattr(self.learn, name), marks):
             raise ValueError(f"{name} was changed between fastai's pass and {self}, by another "
-                             "callback or by the network: change images and labels in before_batch, "
-                             "loss_grad at an order above 0")
+                             "callback or by the network: change images and labels in "
+                             "before_batch, loss_grad at an order above 0")
     self.marks = {}
 
-# %% ../../nbs/519_train.base.ipynb #e1a4159e
+# %% ../../nbs/519_train.base.ipynb #7ec40521
 @patch
 def partners(self:TrainingCallback)->list:
     "The partners: one last before fastai's pass, two first after it."

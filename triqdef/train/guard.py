@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.guard.html.md"""
 # %% auto #0
 __all__ = ['class_labels', 'check_pair', 'spare_steps', 'check_optimizer', 'mark', 'unchanged', 'Partner']
 
-# %% ../../nbs/518_train.guard.ipynb #f8bf3fa8
+# %% ../../nbs/518_train.guard.ipynb #32c7bfc0
 import warnings
 
 import torch
@@ -18,14 +18,14 @@ from torch import nn, Tensor
 from ..core import check_images
 from ..quant.quantizers import steps_of
 
-# %% ../../nbs/518_train.guard.ipynb #b73e72dd
+# %% ../../nbs/518_train.guard.ipynb #2ca8278a
 def _one_hot(y):
     "Whether labels (B,classes) hold a single one in each row, and zeros."
     if y.ndim != 2 or y.shape[1] < 2: return False
     ones = y == 1
     return bool(((y == 0) | ones).all() and (ones.sum(1) == 1).all())
 
-# %% ../../nbs/518_train.guard.ipynb #37c31713
+# %% ../../nbs/518_train.guard.ipynb #9c6cfce0
 def class_labels(
     y:Tensor,    # (B,) integers, or one-hot (B,classes)
 )->Tensor:       # (B,) integers
@@ -37,7 +37,7 @@ def class_labels(
     raise ValueError("a patch hides one class of each image: labels must be (B,) integers or "
                      f"one-hot (B,classes), got {y.dtype} {tuple(y.shape)}{others}")
 
-# %% ../../nbs/518_train.guard.ipynb #a0b67512
+# %% ../../nbs/518_train.guard.ipynb #4e19d14e
 def check_pair(
     xb:tuple,         # the inputs of a batch
     yb:tuple,         # its labels
@@ -52,7 +52,7 @@ def check_pair(
         raise TypeError(f"labels must be a torch.Tensor, got {type(yb[0]).__name__}")
     if patched: class_labels(yb[0])
 
-# %% ../../nbs/518_train.guard.ipynb #e5cd7967
+# %% ../../nbs/518_train.guard.ipynb #8e9ae692
 def spare_steps(
     model:nn.Module,    # a multi-bit network, wrapped or not
     opt,                # a fastai optimizer of its parameters
@@ -68,7 +68,7 @@ def spare_steps(
                       "them a group of their own without weight_decay, fit with wd=0, or use an "
                       "optimizer of fastai, which leaves them out")
 
-# %% ../../nbs/518_train.guard.ipynb #86d7e770
+# %% ../../nbs/518_train.guard.ipynb #74f274f0
 def check_optimizer(
     model:nn.Module,    # the model of a Learner
     opt,                # its fastai optimizer
@@ -79,20 +79,20 @@ def check_optimizer(
     raise ValueError("the optimizer holds no parameter of this network: call learn.create_opt() "
                      "after learn.model has been replaced")
 
-# %% ../../nbs/518_train.guard.ipynb #74f082e9
+# %% ../../nbs/518_train.guard.ipynb #1b71e95d
 def mark(
     v,        # a tensor, or a tuple of them
 )->list:      # (tensor, version) of each
     "What identifies the present values of `v`."
     return [(t, getattr(t, '_version', 0)) for t in (v if isinstance(v, (tuple, list)) else (v,))]
 
-# %% ../../nbs/518_train.guard.ipynb #108482da
+# %% ../../nbs/518_train.guard.ipynb #2d56a895
 def _cast_of(t, marked):
     "Whether `t` holds the values of `marked` in another precision."
     if not isinstance(t, Tensor) or t.dtype == marked.dtype: return False
     return torch.equal(t.float(), marked.float())
 
-# %% ../../nbs/518_train.guard.ipynb #d1c1bd39
+# %% ../../nbs/518_train.guard.ipynb #e8b1c5be
 def unchanged(
     v,             # a tensor, or a tuple of them
     marks:list,    # what `mark` gave
@@ -102,7 +102,7 @@ def unchanged(
     if len(now) != len(marks): return False
     return all(t is m and i == j or _cast_of(t, m) for (t, i), (m, j) in zip(now, marks))
 
-# %% ../../nbs/518_train.guard.ipynb #15bbe3ab
+# %% ../../nbs/518_train.guard.ipynb #64d46623
 class Partner(Callback):
     "Does one part of a training callback's work, at an order of its own."
     def __init__(self,

@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.passes.html.md"""
 # %% auto #0
 __all__ = ['switch_once', 'first_steps', 'Alone', 'company', 'company_of']
 
-# %% ../../nbs/512_train.passes.ipynb #017feddf
+# %% ../../nbs/512_train.passes.ipynb #4816b650
 from contextlib import ExitStack
 from functools import singledispatch
 
@@ -18,13 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from ..quant.convert import at_bits
 from ..quant.quantizers import Quantizer
 
-# %% ../../nbs/512_train.passes.ipynb #b93fb312
+# %% ../../nbs/512_train.passes.ipynb #e7566c5c
 def switch_once(
     net:nn.Module,    # a multi-bit network
     bits:int,         # one of its bit-widths
     *within,          # further contexts for that pass
 ):
-    "Run the next forward pass of `net` at `bits`, and no other; returns a function that cancels it."
+    "Run the next forward pass of `net` at `bits`, no other; returns what cancels it."
     stack, handles = ExitStack(), []
     def enter(*_):
         for c in (at_bits(net, bits), *within): stack.enter_context(c)
@@ -35,7 +35,7 @@ def switch_once(
     handles.append(net.register_forward_hook(leave, always_call=True))
     return leave
 
-# %% ../../nbs/512_train.passes.ipynb #4f551570
+# %% ../../nbs/512_train.passes.ipynb #3d132df0
 def first_steps(
     net:nn.Module,    # a multi-bit network
     x:torch.Tensor,   # clean images, (B,3,H,W) in [0,1]
@@ -46,7 +46,7 @@ def first_steps(
     with torch.no_grad(), at_bits(net, bits): net(x)
     return True
 
-# %% ../../nbs/512_train.passes.ipynb #df6c4984
+# %% ../../nbs/512_train.passes.ipynb #73593cce
 class Alone:
     "The answers to a training callback in a single process."
     joint, rank = False, 0    # whether there are several processes; number of this one
@@ -55,7 +55,7 @@ class Alone:
     def complete(self, total, net, active): return total
     def after_backward(self): "Undo what `complete` did to gradients."
 
-# %% ../../nbs/512_train.passes.ipynb #3bad2d69
+# %% ../../nbs/512_train.passes.ipynb #9370dddf
 @singledispatch
 def company(
     model:nn.Module,    # the model of a `Learner`, without `torch.compile`
@@ -66,7 +66,7 @@ def company(
                          "triqdef.train.distributed, which has `distributed(learn)`")
     return Alone()
 
-# %% ../../nbs/512_train.passes.ipynb #6eafe05e
+# %% ../../nbs/512_train.passes.ipynb #b3ee2ec3
 def company_of(
     model:nn.Module,    # the model of a `Learner`, compiled or not
 )->Alone:

@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/train.settings.html.md"""
 __all__ = ['find_methods', 'method_table', 'StartSettings', 'MethodSettings', 'TrainSettings', 'own_options', 'settings_from',
            'recorded_settings', 'named_device', 'without_effect']
 
-# %% ../../nbs/562_train.settings.ipynb #2eb570ec
+# %% ../../nbs/562_train.settings.ipynb #638aa827
 import math, os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,20 +21,20 @@ from ..quant.checkpoint import pretrained_names
 from ..settings import import_modules
 from .declare import methods
 
-# %% ../../nbs/562_train.settings.ipynb #0fc76961
+# %% ../../nbs/562_train.settings.ipynb #1d9188ce
 def find_methods()->dict:
     "Import the modules of `triqdef.train`, which declare their methods; name → class."
     import_modules('triqdef.train')
     return methods
 
-# %% ../../nbs/562_train.settings.ipynb #9341e273
+# %% ../../nbs/562_train.settings.ipynb #f86aa284
 def method_table()->pd.DataFrame:
     "The training methods, and the settings that each of them reads."
     rows = {m.name: dict(about=m.about, paper=m.paper, reads=' '.join(m.reads), own=' '.join(m.own))
             for m in (cls.declared for cls in methods.values())}
     return pd.DataFrame(rows).T.rename_axis('method')
 
-# %% ../../nbs/562_train.settings.ipynb #38cf13f6
+# %% ../../nbs/562_train.settings.ipynb #dac111b5
 @dataclass
 class StartSettings:
     "What a training run begins with: its method, its data and its network."
@@ -42,7 +42,7 @@ class StartSettings:
     data:str = 'sample'         # 'sample' (bundled), 'cifar10', 'imagenet', 'toys', or a folder
     path:str = ''               # folder of 'imagenet'
     arch:str = 'resnet20'       # builder of the network for start 'scratch'; torchvision's, timm/…
-    weights:str = ''            # trained weights for arch: 'default' (download) or a file; '': fresh
+    weights:str = ''            # trained weights for arch: 'default' (download), a file; '': fresh
     start:str = 'scratch'       # 'scratch', the name of a pretrained network, or a checkpoint file
     bits:tuple = (32, 5, 4, 2)  # bit-widths of the network
     weight:str = 'lsq'          # weight quantizer
@@ -53,7 +53,7 @@ class StartSettings:
     size:int = 32               # side in pixels of images from a folder
     workers:int = 0             # processes that decode pictures of 'imagenet'; 0 decodes in threads
 
-# %% ../../nbs/562_train.settings.ipynb #8ada94e2
+# %% ../../nbs/562_train.settings.ipynb #11100a69
 @dataclass
 class MethodSettings(StartSettings):
     "What methods may read; each says which of these it does."
@@ -70,7 +70,7 @@ class MethodSettings(StartSettings):
     step_size:float = 32/255    # of the inner attack, in pixel units of [0,1]
     own:dict = field(default_factory=dict)    # settings that the method alone has: name → value
 
-# %% ../../nbs/562_train.settings.ipynb #28ddabdb
+# %% ../../nbs/562_train.settings.ipynb #17c295a1
 @dataclass
 class TrainSettings(MethodSettings):
     "All settings of a training run."
@@ -84,7 +84,7 @@ class TrainSettings(MethodSettings):
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
 
-# %% ../../nbs/562_train.settings.ipynb #298f571b
+# %% ../../nbs/562_train.settings.ipynb #a9651bfa
 def own_options()->dict:    # name → the methods that have it: method → `.default`, `.docment`
     "The settings that single methods have."
     names, out = {f.name for f in fields(TrainSettings)}, {}
@@ -95,7 +95,7 @@ def own_options()->dict:    # name → the methods that have it: method → `.de
         raise ValueError(f"{taken} are settings of every run: a method's own need other names")
     return out
 
-# %% ../../nbs/562_train.settings.ipynb #642ea354
+# %% ../../nbs/562_train.settings.ipynb #dae8d312
 def settings_from(
     given:dict,        # name → value, settings of methods among them
 )->TrainSettings:      # not checked
@@ -105,7 +105,7 @@ def settings_from(
     common = {k: v for k, v in given.items() if k in names}
     return TrainSettings(**common | dict(own=own | given.get('own', {})))
 
-# %% ../../nbs/562_train.settings.ipynb #e396929b
+# %% ../../nbs/562_train.settings.ipynb #78f0cacc
 def recorded_settings(
     known:dict,    # name → value, as `run.json` and checkpoints hold them
 )->TrainSettings:  # not checked; unknown names are skipped, missing ones have their default
@@ -115,7 +115,7 @@ def recorded_settings(
     if isinstance(s.bits, list): s.bits = tuple(s.bits)
     return s
 
-# %% ../../nbs/562_train.settings.ipynb #dcc73724
+# %% ../../nbs/562_train.settings.ipynb #bb01749f
 def _check_kind(name, kind, v):
     "Refuse a value of another type than the declared one, and numbers that are not finite."
     kinds = {float: (int, float), tuple: (tuple, list), str: (str, Path)}.get(kind, kind)
@@ -124,7 +124,7 @@ def _check_kind(name, kind, v):
     if kind is float and not math.isfinite(v):
         raise ValueError(f"{name} must be a finite number, got {v}")
 
-# %% ../../nbs/562_train.settings.ipynb #e3d31151
+# %% ../../nbs/562_train.settings.ipynb #68ef58ce
 def _at_home(path): return os.path.expanduser(path) if str(path)[:1] == '~' else path
 
 def _check_each(bits):
@@ -133,7 +133,7 @@ def _check_each(bits):
         if type(b) is not int or b != 32 and not 2 <= b <= 16:
             raise ValueError(f"bits must be 32 (full precision) or lie between 2 and 16, got {b!r}")
 
-# %% ../../nbs/562_train.settings.ipynb #f743dfc6
+# %% ../../nbs/562_train.settings.ipynb #49c7643f
 @patch
 def _check_kinds(self:TrainSettings):
     "Refuse fields of another type; complete paths and sort the bit-widths."
@@ -144,7 +144,7 @@ def _check_kinds(self:TrainSettings):
     _check_each(self.bits)
     self.bits = check_bits(self.bits)
 
-# %% ../../nbs/562_train.settings.ipynb #0ba1e425
+# %% ../../nbs/562_train.settings.ipynb #db1b4f10
 _limits = {**dict.fromkeys(('epochs', 'bs', 'size', 'patch_size', 'attack_steps'), (1, math.inf)),
            **dict.fromkeys(('train_n', 'valid_n', 'max_active', 'workers', 'wd', 'smooth'),
                            (0, math.inf)),
@@ -164,7 +164,7 @@ def _check_numbers(self:TrainSettings):
         if not getattr(self, n) > 0:
             raise ValueError(f"{n} must be positive, got {getattr(self, n)}")
 
-# %% ../../nbs/562_train.settings.ipynb #b56f0727
+# %% ../../nbs/562_train.settings.ipynb #019f202d
 @patch
 def _check_data(self:TrainSettings):
     "Refuse data without a name or a folder."
@@ -183,7 +183,7 @@ def _check_start(self:TrainSettings, begun):
         raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint "
                          f"file, got {self.start!r}")
 
-# %% ../../nbs/562_train.settings.ipynb #d3836657
+# %% ../../nbs/562_train.settings.ipynb #38268131
 @patch
 def _check_own(self:TrainSettings):
     "Refuse settings that the method lacks; leave out those at their default."
@@ -193,7 +193,7 @@ def _check_own(self:TrainSettings):
         _check_kind(n, type(own[n].default), v)
     self.own = {n: v for n, v in given.items() if v != own[n].default}
 
-# %% ../../nbs/562_train.settings.ipynb #371b89d9
+# %% ../../nbs/562_train.settings.ipynb #9474bc1f
 def named_device(
     name,    # 'cpu', 'cuda', 'cuda:1', …, or empty for the best there is
 )->str:
@@ -201,7 +201,7 @@ def named_device(
     if name: check_device(name)
     return name
 
-# %% ../../nbs/562_train.settings.ipynb #df2615a6
+# %% ../../nbs/562_train.settings.ipynb #ea23f02d
 @patch
 def check(self:TrainSettings,
     begun=False,    # the run exists already, and what it began from may be gone
@@ -216,7 +216,7 @@ def check(self:TrainSettings,
     if not begun: named_device(self.device)
     return self
 
-# %% ../../nbs/562_train.settings.ipynb #048460fe
+# %% ../../nbs/562_train.settings.ipynb #22745183
 def _unread(s):
     "The settings that the method does not read, or that compare bit-widths where there is one."
     m = methods[check_choice(s.method, methods, 'method')].declared
@@ -226,7 +226,7 @@ def _unread(s):
     several = ('distill', 'warmup', 'max_active', *m.between)
     return out | dict.fromkeys(several if len(s.bits) == 1 else (), 'with one bit-width')
 
-# %% ../../nbs/562_train.settings.ipynb #85de6c78
+# %% ../../nbs/562_train.settings.ipynb #1de7e960
 def without_effect(
     s:TrainSettings,    # settings
 )->dict:                # name → why
