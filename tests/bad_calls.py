@@ -144,12 +144,13 @@ CALLS = {
     'train.curriculum.BACT': lambda w: dict(bits=(4, 2), warmup=.3, max_active=2, ramp=.1, seed=0),
     'train.objective.Objective': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, smooth=1., distill=.5),
     'train.objective.Objective.__call__': lambda w: (Objective(1., .1, .1, smooth=1.).__call__, dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=(4, 2))),
+    'train.base.TrainingCallback': lambda w: dict(bits=(4, 2), seed=0),
     'train.callback.TriQDef': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, seed=0), 'train.callback.PatchAT': lambda w: dict(lambda_adv=1.), 'train.callback.JointQAT': lambda w: dict(bits=(4, 2)),
     'train.controls.GradientNoise': lambda w: dict(lambda_adv=1., sigma=.5), 'train.controls.GradientSmooth': lambda w: dict(lambda_adv=1., weight=.1, sigma=1.), 'train.controls.SmoothObjective': lambda w: dict(lambda_adv=1., smooth=1., distill=.5),
     'train.controls.roughness': lambda w: dict(g=w.x, sigma=1.), 'train.dwq.OneBit': lambda w: dict(bits=(4, 2), seed=0), 'train.dwq.DWQ': lambda w: dict(share=1.), 'train.dwq.RPI': lambda w: dict(net=w.net, bits=(4, 2), seed=0),
     'train.pbat.PBAT': lambda w: dict(share=.5), 'train.pbcat.PBCAT': lambda w: dict(lambda_adv=1.), 'train.pbcat.CompositePGD': lambda w: dict(size=4, steps=1, eps_patch=.25, eps_global=.01, cell=2, share=.5, seed=0),
     'train.pbcat.CompositePGD.attack': lambda w: (CompositePGD(4, steps=1, seed=0).attack, RUN(w)), 'train.pbcat.guided_cells': lambda w: dict(g=w.x, top_left=torch.zeros(8, 2).long(), size=(4, 4), cell=2, share=.5),
-    'train.run.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.run.load_run': lambda w: dict(folder=w.folder/'run'),
+    'train.folder.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.folder.load_run': lambda w: dict(folder=w.folder/'run'),
     # evidence
     'evaluate.success.wilson': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.Rate': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.asr': lambda w: dict(clean=w.pred, adv=w.pred, y=w.y),
     'evaluate.success.asr_all': lambda w: dict(adv=w.pred, y=w.y), 'evaluate.success.asr_targeted': lambda w: dict(adv=w.pred, y=w.y, target=1), 'evaluate.success.clean_accuracy': lambda w: dict(pred=w.pred, y=w.y),
@@ -275,9 +276,9 @@ EXEMPT = {
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
-    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
-        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
-        train.run.make_callback train.run.own_options train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
+    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
+        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.settings.StartSettings train.settings.TrainSettings train.build.preset_for train.build.make_data train.build.make_network
+        train.build.make_callback train.settings.own_options train.settings.settings_from train.settings.MethodSettings train.declare.training_method train.folder.RunState train.run.train train.settings.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
         deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
         deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success

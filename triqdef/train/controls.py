@@ -1,4 +1,4 @@
-"""What a penalty seems to do, a plainer thing may do as well.
+"""Two simpler training methods that test what a gradient penalty is credited with.
 
 Docs: https://triqdef.github.io/triqdef/train.controls.html.md"""
 

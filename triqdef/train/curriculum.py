@@ -16,7 +16,7 @@ from ..core import check_bits, check_ints, check_numbers
 
 # %% ../../nbs/500_train.curriculum.ipynb #d4b7a734
 class BACT:
-    "The active bit-widths $B_t$ and the weight of the penalties, as functions of training progress."
+    "The active bit-widths $B_t$ and the weight of the penalties, by training progress."
     def __init__(self,
         bits,                 # bit-widths to train
         warmup:float=.3,      # share of training in which lower bit-widths come in, 0 to 1
@@ -40,7 +40,8 @@ def entered(self:BACT,
 )->tuple:              # bit-widths, high to low
     "The bit-widths that have come in."
     n = len(self.bits)
-    return self.bits if progress >= self.warmup else self.bits[:1 + int(n*progress/self.warmup)]
+    if progress >= self.warmup: return self.bits
+    return self.bits[:1 + int(n*progress/self.warmup)]
 
 # %% ../../nbs/500_train.curriculum.ipynb #3f88b54f
 @patch

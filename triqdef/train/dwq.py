@@ -1,4 +1,4 @@
-"""Random-precision training and random-precision inference, the double-win quantization of Fu et al. (2021).
+"""Random-precision training and inference, the double-win quantization of Fu et al. (2021).
 
 Docs: https://triqdef.github.io/triqdef/train.dwq.html.md"""
 

@@ -38,17 +38,20 @@ class Terms:
 def values(self:Terms)->dict:
     "The terms as Python floats, by name, in one transfer from the device."
     names = [f.name for f in fields(self)]
-    return dict(zip(names, torch.stack([getattr(self, n).detach().float() for n in names]).tolist()))
+    terms = torch.stack([getattr(self, n).detach().float() for n in names])
+    return dict(zip(names, terms.tolist()))
 
+# %% ../../nbs/510_train.objective.ipynb #c6aa1581
 @patch
 def check(self:Terms,
     where='',    # said in the message: a step, an epoch
 )->dict:
     "`values()`, or a `FloatingPointError` that names the terms that are not finite."
-    found = self.values()
-    bad = [n for n, v in found.items() if v != v or abs(v) == float('inf')]
-    if bad: raise FloatingPointError(f"loss term {' and '.join(bad)} is not finite{where}: {found}")
-    return found
+    values = self.values()
+    bad = [n for n, v in values.items() if v != v or abs(v) == float('inf')]
+    if bad:
+        raise FloatingPointError(f"loss term {' and '.join(bad)} is not finite{where}: {values}")
+    return values
 
 # %% ../../nbs/510_train.objective.ipynb #fc55dc03
 @patch
@@ -59,6 +62,13 @@ def joined(self:Terms):
     return Terms(*(t/dist.get_world_size()).unbind())
 
 # %% ../../nbs/510_train.objective.ipynb #8fb2dfaf
+def _loss_and_stages(net, x, y, loss_func, stages, features):
+    "Loss, and stage features or None, of one forward pass."
+    with (tap_stages(net, stages) if features else nullcontext()) as taps:
+        loss = loss_func(net(x), y)
+        return loss, list(taps) if features else None
+
+# %% ../../nbs/510_train.objective.ipynb #5bd723a4
 def patched_passes(
     net:nn.Module,             # a multi-bit network
     x_adv:Tensor,              # patched images, (B,3,H,W) in [0,1]
@@ -68,22 +78,25 @@ def patched_passes(
     features=True,             # keep stage features
     gradients=True,            # take input gradients
     stages=None,               # names of the stages, or None for the network's default
-)->tuple:                      # losses (list of scalars), features {bits: [..]}, gradients {bits: (B,3,H,W)}
+)->tuple:                      # losses [scalar], features {bits: [..]}, gradients {bits: (B,3,H,W)}
     "Loss, stage features and input gradient at each bit-width, one forward pass each."
     x_adv = x_adv.detach().requires_grad_(gradients)
     losses, feats, grads = [], {}, {}
     for b in bits:
-        with at_bits(net, b), (tap_stages(net, stages) if features else nullcontext()) as tapped:
-            loss = loss_func(net(x_adv), y)
-            if features: feats[b] = list(tapped)
+        with at_bits(net, b):
+            loss, taps = _loss_and_stages(net, x_adv, y, loss_func, stages, features)
         losses.append(loss)
+        if features: feats[b] = taps
         if gradients: grads[b], = torch.autograd.grad(loss*len(y), x_adv, create_graph=True)
     return losses, feats, grads
 
 # %% ../../nbs/510_train.objective.ipynb #01bff5d7
+def _kind(v): return f"{v.dtype} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
+
 def _check_batch(x, y, loss_func):
-    "Images and labels by type and shape; reading values would wait for a GPU at every step. Returns the labels."
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4 or not x.is_floating_point():
+    "Check images and labels by type and shape; returns the labels."
+    tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
+    if not tensors or x.ndim != 4 or not x.is_floating_point():
         raise TypeError("images (B,C,H,W) of floats and labels are needed as tensors, "
                         f"got {_kind(x)} and {_kind(y)}")
     if len(x) != len(y) or not len(x):
@@ -91,14 +104,18 @@ def _check_batch(x, y, loss_func):
     classes = loss_func is F.cross_entropy and not (y.ndim == 2 and y.is_floating_point())
     return check_labels(y, len(x), 'y', least=None) if classes else y
 
-def _kind(v): return f"{v.dtype} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
-
+# %% ../../nbs/510_train.objective.ipynb #f9e298b5
 def _check_classes(y, logits):
-    "Classes that the network has, where they are numbers and reading them costs nothing: on a CPU."
+    "Refuse classes that the network lacks, on a CPU."
     if y.device.type == 'cpu' and y.ndim == 1 and not y.is_floating_point():
         check_labels(y, len(logits), classes=logits.shape[1])
 
 # %% ../../nbs/510_train.objective.ipynb #2d61ffaa
+def _softened(loss, logits, teacher, share):
+    "The loss with a share owed to the prediction of a teacher."
+    return (1 - share)*loss + share*F.cross_entropy(logits, teacher.softmax(1))
+
+# %% ../../nbs/510_train.objective.ipynb #3e239592
 def clean_losses(
     net:nn.Module,             # a multi-bit network
     x:Tensor,                  # images, (B,3,H,W) in [0,1]
@@ -106,18 +123,18 @@ def clean_losses(
     bits:tuple,                # bit-widths to run
     loss_func=F.cross_entropy, # logits and labels → mean loss
     distill:float=0.,          # share δ of the loss that is owed to the teacher, 0 to 1
-    teacher:Tensor=None,       # logits (B,n_classes) to learn from, or None: those of the first of `bits`
+    teacher:Tensor=None,       # logits (B,n_classes) to learn from, or None: of the first of `bits`
 )->list:                       # scalars
     "Mean loss of clean images at each bit-width."
-    out = []
+    losses = []
     for b in bits:
         with at_bits(net, b): logits = check_logits(net(x), len(x))
-        if not out: _check_classes(y, logits)
-        out.append(loss_func(logits, y))
+        if not losses: _check_classes(y, logits)
+        losses.append(loss_func(logits, y))
         if not distill: continue
         if teacher is None: teacher = logits.detach()
-        else: out[-1] = (1 - distill)*out[-1] + distill*F.cross_entropy(logits, teacher.softmax(1))
-    return out
+        else: losses[-1] = _softened(losses[-1], logits, teacher, distill)
+    return losses
 
 # %% ../../nbs/510_train.objective.ipynb #0fa6cf6c
 class Objective:
@@ -130,16 +147,22 @@ class Objective:
         stages=None,               # names of the stages for FDP, or None for the network's default
         smooth:float=0.,           # σ in pixels of a Gaussian on the maps before they are compared
         loss_func=F.cross_entropy, # logits and labels → mean loss
-        distill:float=0.,          # share of the lower bit-widths' clean loss owed to the highest one, 0 to 1
+        distill:float=0.,          # share of lower bit-widths' loss owed to the highest, 0 to 1
     ):
-        check_numbers('[0, ∞)', lambda_adv=lambda_adv, lambda_fdp=lambda_fdp,
-                      lambda_gpdp=lambda_gpdp, smooth=smooth)
-        check_numbers('[0, 1]', distill=distill)
-        if stages is not None: check_stages(stages)
-        if pairs is not None: bit_pairs(range(1, 33), pairs)
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func
         self.distill = distill
+        self._check_settings()
+
+# %% ../../nbs/510_train.objective.ipynb #8b874cb0
+@patch
+def _check_settings(self:Objective):
+    "Refuse negative weights, a share outside 0 to 1, and stages or pairs that cannot be."
+    check_numbers('[0, ∞)', lambda_adv=self.lambda_adv, lambda_fdp=self.lambda_fdp,
+                  lambda_gpdp=self.lambda_gpdp, smooth=self.smooth)
+    check_numbers('[0, 1]', distill=self.distill)
+    if self.stages is not None: check_stages(self.stages)
+    if self.pairs is not None: bit_pairs(range(1, 33), self.pairs)
 
 # %% ../../nbs/510_train.objective.ipynb #3ddd677f
 @patch(as_prop=True)
@@ -153,6 +176,7 @@ def _pairs_within(bits, pairs):
     if pairs is None or isinstance(pairs, str): return bit_pairs(bits, pairs)
     return [p for p in pairs if set(p) <= set(bits)]
 
+# %% ../../nbs/510_train.objective.ipynb #f52f89a9
 @patch
 def penalties(self:Objective,
     feats:dict,     # bits → stage features, or empty
@@ -164,25 +188,50 @@ def penalties(self:Objective,
     f = fdp(feats, pairs, smooth=self.smooth) if feats and pairs else None
     return f, gpdp(grads, pairs, smooth=self.smooth) if grads and pairs else None
 
+# %% ../../nbs/510_train.objective.ipynb #9d61c702
+@patch
+def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
+    "L_adv, FDP and GPDP from one patched forward pass per bit-width."
+    if x_adv is None:
+        raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
+    check_images(x_adv, 'x_adv')
+    if self.stages is None and self.lambda_fdp: self.stages = stage_names(net, x_adv[:2])
+    compare = ramp > 0 and len(bits) > 1
+    wanted = compare and self.lambda_fdp > 0, compare and self.lambda_gpdp > 0
+    losses, feats, grads = patched_passes(net, x_adv, y, bits, self.loss_func, *wanted, self.stages)
+    f, g = self.penalties(feats, grads, bits)
+    return dict(adv=sum(losses)/len(losses), fdp=f, gpdp=g)
+
 # %% ../../nbs/510_train.objective.ipynb #4106b46e
 @patch
 def _clean_terms(self:Objective, net, x, y, bits, first, teacher):
-    "Clean losses at all bit-widths, the first of them if it is not known yet."
+    "Clean losses at all bit-widths; `first`, if given, is that of the highest."
     known = [] if first is None else [first]
     teacher = None if teacher is None else teacher.detach().as_subclass(Tensor)
     if self.distill and known and teacher is None:
         raise ValueError("distill needs the teacher of a loss that is given")
     return known + clean_losses(net, x, y, bits[len(known):], self.loss_func, self.distill, teacher)
 
+# %% ../../nbs/510_train.objective.ipynb #4f954b4e
 @patch
 def _weighted(self:Objective, terms, ramp):
-    "The terms and their weighted sum; what was not computed is 0."
+    "The terms and their weighted sum; a term that was not computed is 0."
     total, zero = terms['clean'], terms['clean'].new_zeros(())
     weights = dict(adv=self.lambda_adv, fdp=ramp*self.lambda_fdp, gpdp=ramp*self.lambda_gpdp)
     for name, weight in weights.items():
         if terms.get(name) is not None and weight: total = total + weight*terms[name]
     named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', *weights)}
     return Terms(**named, total=total)
+
+# %% ../../nbs/510_train.objective.ipynb #560e27cd
+@patch
+def _check_call(self:Objective, net, x, y, x_adv, bits, ramp):
+    "Check the arguments of a call; returns the active bit-widths and the labels."
+    check_numbers('[0, 1]', ramp=ramp)
+    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    y = _check_batch(x, y, self.loss_func)
+    if x_adv is not None: check_images(x_adv, 'x_adv')
+    return bits, y
 
 # %% ../../nbs/510_train.objective.ipynb #e033e8e0
 @patch
@@ -197,25 +246,9 @@ def __call__(self:Objective,
     teacher:Tensor=None, # its logits, which `distill` needs where `first` is given
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
-    check_numbers('[0, 1]', ramp=ramp)
-    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
-    y = _check_batch(x, y, self.loss_func)
-    if x_adv is not None: check_images(x_adv, 'x_adv')
+    bits, y = self._check_call(net, x, y, x_adv, bits, ramp)
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
     clean = self._clean_terms(net, x, y, bits, first, teacher)
     terms = dict(clean=sum(clean)/len(clean))
     if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
     return self._weighted(terms, ramp)
-
-# %% ../../nbs/510_train.objective.ipynb #9d61c702
-@patch
-def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
-    "L_adv, FDP and GPDP from one patched forward pass per bit-width."
-    if x_adv is None: raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
-    check_images(x_adv, 'x_adv')
-    if self.stages is None and self.lambda_fdp: self.stages = stage_names(net, x_adv[:2])
-    compare = ramp > 0 and len(bits) > 1
-    losses, feats, grads = patched_passes(net, x_adv, y, bits, self.loss_func, compare and self.lambda_fdp > 0,
-                                          compare and self.lambda_gpdp > 0, self.stages)
-    f, g = self.penalties(feats, grads, bits)
-    return dict(adv=sum(losses)/len(losses), fdp=f, gpdp=g)
