@@ -153,8 +153,8 @@ def _check_no_pickle(path):
     with open(path, 'rb') as f: head = f.read(4)
     if head[:2] not in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'): return
     raise ValueError(f"{path} is a pickle, which could run code when loaded: refused. triqdef "
-                     "loads safetensors files written by save_checkpoint. For a state dict of torch: "
-                     "net.load_state_dict(torch.load(path, weights_only=True)), then "
+                     "loads safetensors files written by save_checkpoint. For a state dict of "
+                     "torch: net.load_state_dict(torch.load(path, weights_only=True)), then "
                      "save_checkpoint")
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #53fb1d85
