@@ -51,8 +51,9 @@ def params_of(f):
     "The parameters of a callable, each with its comment."
     of = f.__init__ if isinstance(f, type) and not hasattr(f, '__dataclass_fields__') else f
     notes = {}
-    try: notes = docments(of)
-    except Exception: pass      # a callable whose source docments cannot read has no comments
+    for part in reversed(of.__mro__[:-1]) if isinstance(of, type) else [of]:     # fields may be inherited
+        try: notes |= {k: v for k, v in docments(part).items() if v}
+        except Exception: pass      # a callable whose source docments cannot read has no comments
     return [Param(p.name, p.default, p.annotation, str(notes.get(p.name) or '')) for p in inspect.signature(f).parameters.values()
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 

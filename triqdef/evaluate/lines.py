@@ -181,7 +181,7 @@ def _check(self:AuditBudget):
     check_ints(1, **{k: getattr(self, k) for k in counts})
     check_ints(1, none=True, bs=self.bs)
     check_numbers('(0, 1]', step_size=self.step_size)
-    check_numbers('[0, 1]', sigma=self.sigma)
+    check_numbers('[0, 1]', sigma=self.sigma, tolerance=self.tolerance)
     for s in (*self.sizes, *self.control):
         if not 0 < s <= .5: raise ValueError(f"shares of the image must lie in (0, 0.5], got {s}")
     if not 0 <= self.tolerance < 1:
