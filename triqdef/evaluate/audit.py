@@ -237,8 +237,9 @@ def _check_transfer(transfer, net):
 def _chosen(given, attack):
     "The lines to run; an error for others, or for an attack that cannot be audited."
     check_ints(none=True, seed=given.seed)
-    if attack is not None and not (hasattr(attack, 'run') and getattr(attack, 'size', None)):
-        raise TypeError(f"attack must have .run and .size, got {type(attack).__name__}")
+    made = not isinstance(attack, type) and hasattr(attack, 'run')
+    if attack is not None and not (made and getattr(attack, 'size', None)):
+        raise TypeError(f"attack must be an object with .run and .size, got {attack!r}")
     if given.parts is not None: check_folder(given.parts, 'parts')
     numbers, lines = sorted(audit_lines), given.lines
     chosen = numbers if lines is None else {check_choice(k, numbers, 'lines') for k in lines}
