@@ -48,6 +48,7 @@ class Attack:
     seed, progress = None, False
     size = area = target = forbidden = None    # settings that an attack may lack
     shape, restarts = 'square', 1
+    key_order = ()      # settings whose order in the key of a saved state is fixed
 
 # %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):
