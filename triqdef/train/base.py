@@ -1,4 +1,4 @@
-"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses what would train otherwise than declared.
+"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses interference.
 
 Docs: https://triqdef.github.io/triqdef/train.base.html.md"""
 

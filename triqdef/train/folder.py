@@ -1,4 +1,4 @@
-"""Settings, history, weights, and the state after each epoch: all that is needed to continue after a kill.
+"""Settings, history, weights, and the state after each epoch: what is needed to continue after a kill.
 
 Docs: https://triqdef.github.io/triqdef/train.folder.html.md"""
 
@@ -145,6 +145,7 @@ def sweep_folder(
     for n in ('state', 'run', 'history', 'terms', 'network'):
         for p in folder.glob(f'.{n}-*'): p.unlink(missing_ok=True)
 
+# %% ../../nbs/566_train.folder.ipynb #626a4577
 @contextmanager
 def _begun(folder, s):
     "Begin a run in a locked folder; bad input of the first epoch leaves no `run.json`."

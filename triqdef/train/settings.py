@@ -1,4 +1,4 @@
-"""One record of all settings, read by the command line, the run folder and the report, and checked before anything is loaded.
+"""One record of all settings, checked before anything is loaded.
 
 Docs: https://triqdef.github.io/triqdef/train.settings.html.md"""
 
