@@ -10,7 +10,7 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
 from triqdef.attack.patch import Patch
-from triqdef.attack.patchattack import MPA
+from triqdef.attack.mpa import MPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.data import ImageTensors
@@ -136,8 +136,8 @@ CALLS = {
     'attack.sparse_rs.SparseRS.attack': lambda w: (SparseRS(4, queries=2, seed=0).attack, RUN(w)), 'attack.sparse_rs.SparseRS.fit': lambda w: (SparseRS(4, queries=2, bs=8, seed=0).fit, dict(net=w.net, dl=w.dl, bits=4)),
     'attack.nes.NES': lambda w: dict(ATTACK, queries=8, samples=2, sigma=.1, step_size=.1, momentum=.9, tries=1, chunk=8), 'attack.nes.NES.run': lambda w: (NES(4, queries=4, samples=2, seed=0).run, RUN(w)),
     'attack.nes.NES.attack': lambda w: (NES(4, queries=4, samples=2, seed=0).attack, RUN(w)),
-    'attack.patchattack.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
-    'attack.patchattack.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.patchattack.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
+    'attack.mpa.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
+    'attack.agent.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.agent.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
     'attack.ensemble.BitEnsemble': lambda w: dict(bits=(4, 2), rate=.5, floor=.05, seed=0), 'attack.ensemble.RandomPrecision': lambda w: dict(bits=(4, 2), samples=2, seed=0),
     'attack.ensemble.Smoothed': lambda w: dict(bits=4, sigma=.03, n=2, seed=0), 'attack.ensemble.BackwardSwap': lambda w: dict(bits=4, backward='soft', temperature=.25), 'attack.ensemble.FeaturePull': lambda w: dict(bits=(4, 2), weight=1.),
     # training
@@ -244,8 +244,8 @@ EXEMPT = {
     'is a step inside a loop, called with what its caller has checked': '''quant.replace.inside_fused quant.replace.is_plain quant.replace.is_skipped quant.replace.plain_copy quant.replace.replace_layers quant.replace.swap_modules quant.replace.take_hooks quant.convertible.check_convertible quant.switch.only_state quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
-        attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.placing.to_uint8_grid attack.places.is_free attack.patchattack.Evade attack.patchattack.agent_criterion
-        attack.patchattack.Policy attack.patchattack.box_mask attack.patchattack.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
+        attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.placing.to_uint8_grid attack.places.is_free attack.policy.Evade attack.policy.agent_criterion
+        attack.policy.Policy attack.agent.box_mask attack.agent.spread attack.agent.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.proposals.corner_start attack.proposals.repaint
         attack.proposals.square_side attack.proposals.reach attack.proposals.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise data.to_pixels data.crop_flip
         data.keyed_generator data.ahead data.peek data.pixel_hash data.as_rgb evaluate.alignment.look evaluate.alignment.as_map evaluate.alignment.raw_cosine evaluate.alignment.describe evaluate.alignment.agree
@@ -266,7 +266,7 @@ EXEMPT = {
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
-    'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
+    'is a result that the library makes': '''attack.agent.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
         evaluate.curves.Curve evaluate.report.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms study.Unit''',
     'draws or prints such a result': '''data.show_images data.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
