@@ -120,7 +120,7 @@ class _Search:
         self.a, self.net, self.x, self.y, self.view, self.goal = attack, net, x, y, view, goal
         self.hw = tuple(x.shape[-2:])
         self.s = self._blank(len(attack._counts(x.shape)))
-        self.begin(0)
+        self._begin(0)
 
 # %% ../../nbs/458_attack.agent.ipynb #fb312403
 @patch
@@ -136,7 +136,7 @@ def _blank(self:_Search, choices):
 
 # %% ../../nbs/458_attack.agent.ipynb #2a2c9a82
 @patch
-def begin(self:_Search, r):
+def _begin(self:_Search, r):
     "Make a new policy for the patches of round `r`, on the picture with those before."
     a, self.s['round'] = self.a, r
     self.policy = Policy(a._allowed(self.x, self.y), a.lr, a.entropy)
@@ -144,7 +144,7 @@ def begin(self:_Search, r):
 
 # %% ../../nbs/458_attack.agent.ipynb #994ca849
 @patch
-def commit(self:_Search):
+def _commit(self:_Search):
     "Make the best actions of this round a part of the picture."
     p, r = self.a._each_round, self.s['round']
     self.s['actions'][:, r*p:(r + 1)*p] = self.s['best']
@@ -229,7 +229,7 @@ def _resume(self:_Search, file):
     "Continue from the saved state, or take the first look."
     s = self.s = load_state(file, {**self.s, **self.policy.s}, self.x.device)
     if s['step']:
-        self.begin(s['round'])
+        self._begin(s['round'])
         self.policy.s = {k: s[k] for k in self.policy.s}
     elif not s['looks']: self._first()
 
@@ -243,9 +243,9 @@ def _loop(self:PatchAgent, search, file):
     for k in progress_bar(steps) if self.progress else steps:
         if s['done'].all(): break
         r, n = plan[k]
-        if r != s['round']: search.commit(); search.begin(r)
+        if r != s['round']: search._commit(); search._begin(r)
         search._step(n); save_state(file, {**s, **search.policy.s})
-    search.commit()
+    search._commit()
 
 # %% ../../nbs/458_attack.agent.ipynb #9901aef6
 @dataclass

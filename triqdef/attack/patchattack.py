@@ -65,7 +65,9 @@ def _textures_of(self:TPA, target, classes):
 
 # %% ../../nbs/460_attack.patchattack.ipynb #1fc73b17
 @patch(as_prop=True)
-def rounds(self:TPA): return self.n_patches
+def rounds(self:TPA)->int:
+    "The number of agents in turn, one for each patch."
+    return self.n_patches
 
 # %% ../../nbs/460_attack.patchattack.ipynb #87b2258f
 declare(name='tpa', title='TPA', order=40, needs=('dictionary',), budget='queries', full=10_000,

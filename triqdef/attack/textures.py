@@ -213,11 +213,11 @@ class _Grams:
 
     def __call__(self, x):
         with tap_stages(self.net, self.layers) as feats: self.net(x)
-        return [gram(f.float(), self.project(n, f)) for n, f in zip(self.layers, feats)]
+        return [gram(f.float(), self._project(n, f)) for n, f in zip(self.layers, feats)]
 
 # %% ../../nbs/455_attack.textures.ipynb #23c95390
 @patch
-def project(self:_Grams, name, f):
+def _project(self:_Grams, name, f):
     "The matrix that brings a layer to `channels` channels, or None."
     if f.shape[1] <= self.channels: return None
     if name not in self.mix:
@@ -283,7 +283,7 @@ class _Maker:
         "Textures (k,C,T,T) on the CPU; their distances from the goal, at the start and the end."
         x, g = check_images(x, strict=True).to(device_of(self.grams.net)), self.grams.g
         middle, goal = _clusters(self.grams, x, self.k, self.bs, g)
-        middle = self.sized(middle)
+        middle = self._sized(middle)
         if not self.steps: return middle.cpu(), []
         goal, start = [t.to(x) for t in goal], _shuffled(middle, g)
         z, far = synthesise(self.grams, goal, start, self.steps, self.lr)
@@ -291,14 +291,14 @@ class _Maker:
 
 # %% ../../nbs/455_attack.textures.ipynb #1a582533
 @patch
-def sized(self:_Maker, x):
+def _sized(self:_Maker, x):
     "Images at the side that is wanted."
     if not self.size or tuple(x.shape[-2:]) == (self.size,)*2: return x
     return F.interpolate(x, (self.size,)*2, mode='bilinear', antialias=True).clamp(0, 1)
 
 # %% ../../nbs/455_attack.textures.ipynb #402ebb18
 @patch
-def all(self:_Maker, groups, progress, notes):
+def _all(self:_Maker, groups, progress, notes):
     "The textures and their classes; the distances are added to `notes`."
     todo = list(groups.items())
     made = [(c, *self(x() if callable(x) else x))
@@ -324,7 +324,7 @@ def _built(net, data, layers, classes, size, bs, progress, notes):
     groups, vocab = class_images(data, notes['per_class'], classes, size, notes['seed'], lazy=True)
     grams = _Grams(net, layers, notes['channels'], generator(notes['seed']))
     make = _Maker(grams, notes['n_clusters'], size, notes['steps'], notes['lr'], bs)
-    with under_attack(net): return *make.all(groups, progress, notes), vocab, notes
+    with under_attack(net): return *make._all(groups, progress, notes), vocab, notes
 
 # %% ../../nbs/455_attack.textures.ipynb #b202c7af
 @patch(cls_method=True)
