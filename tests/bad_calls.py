@@ -10,7 +10,7 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES
 from triqdef.attack.patch import Patch
-from triqdef.attack.patchattack import MPA
+from triqdef.attack.mpa import MPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.data import ImageTensors
@@ -136,8 +136,8 @@ CALLS = {
     'attack.sparse_rs.SparseRS.attack': lambda w: (SparseRS(4, queries=2, seed=0).attack, RUN(w)), 'attack.sparse_rs.SparseRS.fit': lambda w: (SparseRS(4, queries=2, bs=8, seed=0).fit, dict(net=w.net, dl=w.dl, bits=4)),
     'attack.nes.NES': lambda w: dict(ATTACK, queries=8, samples=2, sigma=.1, step_size=.1, momentum=.9, tries=1, chunk=8), 'attack.nes.NES.run': lambda w: (NES(4, queries=4, samples=2, seed=0).run, RUN(w)),
     'attack.nes.NES.attack': lambda w: (NES(4, queries=4, samples=2, seed=0).attack, RUN(w)),
-    'attack.patchattack.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
-    'attack.patchattack.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.patchattack.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
+    'attack.mpa.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
+    'attack.agent.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.agent.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
     'attack.ensemble.BitEnsemble': lambda w: dict(bits=(4, 2), rate=.5, floor=.05, seed=0), 'attack.ensemble.RandomPrecision': lambda w: dict(bits=(4, 2), samples=2, seed=0),
     'attack.ensemble.Smoothed': lambda w: dict(bits=4, sigma=.03, n=2, seed=0), 'attack.ensemble.BackwardSwap': lambda w: dict(bits=4, backward='soft', temperature=.25), 'attack.ensemble.FeaturePull': lambda w: dict(bits=(4, 2), weight=1.),
     # training

@@ -1,4 +1,4 @@
-"""A dictionary of pictures that hold what the images of a class consist of, and nothing of where it is: clusters of Gram matrices, and textures grown to match them.
+"""A dictionary of pictures that hold what the images of a class consist of: clusters of Gram matrices, and textures grown to match them.
 
 Docs: https://triqdef.github.io/triqdef/attack.textures.html.md"""
 
@@ -32,14 +32,14 @@ def gram(
     f:Tensor,        # features, (B,C,H,W)
     project=None,    # (C,c) matrix that mixes the channels, or None
 )->Tensor:           # (B,C,C), or (B,c,c)
-    "The Gram matrix of features, divided by the number of values."
+    "Return the Gram matrix of features, divided by the number of values."
     f = f.flatten(2)
     if project is not None: f = torch.einsum('bcn,cd->bdn', f, project.to(f))
     return f@f.transpose(1, 2)/f[0].numel()
 
-# %% ../../nbs/455_attack.textures.ipynb #5436556f
+# %% ../../nbs/455_attack.textures.ipynb #4e36277d
 def _starts(v, k, g):
-    "k points of `v`, each drawn in proportion to its squared distance from those before."
+    "k points of `v` (n,d), far from each other."
     at = [int(torch.randint(len(v), (), generator=g))]
     while len(at) < k:
         d = torch.cdist(v, v[at]).amin(1)**2 + 1e-12
@@ -47,19 +47,20 @@ def _starts(v, k, g):
         at.append(int(torch.multinomial(d, 1, generator=g)))
     return v[at]
 
+# %% ../../nbs/455_attack.textures.ipynb #5436556f
 def kmeans(
     v:Tensor,         # points, (n,d) float
     k:int,            # clusters, 1 to n
     g=None,           # a CPU torch.Generator, or None for the global one
     iters:int=50,     # most rounds
 )->tuple:             # the cluster of each point (n,), centres (k,d); on the CPU
-    "k-means with k-means++ starts."
+    "Return k-means clusters with k-means++ starts."
     if not 1 <= k <= len(v): raise ValueError(f"k must lie between 1 and {len(v)} points, got {k}")
     v = v.detach().cpu(); centres = _starts(v, k, g)
     for _ in range(iters):
-        of = F.one_hot(torch.cdist(v, centres).argmin(1), k).to(v.dtype)
-        n = of.sum(0)[:, None]
-        new = torch.where(n > 0, of.T@v/n.clamp_min(1), centres)
+        member = F.one_hot(torch.cdist(v, centres).argmin(1), k).to(v.dtype)
+        n = member.sum(0)[:, None]
+        new = torch.where(n > 0, member.T@v/n.clamp_min(1), centres)
         if torch.equal(new, centres): break
         centres = new
     return torch.cdist(v, centres).argmin(1), centres
@@ -83,28 +84,36 @@ class TextureDictionary:
         self.vocab, self.meta = None if vocab is None else list(map(str, vocab)), dict(meta or {})
 
     def __len__(self): return len(self.images)
-    def __repr__(self):
-        (M, _, h, w), name = self.images.shape, _digest(*self._bytes())[:8]
-        return f"TextureDictionary({M} textures of {h} × {w}, classes {self.classes}, {name})"
 
-    def _bytes(self):
-        "Pixels and classes as they are saved."
-        return (self.images*255).round().byte().cpu().contiguous(), self.labels.cpu().contiguous()
+# %% ../../nbs/455_attack.textures.ipynb #a84a78a4
+@patch(as_prop=True)
+def classes(self:TextureDictionary)->list:
+    "The classes that have a texture."
+    return self.labels.unique().tolist()
 
-    @property
-    def classes(self)->list:
-        "The classes that have a texture."
-        return self.labels.unique().tolist()
+# %% ../../nbs/455_attack.textures.ipynb #df803da3
+@patch
+def _bytes(self:TextureDictionary):
+    "Pixels and classes as they are saved."
+    return (self.images*255).round().byte().cpu().contiguous(), self.labels.cpu().contiguous()
 
-# %% ../../nbs/455_attack.textures.ipynb #8f1ab76d
+# %% ../../nbs/455_attack.textures.ipynb #099a2c2e
 def _digest(images, labels):
     "One hash of pixels and classes."
     return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
+# %% ../../nbs/455_attack.textures.ipynb #8a6b8716
+@patch
+def __repr__(self:TextureDictionary):
+    (M, _, h, w), name = self.images.shape, _digest(*self._bytes())[:8]
+    return f"TextureDictionary({M} textures of {h} × {w}, classes {self.classes}, {name})"
+
+# %% ../../nbs/455_attack.textures.ipynb #8f1ab76d
 def _dictionary_file(path):
     path = Path(path).expanduser()
     return path if path.suffix == '.safetensors' else path.with_name(path.name + '.safetensors')
 
+# %% ../../nbs/455_attack.textures.ipynb #c6256830
 @patch
 def save(self:TextureDictionary,
     path,    # file name, with or without .safetensors; its folder is made
@@ -118,54 +127,47 @@ def save(self:TextureDictionary,
         tmp.write_bytes(tensor_bytes(dict(images=images, labels=labels), meta))
     return _dictionary_file(path)
 
+# %% ../../nbs/455_attack.textures.ipynb #54438d0d
+def _read(path):
+    "Tensors and metadata of a file of textures."
+    if not path.is_file(): raise ValueError(f"no dictionary here: {path} is missing")
+    try:
+        with safe_open(path, 'pt') as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k).clone() for k in f.keys()}   # not a map of the file
+    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged: {e}") from e
+    if meta.get('format') != 'triqdef-textures-1' or set(tensors) != {'images', 'labels'}:
+        raise ValueError(f"{path} is not a dictionary of textures")
+    return tensors, meta
+
 # %% ../../nbs/455_attack.textures.ipynb #4081de68
 @patch(cls_method=True)
 def load(cls:TextureDictionary,
     path,    # file name, with or without .safetensors
 )->TextureDictionary:
-    "A saved dictionary, exact in uint8; a missing or damaged file is a `ValueError`."
+    "Read a saved dictionary, exact in uint8; a missing or damaged file is a `ValueError`."
     path = _dictionary_file(path)
-    if not path.is_file(): raise ValueError(f"no dictionary here: {path} is missing")
-    try:
-        with safe_open(path, 'pt') as f:
-            meta, t = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged: {e}") from e
-    if meta.get('format') != 'triqdef-textures-1' or set(t) != {'images', 'labels'}:
-        raise ValueError(f"{path} is not a dictionary of textures")
+    t, meta = _read(path)
     try: notes = json.loads(meta.get('notes', ''))
-    except ValueError as e: raise ValueError(f"{path} is damaged: its notes are no JSON ({e})") from e
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged: its notes are no JSON ({e})") from e
     if not isinstance(notes, dict) or _digest(t['images'], t['labels']) != notes.get('sha256'):
         raise ValueError(f"{path} is damaged: its pixels are not those that were saved")
     return cls(t['images'], t['labels'], notes['vocab'], notes['meta'])
 
+# %% ../../nbs/455_attack.textures.ipynb #92589152
 @patch
 def to(self:TextureDictionary,
     device,    # a torch device
 )->TextureDictionary:
-    "The same dictionary on another device."
+    "Return the dictionary on another device."
     return TextureDictionary(self.images.to(device), self.labels.to(device), self.vocab, self.meta)
 
-# %% ../../nbs/455_attack.textures.ipynb #e39647b5
-def class_images(
-    data,              # a loader of (x, y), a list of batches, or a folder of class folders
-    per_class:int,     # most images of each class
-    classes=None,      # the classes wanted, or None for all
-    size=None,         # side in pixels to which a folder's images are brought; None for 224
-    seed=None,         # of the order of a shuffled loader; None to leave it alone
-    lazy=False,        # a folder's images as functions that read them, one class at a time
-)->tuple:              # {class: (n,C,H,W) float in [0,1]}, class names or None
-    "The first images of each class."
-    if isinstance(data, (str, Path)):
-        groups, vocab = _folder_images(data, per_class, classes, size)
-        if not lazy: groups = {c: read() for c, read in groups.items()}
-    else: groups, vocab = _loader_images(data, per_class, classes, seed)
-    missing = sorted(set(classes or ()) - set(groups))
-    if missing or not groups: raise ValueError(f"no images of the classes {missing or 'at all'}")
-    return groups, vocab
-
+# %% ../../nbs/455_attack.textures.ipynb #6487f870
 def _loader_images(dl, per_class, classes, seed):
     "The first images of each class of a loader."
-    kept, room = {}, lambda c: per_class - sum(map(len, kept.get(c, [])))
+    kept = {}
+    def room(c): return per_class - sum(map(len, kept.get(c, [])))
     with seeded_loader(dl, seed):
         for x, y, *_ in dl:
             x, y = x.as_subclass(Tensor), y.as_subclass(Tensor)
@@ -179,11 +181,29 @@ def _loader_images(dl, per_class, classes, seed):
 def _folder_images(folder, per_class, classes, size):
     "Functions that read the first images of each class of a folder."
     paths, y, vocab = class_files(folder)
-    of = {}
+    files = {}
     for p, c in zip(paths, y.tolist()):
-        if classes is None or c in classes: of.setdefault(c, []).append(p)
+        if classes is None or c in classes: files.setdefault(c, []).append(p)
     read = lambda p: to_pixels(read_images(p[:per_class], size or 224))
-    return {c: partial(read, p) for c, p in sorted(of.items())}, vocab
+    return {c: partial(read, p) for c, p in sorted(files.items())}, vocab
+
+# %% ../../nbs/455_attack.textures.ipynb #e39647b5
+def class_images(
+    data,              # a loader of (x, y), a list of batches, or a folder of class folders
+    per_class:int,     # most images of each class
+    classes=None,      # the classes wanted, or None for all
+    size=None,         # side in pixels to which a folder's images are brought; None for 224
+    seed=None,         # of the order of a shuffled loader; None to leave it alone
+    lazy=False,        # a folder's images as functions that read them, one class at a time
+)->tuple:              # {class: (n,C,H,W) float in [0,1]}, class names or None
+    "Return the first images of each class."
+    if isinstance(data, (str, Path)):
+        groups, vocab = _folder_images(data, per_class, classes, size)
+        if not lazy: groups = {c: read() for c, read in groups.items()}
+    else: groups, vocab = _loader_images(data, per_class, classes, seed)
+    missing = sorted(set(classes or ()) - set(groups))
+    if missing or not groups: raise ValueError(f"no images of the classes {missing or 'at all'}")
+    return groups, vocab
 
 # %% ../../nbs/455_attack.textures.ipynb #8e1aade9
 class _Grams:
@@ -191,33 +211,49 @@ class _Grams:
     def __init__(self, net, layers, channels, g):
         self.net, self.layers, self.channels, self.g, self.mix = net, layers, channels, g, {}
 
-    def project(self, name, f):
-        "The matrix that brings a layer to `channels` channels, or None."
-        if f.shape[1] <= self.channels: return None
-        if name not in self.mix:
-            r = torch.randn(f.shape[1], self.channels, generator=self.g)
-            self.mix[name] = r/self.channels**.5
-        return self.mix[name]
-
     def __call__(self, x):
         with tap_stages(self.net, self.layers) as feats: self.net(x)
-        return [gram(f.float(), self.project(n, f)) for n, f in zip(self.layers, feats)]
+        return [gram(f.float(), self._project(n, f)) for n, f in zip(self.layers, feats)]
+
+# %% ../../nbs/455_attack.textures.ipynb #23c95390
+@patch
+def _project(self:_Grams, name, f):
+    "The matrix that brings a layer to `channels` channels, or None."
+    if f.shape[1] <= self.channels: return None
+    if name not in self.mix:
+        r = torch.randn(f.shape[1], self.channels, generator=self.g)
+        self.mix[name] = r/self.channels**.5
+    return self.mix[name]
 
 # %% ../../nbs/455_attack.textures.ipynb #e86029d1
+def _flat_grams(grams, x, bs):
+    "Gram matrices of all images, on the CPU; and one vector (n,d) of each image."
+    with torch.no_grad():
+        parts = [grams(b) for b in x.split(min(bs, images_at_once(x)))]
+    G = [torch.cat(layer).cpu() for layer in zip(*parts)]
+    flat = [m.flatten(1)/m.flatten(1).norm(dim=1).mean().clamp_min(1e-12) for m in G]
+    return G, torch.cat(flat, 1)
+
+# %% ../../nbs/455_attack.textures.ipynb #0acdf265
 def _clusters(grams, x, k, bs, g):
     "For each cluster of one class: the picture in its middle, and its mean Gram matrices."
-    with torch.no_grad():
-        G = [torch.cat(o).cpu() for o in zip(*(grams(b) for b in x.split(min(bs, images_at_once(x)))))]
-    flat = torch.cat([m.flatten(1)/m.flatten(1).norm(dim=1).mean().clamp_min(1e-12) for m in G], 1)
+    G, flat = _flat_grams(grams, x, bs)
     of, centres = kmeans(flat, min(k, len(x)), g)
     used, far = of.unique().tolist(), torch.cdist(flat, centres)
     middle = [far[:, c].masked_fill(of != c, torch.inf).argmin().item() for c in used]
     return x[middle], [torch.stack([m[of == c].mean(0) for c in used]) for m in G]
 
+# %% ../../nbs/455_attack.textures.ipynb #434ee02c
 def _style(grams, z, goal):
     "The distance of each texture's Gram matrices from the goal, (M,)."
     return sum(((m - t)**2).sum((1, 2))/(t**2).sum((1, 2)).clamp_min(1e-20)
                for m, t in zip(grams(z), goal))
+
+# %% ../../nbs/455_attack.textures.ipynb #85f6e19c
+def _shuffled(x, g):
+    "Images (B,C,H,W) with their pixels in random order."
+    order = torch.rand(len(x), 1, x.shape[2]*x.shape[3], generator=g).argsort(-1).to(x.device)
+    return x.flatten(2).gather(2, order.expand(-1, x.shape[1], -1)).view_as(x)
 
 # %% ../../nbs/455_attack.textures.ipynb #99607832
 def synthesise(
@@ -227,7 +263,7 @@ def synthesise(
     steps:int,       # Adam steps
     lr:float=.02,    # Adam's rate, in pixel units of [0,1]
 )->tuple:            # textures (M,C,T,T), and their distance (M,) before each step, (steps,M)
-    "Textures whose Gram matrices approach the goal."
+    "Grow textures whose Gram matrices approach the goal."
     z = start.clone().requires_grad_()
     opt, far = torch.optim.Adam([z], lr), []
     for _ in range(steps):
@@ -237,18 +273,60 @@ def synthesise(
         with torch.no_grad(): z.clamp_(0, 1)
     return z.detach(), torch.stack(far)
 
-def _shuffled(x, g):
-    "Images (B,C,H,W) with their pixels in random order."
-    order = torch.rand(len(x), 1, x.shape[2]*x.shape[3], generator=g).argsort(-1).to(x.device)
-    return x.flatten(2).gather(2, order.expand(-1, x.shape[1], -1)).view_as(x)
+# %% ../../nbs/455_attack.textures.ipynb #d27d4c15
+class _Maker:
+    "Textures of one class after the other."
+    def __init__(self, grams, k, size, steps, lr, bs):
+        self.grams, self.k, self.size, self.steps, self.lr, self.bs = grams, k, size, steps, lr, bs
 
-# %% ../../nbs/455_attack.textures.ipynb #b202c7af
+    def __call__(self, x):
+        "Textures (k,C,T,T) on the CPU; their distances from the goal, at the start and the end."
+        x, g = check_images(x, strict=True).to(device_of(self.grams.net)), self.grams.g
+        middle, goal = _clusters(self.grams, x, self.k, self.bs, g)
+        middle = self._sized(middle)
+        if not self.steps: return middle.cpu(), []
+        goal, start = [t.to(x) for t in goal], _shuffled(middle, g)
+        z, far = synthesise(self.grams, goal, start, self.steps, self.lr)
+        return z.cpu(), [[a.item(), b.item()] for a, b in zip(far[0], far[-1])]
+
+# %% ../../nbs/455_attack.textures.ipynb #1a582533
+@patch
+def _sized(self:_Maker, x):
+    "Images at the side that is wanted."
+    if not self.size or tuple(x.shape[-2:]) == (self.size,)*2: return x
+    return F.interpolate(x, (self.size,)*2, mode='bilinear', antialias=True).clamp(0, 1)
+
+# %% ../../nbs/455_attack.textures.ipynb #402ebb18
+@patch
+def _all(self:_Maker, groups, progress, notes):
+    "The textures and their classes; the distances are added to `notes`."
+    todo = list(groups.items())
+    made = [(c, *self(x() if callable(x) else x))
+            for c, x in (progress_bar(todo) if progress else todo)]
+    notes['far'] = [f for *_, far in made for f in far]
+    labels = torch.tensor([c for c, z, _ in made for _ in z])
+    return torch.cat([z for _, z, _ in made]), labels
+
+# %% ../../nbs/455_attack.textures.ipynb #13c97496
 def _check_build(steps, **positive):
-    "Settings of `build`, checked."
+    "Refuse settings of `build` that make no sense."
     if steps < 0: raise ValueError(f"steps must be 0 or more, got {steps}")
     for n, v in positive.items():
         if v is not None and v < 1: raise ValueError(f"{n} must be at least 1, got {v}")
 
+# %% ../../nbs/455_attack.textures.ipynb #7605ba8f
+def _built(net, data, layers, classes, size, bs, progress, notes):
+    "Textures, their classes, class names and notes of a dictionary."
+    counts = {k: notes[k] for k in ('n_clusters', 'per_class', 'channels')}
+    _check_build(notes['steps'], size=size, bs=bs, **counts)
+    layers = list(stage_names(net) if layers is None else layers)
+    notes = dict(network=type(net).__name__, layers=layers, **notes)
+    groups, vocab = class_images(data, notes['per_class'], classes, size, notes['seed'], lazy=True)
+    grams = _Grams(net, layers, notes['channels'], generator(notes['seed']))
+    make = _Maker(grams, notes['n_clusters'], size, notes['steps'], notes['lr'], bs)
+    with under_attack(net): return *make._all(groups, progress, notes), vocab, notes
+
+# %% ../../nbs/455_attack.textures.ipynb #b202c7af
 @patch(cls_method=True)
 def build(cls:TextureDictionary,
     net,                  # any CNN from [0,1] pixels; evaluated in eval mode and restored
@@ -265,38 +343,7 @@ def build(cls:TextureDictionary,
     seed=0,               # of clusters, projections and noise; None for the global random state
     progress=False,       # show a progress bar over the classes
 )->TextureDictionary:
-    "Textures of each class by clustering and matching Gram matrices."
-    _check_build(steps, n_clusters=n_clusters, per_class=per_class, size=size, channels=channels,
-                 bs=bs)
-    layers = list(stage_names(net) if layers is None else layers)
-    groups, vocab = class_images(data, per_class, classes, size, seed, lazy=True)
-    make = _Maker(_Grams(net, layers, channels, generator(seed)), n_clusters, size, steps, lr, bs)
-    notes = dict(network=type(net).__name__, layers=layers, n_clusters=n_clusters, steps=steps,
-                 per_class=per_class, lr=lr, channels=channels, seed=seed)
-    with under_attack(net): return cls(*make.all(groups, progress, notes), vocab, notes)
-
-# %% ../../nbs/455_attack.textures.ipynb #d27d4c15
-class _Maker:
-    "Textures of one class."
-    def __init__(self, grams, k, size, steps, lr, bs):
-        self.grams, self.k, self.size, self.steps, self.lr, self.bs = grams, k, size, steps, lr, bs
-
-    def all(self, groups, progress, notes):
-        "The textures and their classes; the distances are added to `notes`."
-        todo = list(groups.items())
-        made = [(c, *self(x() if callable(x) else x)) for c, x in (progress_bar(todo) if progress else todo)]
-        notes['far'] = [f for *_, far in made for f in far]
-        labels = torch.tensor([c for c, z, _ in made for _ in z])
-        return torch.cat([z for _, z, _ in made]), labels
-
-    def __call__(self, x):
-        "Textures (k,C,T,T) on the CPU; their distances from the goal, at the start and the end."
-        x, g = check_images(x, strict=True).to(device_of(self.grams.net)), self.grams.g
-        middle, goal = _clusters(self.grams, x, self.k, self.bs, g)
-        side = (self.size,)*2 if self.size else tuple(x.shape[-2:])
-        if tuple(x.shape[-2:]) != side:
-            middle = F.interpolate(middle, side, mode='bilinear', antialias=True).clamp(0, 1)
-        if not self.steps: return middle.cpu(), []
-        goal, start = [t.to(x) for t in goal], _shuffled(middle, g)
-        z, far = synthesise(self.grams, goal, start, self.steps, self.lr)
-        return z.cpu(), [[a.item(), b.item()] for a, b in zip(far[0], far[-1])]
+    "Make textures of each class by clustering and matching Gram matrices."
+    notes = dict(n_clusters=n_clusters, steps=steps, per_class=per_class, lr=lr,
+                 channels=channels, seed=seed)
+    return cls(*_built(net, data, layers, classes, size, bs, progress, notes))
