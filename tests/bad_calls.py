@@ -174,7 +174,7 @@ CALLS = {
     'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.page.check_report_folder': lambda w: dict(out=w.folder/'new'),
     'evaluate.report.report': lambda w: dict(nets=w.net, dl=w.dl, attacks=w.pgd, bits=(4, 2), n=4, n_attack=4, n_align=0, audit=False, seed=0, progress=False),
     'evaluate.sharded.check_shard': lambda w: dict(shard=(0, 2)), 'evaluate.sharded.predict_shard': lambda w: dict(net=w.net, data=ImageTensors(w.x, w.y), bits=(4,), shard=(0, 1), bs=4, progress=False),
-    'study.load_recipe': lambda w: dict(name='cifar10', scale='toys'),
+    'recipe.load_recipe': lambda w: dict(name='cifar10', scale='toys'),
     # deployment and purification
     'deploy.extract.single_bit': lambda w: dict(net=w.net, bits=4), 'deploy.onnx.network_key': lambda w: dict(net=w.net, bits=4),
     'deploy.onnx.export_onnx': lambda w: dict(net=w.net, path=w.folder/'new.onnx', bits=4, example=w.x), 'deploy.onnx.check_writable_file': lambda w: dict(path=w.folder/'new.onnx'),
@@ -203,7 +203,7 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'quant.layers.BitState': {'allowed': 'bits'}, 'evaluate.success.asr': {'clean': 'preds', 'adv': 'preds'}, 'evaluate.success.asr_all': {'adv': 'preds'},
          'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
          'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.matrix.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
-         'evaluate.threat.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'study.load_recipe': {'name': 'choice', 'scale': 'choice'},
+         'evaluate.threat.threat_level': {'made_at': None, 'target': 'bit'}, 'evaluate.curves.with_setting': {'name': 'choice'}, 'recipe.load_recipe': {'name': 'choice', 'scale': 'choice'},
          'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.lines.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import check_choice
+from ..checks import check_choice
+from .drawing import draw_matrices
+from .matrix import Transfer
 from .success import paired_difference
-from .transfer import draw_matrices, Transfer
 
 # %% ../../nbs/660_evaluate.compare.ipynb #9b79d493
 @dataclass(eq=False)
@@ -29,43 +30,58 @@ class Comparison:
         first, *rest = self.transfers.values()
         return [a for a in first.attacks if all(a in t.attacks for t in rest)]
 
-    def to_frame(self,
-        definition=None,    # one definition, or None for all
-    )->pd.DataFrame:
-        "Tidy rows of all networks, with the column `network` in front."
-        frames = {k: t.to_frame(definition) for k, t in self.transfers.items()}
-        return pd.concat(frames, names=['network']).reset_index('network').reset_index(drop=True)
-
     def clean(self)->pd.DataFrame:
-        "Clean accuracy: rows network and bits."
+        "Return clean accuracy: rows network and bits."
         return pd.concat({k: t.clean for k, t in self.transfers.items()}, names=['network'])
 
 # %% ../../nbs/660_evaluate.compare.ipynb #89214f83
 def compare(
     transfers:dict,    # name → `Transfer`, made with the same attacks
 )->Comparison:
-    "Several networks' matrices side by side."
-    if not (isinstance(transfers, dict) and transfers and all(isinstance(t, Transfer) for t in transfers.values())):
+    "Put several networks' matrices side by side."
+    matrices = list(transfers.values()) if isinstance(transfers, dict) else []
+    if not matrices or not all(isinstance(t, Transfer) for t in matrices):
         raise TypeError(f"transfers must be a dict name → Transfer, got {type(transfers).__name__}")
     out = Comparison({str(k): t for k, t in transfers.items()})
     if not out.attacks:
-        raise ValueError(f"the networks share no attack: {[list(t.attacks) for t in transfers.values()]}")
+        raise ValueError(f"the networks share no attack: {[list(t.attacks) for t in matrices]}")
     return out
 
+# %% ../../nbs/660_evaluate.compare.ipynb #4444d5fd
+@patch
+def to_frame(self:Comparison,
+    definition=None,    # one definition, or None for all
+)->pd.DataFrame:
+    "Return tidy rows of all networks, with the column `network` in front."
+    frames = {k: t.to_frame(definition) for k, t in self.transfers.items()}
+    return pd.concat(frames, names=['network']).reset_index('network').reset_index(drop=True)
+
+# %% ../../nbs/660_evaluate.compare.ipynb #fe9117d8
 @patch
 def plot(self:Comparison,
     definition='asr',    # 'asr', 'asr_all' or 'asr_targeted'; attacks without a target show 'asr'
     attacks=None,        # names of attacks to show, None for all that the networks share
-    caption='The same attacks on each network: darker is worse for the defender',   # a line above all
+    caption='The same attacks on each network: darker is worse for the defender',   # a line above
 ):
-    "A column per network, a row per attack, one scale; gives the matplotlib figure."
+    "Draw a column per network and a row per attack on one scale; returns the matplotlib figure."
     check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')
-    names = [check_choice(a, self.attacks, 'attacks') for a in (self.attacks if attacks is None else attacks)]
+    attacks = self.attacks if attacks is None else attacks
+    names = [check_choice(a, self.attacks, 'attacks') for a in attacks]
     grid = [[(t, a) for t in self.transfers.values()] for a in names]
-    titles = [[f"{k}\n{a} (n={t.attacks[a]['n']})" for k, t in self.transfers.items()] for a in names]
+    titles = [[f"{k}\n{a} (n={t.attacks[a]['n']})" for k, t in self.transfers.items()]
+              for a in names]
     return draw_matrices(grid, titles, definition, caption)
 
 # %% ../../nbs/660_evaluate.compare.ipynb #4e17e8d4
+def _cell_differences(A, B, definition, draws, seed):
+    "Yield a row for each cell that two matrices share and that has the definition."
+    for k, s, t in A.adv_pred:
+        if (k, s, t) not in B.adv_pred or definition not in A.definitions(k): continue
+        rates = (m.success(k, s, t, definition) for m in (A, B))
+        yield dict(attack=k, source=s, target=t, threat=A.threat(k, s, t),
+                   **paired_difference(*rates, draws, seed))
+
+# %% ../../nbs/660_evaluate.compare.ipynb #e5f9810d
 @patch
 def difference(self:Comparison,
     a:str=None,         # a network, None for the first
@@ -74,16 +90,12 @@ def difference(self:Comparison,
     draws:int=1000,     # bootstrap samples
     seed:int=0,         # of the draws
 )->pd.DataFrame:        # attack, source, target, threat, difference a − b, low, high, images
-    "Cell by cell, how much more often attacks succeed on `a` than on `b`, with paired intervals."
+    "Return how much more often attacks succeed on `a` than on `b`, with paired intervals."
     names = list(self.transfers)
     a = check_choice(names[0] if a is None else a, names, 'a')
     b = check_choice(names[-1] if b is None else b, names, 'b')
     A, B = self.transfers[a], self.transfers[b]
     if A.settings['images_sha256'] != B.settings['images_sha256']:
-        raise ValueError(f"{a!r} and {b!r} were scored on different images: a paired difference needs the same")
-    rows = []
-    for k, s, t in A.adv_pred:
-        if (k, s, t) not in B.adv_pred or definition not in A.definitions(k): continue
-        d = paired_difference(*(o.success(k, s, t, definition) for o in (A, B)), draws, seed)
-        rows.append(dict(attack=k, source=s, target=t, threat=A.threat(k, s, t), **d))
-    return pd.DataFrame(rows)
+        raise ValueError(f"{a!r} and {b!r} were scored on different images: "
+                         "a paired difference needs the same")
+    return pd.DataFrame(_cell_differences(A, B, definition, draws, seed))

@@ -16,72 +16,81 @@ import pandas as pd
 from torch import nn
 
 from ..core import asset
-from .transfer import Transfer
+from .matrix import Transfer
 from ..files import fingerprint, plain
 from ..quant.checkpoint import load_checkpoint, pretrained_names, read_description
 from ..train.run import load_run, make_callback, recorded_settings
 
 # %% ../../nbs/640_evaluate.seen.ipynb #ca5b88f5
+def _stage(settings):
+    "Return what one run used, according to the callback that its settings make."
+    s = recorded_settings(settings)
+    cb, out = make_callback(s), dict(method=s.method, bits=s.bits)
+    if not cb.patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
+    a = cb.attack
+    return out | dict(attack=type(a).__name__, size=tuple(a.size), shape=a.shape,
+                      places=plain(a.places), steps=a.steps)
+
+# %% ../../nbs/640_evaluate.seen.ipynb #50fe36ce
+def _stages(settings, visited=()):
+    "Return the stages that led to these settings, first to last, and whether they are all."
+    if not isinstance(settings, dict) or 'method' not in settings: return [], False
+    start, own = settings.get('start', 'scratch'), [_stage(settings)]
+    if start == 'scratch': return own, True
+    ships = start in pretrained_names()
+    path = asset(f'{start}.safetensors') if ships else Path(start)
+    if start in visited or not path.is_file(): return own, False
+    before, complete = _stages(read_description(path)['meta'].get('settings'), (*visited, start))
+    return before + own, complete or ships
+
+# %% ../../nbs/640_evaluate.seen.ipynb #86b8fbc7
+def _of_folder(folder):
+    "Return settings and network of a run folder; `load_run` refuses a record that disagrees."
+    run = load_run(folder)
+    return json.loads((Path(folder)/'run.json').read_text())['settings'], run.net
+
+def _of_network(net):
+    "Return the settings that a network's description holds, and where they were read."
+    meta = (getattr(net, 'description', None) or {}).get('meta') or {}
+    where = 'the description of the network' if meta else 'nowhere: the network has no description'
+    return meta.get('settings'), where
+
+# %% ../../nbs/640_evaluate.seen.ipynb #be0bd078
+def _record(run):
+    "Return settings, network and where they were read."
+    if isinstance(run, nn.Module):
+        settings, where = _of_network(run)
+        return settings, run, where
+    if isinstance(getattr(run, 'net', None), nn.Module) and hasattr(run, 'folder'): run = run.folder
+    if not isinstance(run, (str, Path)):
+        raise TypeError("a training configuration is read from a run folder, what load_run gave, a "
+                        f"checkpoint or its network; {type(run).__name__} is no record of training")
+    if not Path(run).is_file(): return *_of_folder(run), str(run)
+    net = load_checkpoint(run)
+    return net.description['meta'].get('settings'), net, str(run)
+
+# %% ../../nbs/640_evaluate.seen.ipynb #304cd8c4
 @dataclass(frozen=True)
 class TrainingConfiguration:
     "What training used, stage by stage; made by `training_configuration`."
-    stages:tuple           # dicts: method, bits, attack, size, shape, places, steps; attack None without patches
+    stages:tuple           # dicts: method, bits, attack (or None), size, shape, places, steps
     complete:bool          # whether nothing is missing from the stages
     read_from:str          # where this was read
     network_sha256:str     # `fingerprint` of the weights that it is about
 
     def to_frame(self)->pd.DataFrame: return pd.DataFrame(list(self.stages)).rename_axis('stage')
 
-def _stage(settings):
-    "What one run used, according to the callback that its settings make."
-    s = recorded_settings(settings)
-    cb, out = make_callback(s), dict(method=s.method, bits=s.bits)
-    if not cb.patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
-    a = cb.attack
-    return out | dict(attack=type(a).__name__, size=tuple(a.size), shape=a.shape, places=plain(a.places), steps=a.steps)
-
-def _stages(settings, been=()):
-    "The stages that led to these settings, first to last, and whether they are all."
-    if not isinstance(settings, dict) or 'method' not in settings: return [], False
-    start, own = settings.get('start', 'scratch'), [_stage(settings)]
-    if start == 'scratch': return own, True
-    ships = start in pretrained_names()     # its record is whole; one of full precision has no stages, and no patches
-    path = asset(f'{start}.safetensors') if ships else Path(start)
-    if start in been or not path.is_file(): return own, False
-    before, complete = _stages(read_description(path)['meta'].get('settings'), (*been, start))
-    return before + own, complete or ships
-
-# %% ../../nbs/640_evaluate.seen.ipynb #86b8fbc7
-def _of_folder(folder):
-    "Settings and network of a run folder."
-    run = load_run(folder)      # which refuses a record that disagrees with the weights' own
-    return json.loads((Path(folder)/'run.json').read_text())['settings'], run.net
-
-def _record(run):
-    "Settings, network and where they were read."
-    if isinstance(run, nn.Module):
-        meta = (getattr(run, 'description', None) or {}).get('meta') or {}
-        where = 'the description of the network' if meta else 'nowhere: the network has no description'
-        return meta.get('settings'), run, where
-    if isinstance(getattr(run, 'net', None), nn.Module) and hasattr(run, 'folder'): run = run.folder
-    if not isinstance(run, (str, Path)):
-        raise TypeError("a training configuration is read from a run folder, what load_run gave, a checkpoint or its "
-                        f"network; {type(run).__name__} is no record of training")
-    if not Path(run).is_file(): return *_of_folder(run), str(run)
-    net = load_checkpoint(run)
-    return net.description['meta'].get('settings'), net, str(run)
-
 def training_configuration(
-    run,    # a run folder, what `load_run` gave, a checkpoint file, or a network that `load_checkpoint` made
+    run,    # a run folder, what `load_run` gave, a checkpoint file, or the network of one
 )->TrainingConfiguration:
-    "How a network was trained, as the run itself says; without stages where nothing is recorded."
+    "Return how a network was trained, as its run says; without stages where nothing is recorded."
     settings, net, where = _record(run)
     stages, complete = _stages(settings)
     return TrainingConfiguration(tuple(stages), complete, where, fingerprint(net))
 
 # %% ../../nbs/640_evaluate.seen.ipynb #a850c08c
 def _used_by(transfer, attack, source):
-    "Size, shape, location rule, families and bit-widths of one row of a matrix."
+    "Return size, shape, location rule, families and bit-widths of one row of a matrix."
     a = transfer.attacks[attack]
     p, rule = transfer.patches.get((attack, source)), a.get('places', 'its own')
     if p is not None: rule = transfer.settings['places'] or p.meta.get('places')
@@ -90,8 +99,9 @@ def _used_by(transfer, attack, source):
     return dict(size=(tuple(a.get('patch_hw') or ()), shape), places=rule or 'random',
                 attack=set(a.get('family') or [a['attack']]), bits=set(a['made_at'][str(source)]))
 
+# %% ../../nbs/640_evaluate.seen.ipynb #60d75d16
 def _same(stages, used, target):
-    "Which of the four an earlier stage had."
+    "Return which of the four an earlier stage had."
     stages = [s for s in stages if s['attack'] is not None]
     bits = {b for s in stages for b in s['bits']}
     return dict(size=any((tuple(s['size']), s['shape']) == used['size'] for s in stages),
@@ -100,42 +110,48 @@ def _same(stages, used, target):
                 bits=bool(used['bits']) and used['bits'] | {target} <= bits)
 
 def _named(same, complete):
-    "'seen', 'unseen', 'partly' or 'unknown', and what differs."
+    "Return 'seen', 'unseen', 'partly' or 'unknown', and what differs."
     differs = [k for k, v in same.items() if not v]
     if not differs: return 'seen', ''
     if not complete: return 'unknown', ''
     return ('unseen' if len(differs) == len(same) else 'partly'), ', '.join(differs)
 
 # %% ../../nbs/640_evaluate.seen.ipynb #449bcde3
+def _row(r, transfer, c):
+    "Return a row of a matrix with what training had in common with it."
+    same = _same(c.stages, _used_by(transfer, r['attack'], r['source']), r['target'])
+    setting, differs = _named(same, c.complete)
+    no = 'no' if c.complete else 'unknown'
+    return ({k: r[k] for k in ('attack', 'source', 'target', 'threat')} |
+            {f'same {k}': 'yes' if v else no for k, v in same.items()} |
+            dict(setting=setting, differs=differs) |
+            {k: r[k] for k in ('asr', 'low', 'high', 'n', 'null')})
+
+# %% ../../nbs/640_evaluate.seen.ipynb #78ace443
 def seen_table(
     transfer:Transfer,    # a matrix
-    run,                  # what `training_configuration` takes or gave, of the network that was scored
+    run,                  # what `training_configuration` takes or gave, of the network scored
     definition='asr',     # a definition of success; attacks without it are left out
 )->pd.DataFrame:          # a row per attack, source and target
-    "Each cell of a matrix with what training had in common with it: size, places, attack, bits."
+    "Return each cell of a matrix with what training had in common: size, places, attack, bits."
     c = run if isinstance(run, TrainingConfiguration) else training_configuration(run)
     if transfer.settings.get('network_sha256') != c.network_sha256:
-        raise ValueError(f"the matrix was scored on other weights than those that {c.read_from} is about: "
-                         "a record of one network says nothing about another")
-    rows, keep = [], ['attack', 'source', 'target', 'threat']
-    for r in transfer.to_frame(definition).to_dict('records'):
-        same = _same(c.stages, _used_by(transfer, r['attack'], r['source']), r['target'])
-        setting, differs = _named(same, c.complete)
-        no = 'no' if c.complete else 'unknown'
-        rows.append({k: r[k] for k in keep} | {f'same {k}': 'yes' if v else no for k, v in same.items()} |
-                    dict(setting=setting, differs=differs) | {k: r[k] for k in ('asr', 'low', 'high', 'n', 'null')})
-    return pd.DataFrame(rows)
+        raise ValueError(f"the matrix was scored on other weights than those that {c.read_from} is "
+                         "about: a record of one network says nothing about another")
+    return pd.DataFrame([_row(r, transfer, c)
+                         for r in transfer.to_frame(definition).to_dict('records')])
 
 # %% ../../nbs/640_evaluate.seen.ipynb #232a1a16
 def by_setting(
     table:pd.DataFrame,    # what `seen_table` gave
 )->pd.DataFrame:           # a row per setting and difference
-    "Mean and highest success of each setting, over its cells."
+    "Return mean and highest success of each setting, over its cells."
     if not len(table): return pd.DataFrame()
-    g = table.groupby(['setting', 'differs'], sort=False)
+    by = ['setting', 'differs']
+    g = table.groupby(by, sort=False)
     out = g.asr.agg(cells='size', mean='mean', highest='max')
-    known = table.dropna(subset='asr').groupby(['setting', 'differs'], sort=False)     # NaN: none was right
-    best = table.loc[known.asr.idxmax()].set_index(['setting', 'differs']).attack
+    known = table.dropna(subset='asr').groupby(by, sort=False)     # NaN: no image was right
+    best = table.loc[known.asr.idxmax()].set_index(by).attack
     out = out.assign(by=best, **{'highest null': g.null.max()}).reset_index()
     order = {k: i for i, k in enumerate(('seen', 'partly', 'unseen', 'unknown'))}
     return out.sort_values('setting', key=lambda s: s.map(order), kind='stable', ignore_index=True)

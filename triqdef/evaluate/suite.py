@@ -12,11 +12,11 @@ import pandas as pd
 
 from ..attack.base import Brief, declared_attacks
 from ..attack.criteria import as_criterion
-from ..attack.patch import check_hw
+from ..attack.placing import check_hw
 from ..attack.textures import TextureDictionary
-from ..core import check_choice, check_ints, check_numbers
+from ..checks import check_choice, check_ints, check_numbers
 from .curves import with_setting
-from .transfer import attack_name
+from .plan import attack_name
 
 # %% ../../nbs/650_evaluate.suite.ipynb #f2af025f
 def attack_budgets(
@@ -30,13 +30,13 @@ def attack_names(
     bounded=False,    # those of a quick report
     without=(),       # fields of `Brief` that cannot be given, such as 'dictionary'
 )->tuple:             # white-box attacks first
-    "The names of the attacks that are declared."
+    "Return the names of the attacks that are declared."
     return tuple(n for n, d in declared_attacks().items()
                  if (d.bounded or not bounded) and not set(d.needs) & set(without))
 
 # %% ../../nbs/650_evaluate.suite.ipynb #0d3baced
 def suite_table():    # index: names
-    "The declared attacks: what they know, how many patches they make, budgets, papers."
+    "Return the declared attacks: what they know, how many patches they make, budgets, papers."
     rows = {n: {'knows': 'scores' if d.black_box else 'gradients',
                 'patch': 'one for all' if d.universal else 'per image',
                 'area': 'its own' if d.chooses_area else 'as asked', 'full': d.full,
@@ -45,8 +45,18 @@ def suite_table():    # index: names
     return pd.DataFrame.from_dict(rows, orient='index').astype({'quick': 'Int64'})
 
 # %% ../../nbs/650_evaluate.suite.ipynb #8bd056b5
+def _picked(names, bounded, dictionary):
+    "Return the declarations of the named attacks, or of all that can be made."
+    known = declared_attacks()
+    if isinstance(names, str) or names is not None and not hasattr(names, '__iter__'):
+        raise TypeError(f"names must be a sequence of names of attacks, got {names!r}")
+    if names is None:
+        names = attack_names(bounded, () if dictionary is not None else ('dictionary',))
+    return [known[check_choice(n, known, 'attack')] for n in names]
+
+# %% ../../nbs/650_evaluate.suite.ipynb #331d94b6
 def attack_suite(
-    names=None,         # of `attack_names()`; None for all, or with `bounded` for those of a quick report
+    names=None,         # of `attack_names()`; None for all, or with `bounded` for a quick report's
     side:int=32,        # side of the images in pixels
     bounded=False,      # the quick budgets
     size:int=None,      # side of the patch in pixels; None for a quarter of the image's
@@ -58,32 +68,33 @@ def attack_suite(
     "Make the attacks of a report."
     check_ints(1, side=side); check_ints(none=True, seed=seed)
     as_criterion(target)
-    if isinstance(names, str) or names is not None and not hasattr(names, '__iter__'):
-        raise TypeError(f"names must be a sequence of names of attacks, got {names!r}")
-    known, b = declared_attacks(), attack_budgets(bounded)
-    for k, v in budget.items(): b[check_choice(k, b, 'budget')] = v
-    if names is None: names = attack_names(bounded, () if dictionary is not None else ('dictionary',))
-    picked = [known[check_choice(n, known, 'attack')] for n in names]
+    picked, budgets = _picked(names, bounded, dictionary), attack_budgets(bounded)
+    for k, v in budget.items(): budgets[check_choice(k, budgets, 'budget')] = v
     size = max(2, side//4) if size is None else size
-    return {d.named(size): d.make(Brief(size, b[d.budget], target, dictionary, seed)) for d in picked}
+    return {d.named(size): d.make(Brief(size, budgets[d.budget], target, dictionary, seed))
+            for d in picked}
 
 # %% ../../nbs/650_evaluate.suite.ipynb #1692dedc
+def _check_attacks(attacks):
+    "Refuse what is not a dict of attacks."
+    if not isinstance(attacks, dict) or not attacks:
+        raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
+    for k, a in attacks.items():
+        if isinstance(a, type) or not (hasattr(a, 'attack') or hasattr(a, 'fit')):
+            raise TypeError(f"attacks[{k!r}] must be an attack, with .attack or .fit, "
+                            f"got {a!r:.60}")
+
+# %% ../../nbs/650_evaluate.suite.ipynb #f64daf05
 def at_area(
     attacks:dict,    # name → attack
     share:float,     # of the image, in (0,1]
     hw,              # (height, width) of the image in pixels
 )->dict:             # name → copy; attacks that choose their own area stay as they are
     "Copy attacks and set each patch to a share of the image; keys are the new names."
-    check_hw(hw); check_numbers('(0, 1]', share=share)
-    if not isinstance(attacks, dict) or not attacks:
-        raise TypeError(f"attacks must be a dict name → attack, got {attacks!r}")
-    for k, a in attacks.items():
-        if isinstance(a, type) or not (hasattr(a, 'attack') or hasattr(a, 'fit')):
-            raise TypeError(f"attacks[{k!r}] must be an attack, with .attack or .fit, got {a!r:.60}")
+    check_hw(hw); check_numbers('(0, 1]', share=share); _check_attacks(attacks)
     out, side = {}, tuple(max(1, round(n*share**.5)) for n in hw)
     for k, a in attacks.items():
         if getattr(a, 'size', None) is not None: a = with_setting(a, 'size', side)
         elif getattr(a, 'area', None) is not None: a = with_setting(a, 'area', share)
-        else: out[k] = a; continue
-        out[attack_name(a)] = a
+        out[k if a is attacks[k] else attack_name(a)] = a
     return out
