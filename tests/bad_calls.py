@@ -236,8 +236,8 @@ def call_of(name, world):
 # reason → names that have no entry
 EXEMPT = {
     'takes no argument, or values that may be anything': '''settings.import_modules settings.later train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
-        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
+        evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
+        layouts.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
@@ -272,7 +272,7 @@ EXEMPT = {
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
-        evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
+        evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards presets.Preset presets.preset_of layouts.validation_labels layouts.has_train layouts.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
