@@ -34,7 +34,7 @@ def stratified_order(
     paths,       # picture files
     y:Tensor,    # classes, (n,)
 )->Tensor:       # (n,) indices
-    "A fixed order, by names and classes alone, of which any beginning is balanced over the classes."
+    "A fixed order by names and classes alone, of which any beginning is balanced over classes."
     if len(paths) != len(y): raise ValueError(f"{len(paths)} files but {len(y)} labels")
     keys = [hashlib.sha256(Path(p).stem.encode()).hexdigest() for p in paths]
     rank, counts = [0]*len(paths), {}
@@ -196,7 +196,8 @@ def _train(path, preset, n, scale, seed, valid):
         data = ImageNetFiles(*imagenet_files(path, 'train'), valid.vocab, preset, scale)
     else: data = _unused(path, preset, scale, valid)
     if not len(data):
-        raise ValueError(f"{path} has no train folder and every picture is scored: give a smaller valid_n")
+        raise ValueError(f"{path} has no train folder and every picture is scored: "
+                         "give a smaller valid_n")
     if not 0 <= n <= len(data):
         raise ValueError(f"train_n must lie between 1 and {len(data)}, or be 0 for all, got {n}")
     return data.subset(balanced_order(data.y, seed)[:n].sort().values) if n else data
@@ -204,9 +205,9 @@ def _train(path, preset, n, scale, seed, valid):
 # %% ../nbs/800_imagenet.ipynb #c07d085c
 def imagenet_dls(
     path,                    # train/ and val/ in one of the layouts, or validation pictures alone
-    preset:Preset=None,      # how pictures become pixels: the network's own; None for 256 → 224, bilinear
+    preset:Preset=None,      # the network's own; None for 256 → 224, bilinear
     bs:int=64,               # training batch size
-    valid_n:int=0,           # validation pictures, the first in the fixed order (5000: the fixed list); 0 for all
+    valid_n:int=0,           # validation pictures, the first of the fixed order; 0 for all
     train_n:int=0,           # training pictures, a balanced share; 0 for all
     scale=(.35, 1.),         # share of the area of a random training window, None for the middle
     val_bs:int=None,         # validation batch size, None for `bs`
@@ -214,7 +215,7 @@ def imagenet_dls(
     num_workers:int=0,       # processes that decode; 0 decodes in threads of this one
     device=None,             # where batches go; None for fastai's default device
 )->DataLoaders:
-    "ImageNet, Imagenette or Imagewoof as fastai `DataLoaders` in [0,1], with labels among the 1000 classes."
+    "ImageNet, Imagenette or Imagewoof as `DataLoaders` in [0,1], labels among the 1000 classes."
     device = torch.device(device) if device is not None else default_device()
     preset = preset or Preset()
     valid = imagenet_valid(path, preset, valid_n)

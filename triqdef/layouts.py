@@ -49,10 +49,12 @@ def _class_folder_files(folder):
     places, found = _places(), []
     for d in _class_folders(folder):
         if d.name not in places:
-            raise ValueError(f"{d} is not named by one of ImageNet's 1000 WordNet numbers, such as n01440764")
+            raise ValueError(f"{d} is not named by one of ImageNet's 1000 WordNet numbers, "
+                             "such as n01440764")
         files = sorted(files_below(d))
         odd = [p for p in files if not is_picture(p)]
-        if odd: raise ValueError(f"{len(odd)} files in {d} are no pictures by their names, such as {odd[0].name}")
+        if odd: raise ValueError(f"{len(odd)} files in {d} are no pictures by their names, "
+                                 f"such as {odd[0].name}")
         found += [(p, places[d.name]) for p in files]
     return found
 
@@ -94,10 +96,11 @@ def validation_labels(
     "The labels of flat validation pictures, from the devkit, Kaggle's CSV or `val.txt`."
     for base in (as_path(path), *as_path(path).parents[:4]):
         if (devkit := _devkit_folder(base)): return _devkit_labels(devkit)
-        if (base/'LOC_val_solution.csv').is_file(): return _kaggle_labels(base/'LOC_val_solution.csv')
-        if (base/'val.txt').is_file(): return _listed_labels(base/'val.txt')
-    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are beside them: put the "
-                     "devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, "
+        kaggle, caffe = base/'LOC_val_solution.csv', base/'val.txt'
+        if kaggle.is_file(): return _kaggle_labels(kaggle)
+        if caffe.is_file(): return _listed_labels(caffe)
+    raise ValueError(f"the pictures in {path} are not in class folders, and no labels are "
+                     "beside them: put the devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, "
                      "LOC_val_solution.csv or val.txt")
 
 # %% ../nbs/796_layouts.ipynb #341e70bf
@@ -109,12 +112,14 @@ def _flat_files(folder):
     "Paths and classes of a flat folder."
     try: labels = validation_labels(folder)
     except KeyError as e:
-        raise ValueError(f"the labels beside {folder} name a class that ImageNet-1k lacks: {e}") from e
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.startswith('ILSVRC2012_val_'))
+        raise ValueError(f"the labels beside {folder} name a class that "
+                         f"ImageNet-1k lacks: {e}") from e
+    files = sorted(p for p in folder.glob('ILSVRC2012_val_*') if p.is_file())
     files += [p for p in _pictures_in(folder) if p not in set(files)]
     unknown = [p.name for p in files if p.stem not in labels or not is_picture(p)]
     if unknown:
-        raise ValueError(f"{len(unknown)} files in {folder} have no label or no picture's name: {unknown[0]}")
+        raise ValueError(f"{len(unknown)} files in {folder} have no label or no picture's name: "
+                         f"{unknown[0]}")
     return [(p, labels[p.stem]) for p in files]
 
 # %% ../nbs/796_layouts.ipynb #aa30514a

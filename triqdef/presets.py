@@ -51,7 +51,8 @@ def _timm_preset(config):
         raise ValueError(f"crop_mode must be 'center', these weights say {config['crop_mode']!r}")
     crop = config['input_size'][-1]
     resize = math.floor(crop/config.get('crop_pct', .875))
-    return Preset(resize, crop, config['interpolation'], tuple(config['mean']), tuple(config['std']))
+    mean, std = tuple(config['mean']), tuple(config['std'])
+    return Preset(resize, crop, config['interpolation'], mean, std)
 
 # %% ../nbs/792_presets.ipynb #fd0f739c
 def preset_of(
@@ -63,4 +64,5 @@ def preset_of(
     if not all(hasattr(t, k) for k in ('resize_size', 'crop_size', 'mean', 'std', 'interpolation')):
         raise TypeError("transforms must be torchvision's ImageClassification or a timm "
                         f"configuration, got {t!r}")
-    return Preset(t.resize_size[0], t.crop_size[0], t.interpolation.value, tuple(t.mean), tuple(t.std))
+    mean, std = tuple(t.mean), tuple(t.std)
+    return Preset(t.resize_size[0], t.crop_size[0], t.interpolation.value, mean, std)
