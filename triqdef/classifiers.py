@@ -88,6 +88,7 @@ def _saved(path):
         reason = str(e).split('. ')[0]
         raise ValueError(f"{path} holds no weights that can be read safely: {reason}") from e
 
+# %% ../nbs/820_classifiers.ipynb #a4cad081
 def read_state(
     path,    # a .safetensors file or a state dict that torch saved
 )->dict:
