@@ -275,8 +275,8 @@ EXEMPT = {
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards presets.Preset presets.preset_of layouts.validation_labels layouts.has_train layouts.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
-    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
-        train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
+    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.ranks.RankLoader train.ranks.check_loaders
+        train.distributed.RankTrainer train.distributed.distributed train.traffic.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
         train.run.make_callback train.run.own_options train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
         deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session

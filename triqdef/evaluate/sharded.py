@@ -129,14 +129,14 @@ def predict_shard(
     idx = _indices(len(data), shard := check_shard(shard))
     state = _ShardState(net, data, folder, bits, shard, every)
     if len(state) < len(idx):
-        loader = dict(bs=int(bs), device=device_of(net), num_workers=num_workers)
         left = data.subset(idx[len(state):])
-        _predict_all(net, ImageLoader(left, **loader), bits, state, progress)
+        _predict_all(net, left, bits, state, progress, bs=int(bs), num_workers=num_workers)
     return state.joined()
 
 # %% ../../nbs/830_evaluate.sharded.ipynb #a93ca457
-def _predict_all(net, dl, bits, state, progress):
-    "Predict every batch of a loader and keep the results."
+def _predict_all(net, data, bits, state, progress, **kwargs):
+    "Predict all pictures of a dataset and keep the results."
+    dl = ImageLoader(data, device=device_of(net), **kwargs)
     for batch in progress_bar(dl, total=len(dl)) if progress else dl:
         state.add(_batch(net, batch, bits))
     state.save()
