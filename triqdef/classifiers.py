@@ -55,6 +55,7 @@ def _timm():
         raise ModuleNotFoundError("networks named timm/… need timm: "
                                   "pip install 'triqdef[timm]'") from e
 
+# %% ../nbs/820_classifiers.ipynb #0b5b41cb
 def check_arch(
     name:str,    # of `triqdef.models.models`, of torchvision, 'resnet50_v1', or 'timm/…'
 )->str:
@@ -129,6 +130,7 @@ def _named(own, state, by_order, fresh_head):
     raise ValueError(f"the tensors differ from number {at} on: {len(own)} are needed, "
                      f"{len(state)} given")
 
+# %% ../nbs/820_classifiers.ipynb #76031491
 def _hint(own, state, wrong):
     "Advice for an error message, if only the number of classes differs."
     try: head = set(wrong) == set(head_tensors(own, state)) and wrong
@@ -179,6 +181,7 @@ def _torchvision(name, weights, file, n_classes):
     options = {} if picked else dict(num_classes=n_classes)
     return tv.get_model(name, weights=picked, **options), preset
 
+# %% ../nbs/820_classifiers.ipynb #0f9392fa
 def _of_timm(name, weights, file, n_classes):
     "Network and preset of timm; published weights with the classes that they have."
     published = weights == 'default'

@@ -48,6 +48,7 @@ def _window_size(area, shape):
     "Height and width in pixels of a window with this area and this width over height."
     return round((area/shape)**.5), round((area*shape)**.5)
 
+# %% ../nbs/800_imagenet.ipynb #db9ed2cb
 def random_window(
     hw,                            # (height, width) of the picture in pixels
     g:torch.Generator,             # where the numbers come from
@@ -92,6 +93,7 @@ class ImageNetFiles(ImageSet):
 def _middle(self:ImageNetFiles, i):
     with open_rgb(self.paths[i], turn=False) as im: return self.preset(im)
 
+# %% ../nbs/800_imagenet.ipynb #7a698aee
 @patch
 def batch(self:ImageNetFiles,
     idx,      # numbers of pictures
@@ -99,6 +101,7 @@ def batch(self:ImageNetFiles,
     "The middles of these pictures."
     return _stacked(self._middle, idx), self.y[idx]
 
+# %% ../nbs/800_imagenet.ipynb #bee78d35
 @patch
 def __getitem__(self:ImageNetFiles, i): return to_pixels(self._middle(i)), int(self.y[i])
 
@@ -106,11 +109,13 @@ def __getitem__(self:ImageNetFiles, i): return to_pixels(self._middle(i)), int(s
 @patch(as_prop=True)
 def shape(self:ImageNetFiles): return torch.Size([3, self.preset.crop, self.preset.crop])
 
+# %% ../nbs/800_imagenet.ipynb #2b5fe63b
 @patch
 def sizes(self:ImageNetFiles)->list:
     "The bytes of each file."
     return [Path(p).stat().st_size for p in self.paths]
 
+# %% ../nbs/800_imagenet.ipynb #24b81701
 @patch
 def fit(self:ImageNetFiles,
     im,    # an RGB picture
@@ -139,6 +144,7 @@ def _window(self:ImageNetFiles, i, seed, epoch):
         out = TF.resized_crop(im, *box, [self.preset.crop]*2, interpolation)
         return TF.pil_to_tensor(TF.hflip(out) if torch.rand((), generator=g) < .5 else out)
 
+# %% ../nbs/800_imagenet.ipynb #8c37ad9b
 @patch
 def drawn(self:ImageNetFiles,
     idx,          # numbers of pictures
@@ -190,6 +196,7 @@ def _unused(path, preset, scale, valid):
     data.scale = scale
     return data
 
+# %% ../nbs/800_imagenet.ipynb #b34f89c8
 def _train(path, preset, n, scale, seed, valid):
     "The training pictures: of the train folder, or those that validation leaves."
     if has_train(path):

@@ -24,10 +24,12 @@ def imagenet_wnids()->list:
     "The 1000 WordNet numbers of ImageNet-1k, sorted: a picture's class is the place of its number."
     return asset('imagenet-wnids.txt').read_text().split()
 
+# %% ../nbs/796_layouts.ipynb #c0d2bb1c
 def imagenet_names()->list:
     "The 1000 class names in the same order, as torchvision's weights have them."
     return list(ResNet50_Weights.IMAGENET1K_V1.meta['categories'])
 
+# %% ../nbs/796_layouts.ipynb #fe59a28b
 def _places(): return {w: i for i, w in enumerate(imagenet_wnids())}
 
 # %% ../nbs/796_layouts.ipynb #bbfb5229
@@ -44,6 +46,7 @@ def _class_folders(folder):
     return sorted(p for p in folder.iterdir()
                   if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX')
 
+# %% ../nbs/796_layouts.ipynb #b9a30a59
 def _class_folder_files(folder):
     "Paths and classes of a folder of class folders named by WordNet numbers."
     places, found = _places(), []
@@ -75,6 +78,7 @@ def _kaggle_labels(file):
     with open(file, newline='') as f:
         return {r['ImageId']: places[r['PredictionString'].split()[0]] for r in csv.DictReader(f)}
 
+# %% ../nbs/796_layouts.ipynb #3ca6f83f
 def _listed_labels(file):
     "File name without ending → class, from a list like Caffe's."
     lines = [l.split() for l in file.read_text().splitlines() if l.strip()]
@@ -90,6 +94,7 @@ def _devkit_folder(base):
     places = base, base/'data', base/'devkit', base/'devkit'/'data', *beside
     return next((p for p in places if all((p/n).is_file() for n in ('meta.mat', _TRUTH))), None)
 
+# %% ../nbs/796_layouts.ipynb #348770e4
 def validation_labels(
     path,    # a folder at or above the flat validation pictures
 )->dict:     # file name without its ending → class, 0 to 999
@@ -108,6 +113,7 @@ def _pictures_in(folder):
     "Pictures in a folder itself, sorted."
     return sorted(p for p in folder.iterdir() if p.is_file() and is_picture(p) and p.name[0] != '.')
 
+# %% ../nbs/796_layouts.ipynb #107e165a
 def _flat_files(folder):
     "Paths and classes of a flat folder."
     try: labels = validation_labels(folder)
@@ -129,6 +135,7 @@ def has_train(
     "Whether there are training pictures, or validation pictures alone."
     return (_root(path)/'train').is_dir()
 
+# %% ../nbs/796_layouts.ipynb #7c2770f8
 def _part_folder(root, part):
     "The folder of a part; `root` itself where it holds validation pictures alone."
     names = ('train',) if part == 'train' else ('val', 'valid', 'validation')

@@ -33,6 +33,7 @@ def _linear(weight, bias):
     new.weight, new.bias = weight, bias
     return new
 
+# %% ../nbs/810_unfuse.ipynb #b14bdb52
 def _plain_linear(m):
     "An `nn.Linear` for timm's layer of this name, else None."
     if type(m).__name__ != 'Linear' or type(m) is nn.Linear: return None
@@ -48,6 +49,7 @@ def _probe(m):
     n = torch.Size(shape).numel()
     return torch.arange(n, device=m.weight.device).mul(2.4).sin().reshape(shape).to(m.weight.dtype)
 
+# %% ../nbs/810_unfuse.ipynb #d30d9016
 @torch.no_grad()
 def _agree(a, b):
     "Whether two layers give the same on a small input."
@@ -117,6 +119,7 @@ def _plain_form(m):
     elif isinstance(m, nn.Linear): new = _plain_linear(m)
     return new if new is not None and _agree(m, new) else None
 
+# %% ../nbs/810_unfuse.ipynb #bc2210d6
 def _kept(net, skip):
     "ids of all modules in `skip` or in a layer that reads the weights of its attention."
     reads = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -132,6 +135,7 @@ def _replacements(net, kept):
         elif id(m) not in kept and (plain := _plain_form(m)) is not None: new[id(m)] = plain
     return new
 
+# %% ../nbs/810_unfuse.ipynb #d9aad130
 def unfuse(
     model:nn.Module,    # a float network
     skip=(),            # modules to leave, with all inside them, named as in `named_modules`

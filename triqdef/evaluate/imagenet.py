@@ -37,6 +37,7 @@ def _asked(model, weights, bits, calibrate_n, path):
     return dict(model=model, weights=str(weights), bits=list(check_bits(bits)),
                 calibrate_n=calibrate_n, pictures=Path(path).resolve().name)
 
+# %% ../../nbs/840_evaluate.imagenet.ipynb #16c4f37a
 def _found(file, asked):
     "The network of a file, if it is the requested one, at these bit-widths at least."
     stored = read_description(file)['meta'].get('imagenet') or {}
@@ -68,6 +69,7 @@ def _calibrated(plain, path, bits, n, bs, device):
         calibrate(net, dl, n_batches=len(dl))
     return net
 
+# %% ../../nbs/840_evaluate.imagenet.ipynb #e4c4110d
 def _await(file, seconds=7200):
     "Wait until the first process has written the file."
     print(f"waiting for the first process to calibrate and write {file}", flush=True)
@@ -106,6 +108,7 @@ def _pictures(net, path, n, skip):
     data = imagenet_valid(path, net.preset, n)
     return data.readable() if skip else data
 
+# %% ../../nbs/840_evaluate.imagenet.ipynb #071833e2
 def _all(folder, n, seconds=7200):
     "The predictions of all processes of one launch, as soon as the last has finished."
     for _ in range(seconds):

@@ -38,6 +38,7 @@ def _shard_pair(shard):
         raise ValueError(f"shard must be 'i/n' or a pair (i, n) of whole numbers, got {shard!r}")
     return shard
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #b2fc9bf9
 def check_shard(
     shard,     # 'i/n' or (i, n): the i-th of n, from 0; None: rank and number of processes
 )->tuple:      # (i, n)
@@ -58,6 +59,7 @@ def work_key(
     pictures = (names, data.sizes()) if names else data.x
     return fingerprint(net, pictures, data.y, getattr(data, 'preset', None), bits)
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #653ef5bd
 def shard_path(
     folder,    # the folder of all shards
     shard,     # (i, n)
@@ -87,6 +89,7 @@ def _check_places(data, folder, bs, num_workers, every):
                         f"got {type(data).__name__}")
     if folder is not None: check_folder(folder, 'folder')
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #f3178fed
 def _indices(n, shard):
     "The numbers of the pictures in a shard."
     idx = torch.arange(n)[shard[0]::shard[1]]
@@ -152,6 +155,7 @@ class Predictions:
     def bits(self)->tuple: return tuple(self.top)
     def __repr__(self): return f"Predictions({len(self.y)} pictures at {self.bits} bits)"
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #a69f63dd
 @patch
 def pred(self:Predictions,
     bits:int,    # one of `self.bits`
@@ -194,6 +198,7 @@ def _read_shards(folder, n):
                          "or numbers of shards")
     return {m['shard'][0]: tensors for tensors, m in found}, first
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #08c117a9
 def _whole(shards, key, N):
     "One tensor of all shards, in the order of the data."
     out = torch.empty(N, *shards[0][key].shape[1:], dtype=torch.long)

@@ -33,6 +33,7 @@ def _copies(block, quantizers):
     return [(m, k, b.clone()) for m in modules for k, b in m.named_buffers(recurse=False)
             if not (quantizers and k == 'state')]
 
+# %% ../../nbs/860_quant.memory.ipynb #39a7031f
 @contextmanager
 def _buffers(copies):
     "Run a block of code with copies of `copies` as the buffers."
@@ -54,11 +55,13 @@ def _modes(flags):
     finally:
         for m, training in own: m.training = training
 
+# %% ../../nbs/860_quant.memory.ipynb #f94d4a03
 def _random_state(device):
     "The state of random numbers on the CPU and on `device`."
     cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
     return torch.get_rng_state(), cuda
 
+# %% ../../nbs/860_quant.memory.ipynb #c65fba7c
 @contextmanager
 def _random(state, device):
     "Run a block of code with the random numbers that follow from `state`."
@@ -91,6 +94,7 @@ def call(self:_Frame, tensors):
     args, kwargs = tree_unflatten(leaves, self.spec)
     return type(self.block).forward(self.block, *args, **kwargs)
 
+# %% ../../nbs/860_quant.memory.ipynb #46aea201
 @patch
 def again(self:_Frame):
     "The state of the first run, as a context."
@@ -122,6 +126,7 @@ def _check_versions(frame, grads):
             raise RuntimeError(f"a parameter of {type(frame.block).__name__} was changed "
                                "between forward and backward")
 
+# %% ../../nbs/860_quant.memory.ipynb #73d9b48d
 def _pull(frame, tensors, want, g, **kwargs):
     "Run again; `g` pulled back to the wanted tensors and parameters, None for the others."
     y, inputs = frame.call(tensors), [*tensors, *frame.params]
@@ -196,6 +201,7 @@ def _watched(block):
     kinds = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
     return any(getattr(m, k) for m in block.modules() if m is not block for k in kinds)
 
+# %% ../../nbs/860_quant.memory.ipynb #9ed476be
 def _run(self, *args, **kwargs):
     "The forward pass of a checkpointed block."
     leaves, spec = tree_flatten((args, kwargs))
@@ -214,6 +220,7 @@ def _n_layers(m):
     "How many layers with weights a module has."
     return sum(isinstance(c, (nn.modules.conv._ConvNd, nn.Linear)) for c in m.modules())
 
+# %% ../../nbs/860_quant.memory.ipynb #dc039c8a
 def block_names(
     net:nn.Module,    # any network
 )->tuple:             # names as in `named_modules`; empty if the network repeats nothing

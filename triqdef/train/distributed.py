@@ -38,6 +38,7 @@ def _accelerate():
                           "pip install 'triqdef[distributed]'") from None
     return accelerate
 
+# %% ../../nbs/850_train.distributed.ipynb #aa39e585
 def join_processes(
     device='',    # 'cpu', 'cuda', or empty for the best there is
 )->tuple:         # rank of this process, number of processes
@@ -61,6 +62,7 @@ def by_first(
     if box[0]: raise ValueError("stopped, because the first process did: its message says why")
     return box[1]
 
+# %% ../../nbs/850_train.distributed.ipynb #925a93ce
 def wait_for_all():
     "Go on when every process has come here."
     if this_process()[1] > 1: dist.barrier()
@@ -100,6 +102,7 @@ class Together(Alone):
     def after_backward(self):
         while self.idle: self.idle.pop().grad = None
 
+# %% ../../nbs/850_train.distributed.ipynb #72262dd6
 def share_quantizers(
     net:nn.Module,    # a multi-bit network, the same in every process
 ):
@@ -153,6 +156,7 @@ def before_train(self:RankTrainer):
         raise ValueError(f"{dl.n} training images give no batch of {dl.bs} in each of "
                          f"{dl.n_ranks} processes")
 
+# %% ../../nbs/850_train.distributed.ipynb #551ae2db
 @patch
 def before_validate(self:RankTrainer):
     "Validate another loader in shares too."
@@ -176,6 +180,7 @@ def _norms_synced(net, on):
     finally:
         for m, synced in before: m.synced = synced
 
+# %% ../../nbs/850_train.distributed.ipynb #62c0cc28
 @contextmanager
 def _quiet(learn, on):
     "No progress bar and no table, if `on`."

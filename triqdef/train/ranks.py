@@ -63,6 +63,7 @@ def __len__(self:RankLoader):
     full, rest = divmod(self.n, self.bs*self.n_ranks)
     return full + (rest > 0 and not self.drop_last)
 
+# %% ../../nbs/844_train.ranks.ipynb #c230d534
 @patch
 def randomize(self:RankLoader): self.dl.randomize()
 
@@ -86,6 +87,7 @@ def before_iter(self:RankLoader):
     self.drawn = self.last = 0
     self.dl.before_iter()
 
+# %% ../../nbs/844_train.ranks.ipynb #2c3d355a
 @patch
 def after_batch(self:RankLoader, b):
     self.last = find_bs(b)

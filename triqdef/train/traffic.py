@@ -26,6 +26,7 @@ def _norm_numbers(net, bits):
     norms = [m.norms[str(b)] for m in multi for b in bits]
     return len(norms), sum(2*m.num_features + 1 for m in norms)
 
+# %% ../../nbs/847_train.traffic.ipynb #50ce8ebf
 def _bytes(tensors): return sum(t.numel()*t.element_size() for t in tensors)
 
 # %% ../../nbs/847_train.traffic.ipynb #eeb87376
