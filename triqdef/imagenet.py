@@ -107,7 +107,9 @@ def __getitem__(self:ImageNetFiles, i): return to_pixels(self._middle(i)), int(s
 
 # %% ../nbs/800_imagenet.ipynb #826caa36
 @patch(as_prop=True)
-def shape(self:ImageNetFiles): return torch.Size([3, self.preset.crop, self.preset.crop])
+def shape(self:ImageNetFiles):
+    "The shape of an image, (3,crop,crop)."
+    return torch.Size([3, self.preset.crop, self.preset.crop])
 
 # %% ../nbs/800_imagenet.ipynb #2b5fe63b
 @patch

@@ -105,7 +105,7 @@ def validation_labels(
         if kaggle.is_file(): return _kaggle_labels(kaggle)
         if caffe.is_file(): return _listed_labels(caffe)
     raise ValueError(f"the pictures in {path} are not in class folders, and no labels are "
-                     "beside them: put the devkit's meta.mat and ILSVRC2012_validation_ground_truth.txt there, "
+                     f"beside them: put the devkit's meta.mat and {_TRUTH} there, "
                      "LOC_val_solution.csv or val.txt")
 
 # %% ../nbs/796_layouts.ipynb #341e70bf

@@ -87,7 +87,9 @@ class _Frame:
 
 # %% ../../nbs/860_quant.memory.ipynb #b0856137
 @patch
-def call(self:_Frame, tensors):
+def call(self:_Frame,
+    tensors,    # the tensors among the arguments of the run
+):
     "Run the block's own `forward`."
     leaves = list(self.leaves)
     for i, t in zip(self.at, tensors): leaves[i] = t
