@@ -275,7 +275,7 @@ EXEMPT = {
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting results.collect results.store_study results.stored_recipes results.cells_of results.missing results.over_seeds results.beside
         results.study_tables results.study_remark results.clean_page results.transfer_page results.difference_page results.alignment_page results.ablation_page results.verdict results.plot_study results.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
-        evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
+        evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards presets.Preset presets.preset_of layouts.validation_labels layouts.has_train layouts.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader

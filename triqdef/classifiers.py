@@ -1,4 +1,4 @@
-"""torchvision's and timm's ImageNet networks by name, with their weights from the web or from a file, taking pixels in [0,1] like everything else here.
+"""torchvision's and timm's ImageNet networks by name, for pixels in [0,1].
 
 Docs: https://triqdef.github.io/triqdef/classifiers.html.md"""
 
@@ -20,16 +20,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .core import as_path, check_count, check_ints, check_network, Normalize
-from .imagenet import Preset, preset_of
+from .checks import as_path, check_count, check_ints, check_network
 from .models import build_model, models
+from .pixels import Normalize
+from .presets import Preset, preset_of
 
 # %% ../nbs/820_classifiers.ipynb #1df63b1d
 class Classifier(nn.Module):
     "A network behind the normalisation that its weights want: pixels (B,3,H,W) in [0,1] to logits."
     def __init__(self,
         net:nn.Module,           # takes normalised pixels
-        preset:Preset=None,      # how its weights want pictures; None for ImageNet's usual mean and deviation
+        preset:Preset=None,      # how its weights want pictures; None for ImageNet's usual ones
     ):
         super().__init__()
         check_network(net)
@@ -38,147 +39,172 @@ class Classifier(nn.Module):
 
     def forward(self, x): return self.net(self.norm(x))
 
-# %% ../nbs/820_classifiers.ipynb #a83c4302
+# %% ../nbs/820_classifiers.ipynb #9d74b6d3
 def _resnet50_v1(num_classes=1000):
-    "ResNet-50 as He et al. 2016 drew it: stride 2 in the first convolution of a stage."
+    "ResNet-50 as in He et al. 2016: stride 2 in the first convolution of a stage."
     net = tv.resnet50(num_classes=num_classes)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return net
 
+# %% ../nbs/820_classifiers.ipynb #a83c4302
 def _timm():
+    "The module timm."
     try: return import_module('timm')
     except ModuleNotFoundError as e:
-        raise ModuleNotFoundError("networks named timm/… need timm: pip install 'triqdef[timm]'") from e
+        raise ModuleNotFoundError("networks named timm/… need timm: "
+                                  "pip install 'triqdef[timm]'") from e
 
+# %% ../nbs/820_classifiers.ipynb #0b5b41cb
 def check_arch(
-    name:str,    # a name of `triqdef.models.models`, of torchvision, 'resnet50_v1', or 'timm/…'
+    name:str,    # of `triqdef.models.models`, of torchvision, 'resnet50_v1', or 'timm/…'
 )->str:
-    "The name, if a network can be built by it; else a `ValueError` that lists what resembles it."
-    if not isinstance(name, str): raise TypeError(f"arch must be the name of a network, got {name!r}")
+    "The name, if a network can be built by it; else a `ValueError` that lists similar names."
+    if not isinstance(name, str):
+        raise TypeError(f"arch must be the name of a network, got {name!r}")
     if name in models or name == 'resnet50_v1' or name in tv.list_models(module=tv): return name
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
     known = ['resnet50_v1', *tv.list_models(module=tv)]
     close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
-    raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, torchvision's (such as "
-                     f"{', '.join(close[:12])}) and timm's (timm/resnet50)")
+    raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, "
+                     f"torchvision's (such as {', '.join(close[:12])}) and timm's (timm/resnet50)")
+
+# %% ../nbs/820_classifiers.ipynb #f8adfc0d
+def _plain_names(state):
+    "The tensors under the names of the network itself."
+    old = r'(denselayer\d+\.(?:norm|relu|conv))\.([12])\.'      # of torchvision's first DenseNets
+    wrapped = r'^(?:module\.|_orig_mod\.)+'                     # of DataParallel, of torch.compile
+    state = {re.sub(old, r'\1\2.', re.sub(wrapped, '', k)): v for k, v in state.items()}
+    if {k for k in state if not k.startswith('net.')} != {'norm.mean', 'norm.std'}: return state
+    return {k.removeprefix('net.'): v for k, v in state.items() if k.startswith('net.')}
 
 # %% ../nbs/820_classifiers.ipynb #d6a53bb8
+def _saved(path):
+    "The content of a weights file, read without running code from it."
+    errors = UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError
+    try:
+        if path.suffix == '.safetensors': return load_file(path)
+        return torch.load(path, 'cpu', weights_only=True)
+    except errors as e:
+        reason = str(e).split('. ')[0]
+        raise ValueError(f"{path} holds no weights that can be read safely: {reason}") from e
+
+# %% ../nbs/820_classifiers.ipynb #a4cad081
 def read_state(
     path,    # a .safetensors file or a state dict that torch saved
 )->dict:
-    "The tensors of a weights file, without a wrapping `state_dict` and the prefixes that wrappers add to names."
+    "The tensors of a weights file, without a wrapping `state_dict` and the prefixes of wrappers."
     path = as_path(path)
     if not path.is_file(): raise FileNotFoundError(f"no weights at {path}")
-    try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as e:
-        raise ValueError(f"{path} holds no weights that can be read safely: {str(e).split('. ')[0]}") from e
-    for k in ('state_dict', 'model'): state = state.get(k, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    state = _saved(path)
+    for k in ('state_dict', 'model'):
+        if isinstance(state, dict): state = state.get(k, state)
+    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"{path} is no state dict: names and tensors are needed")
-    old = r'(denselayer\d+\.(?:norm|relu|conv))\.([12])\.'      # names of torchvision's first DenseNets
-    wrapped = r'^(?:module\.|_orig_mod\.)+'                         # of DataParallel, of torch.compile
-    state = {re.sub(old, r'\1\2.', re.sub(wrapped, '', k)): v for k, v in state.items()}
-    if {k for k in state if not k.startswith('net.')} != {'norm.mean', 'norm.std'}: return state
-    return {k.removeprefix('net.'): v for k, v in state.items() if k.startswith('net.')}     # of a `Classifier`
+    return _plain_names(state)
 
 # %% ../nbs/820_classifiers.ipynb #24de7f3b
 def head_tensors(
     own:dict,      # names and tensors of a network
     state:dict,    # those of weights, under the same names
 )->list:           # names; empty where all shapes agree
-    "The tensors in which two networks of different numbers of classes differ; `ValueError` if more than that differs."
+    "The tensors in which networks of different numbers of classes differ; else a `ValueError`."
     differ = [k for k in own if k in state and own[k].shape != state[k].shape]
-    sizes = {(len(own[k]), len(state[k])) if own[k].ndim and state[k].ndim else None for k in differ}
-    if len(sizes) > 1 or None in sizes or any(own[k].shape[1:] != state[k].shape[1:] for k in differ):
-        raise ValueError(f"{len(differ)} tensors have another shape, in more than the number of classes: {differ[:3]}")
+    pairs = [(own[k], state[k]) for k in differ]
+    sizes = {(len(a), len(b)) if a.ndim and b.ndim else None for a, b in pairs}
+    if len(sizes) > 1 or None in sizes or any(a.shape[1:] != b.shape[1:] for a, b in pairs):
+        raise ValueError(f"{len(differ)} tensors have another shape, in more than the number of "
+                         f"classes: {differ[:3]}")
     return differ
 
+# %% ../nbs/820_classifiers.ipynb #86640982
+def _named(own, state, by_order, fresh_head):
+    "The tensors of `state` under the names of `own`: by order if their shapes agree, or as is."
+    if not by_order or own.keys() == state.keys():     # older files lack the counters
+        return {**{k: v for k, v in own.items() if k.endswith('num_batches_tracked')}, **state}
+    shapes = [[tuple(v.shape) for v in d.values()] for d in (own, state)]
+    named = dict(zip(own, state.values()))
+    fits = shapes[0] == shapes[1] or fresh_head and head_tensors(own, named)
+    if len(own) == len(state) and fits: return named
+    at = next((i for i, (a, b) in enumerate(zip(*shapes)) if a != b), min(map(len, shapes)))
+    raise ValueError(f"the tensors differ from number {at} on: {len(own)} are needed, "
+                     f"{len(state)} given")
+
+# %% ../nbs/820_classifiers.ipynb #76031491
+def _hint(own, state, wrong):
+    "Advice for an error message, if only the number of classes differs."
+    try: head = set(wrong) == set(head_tensors(own, state)) and wrong
+    except ValueError: return ''
+    if not head: return ''
+    return (f": the weights have {len(state[wrong[0]])} classes, not {len(own[wrong[0]])}; "
+            "fresh_head=True draws a new last layer")
+
+# %% ../nbs/820_classifiers.ipynb #67c623a8
 def fill(
     net:nn.Module,             # a freshly built network; filled in place and returned
     state:dict,                # names and tensors
     by_order:bool=False,       # take tensors by their order, where the names differ
-    fresh_head:bool=False,     # leave the last layer as it is drawn, where the number of classes differs
+    fresh_head:bool=False,     # leave the last layer as it is drawn, where classes differ in number
 )->nn.Module:
     "Fill a network; `ValueError` with the names that do not fit."
     own = net.state_dict()
     state = _named(own, state, by_order, fresh_head)
     if fresh_head: state = {**state, **{k: own[k] for k in head_tensors(own, state)}}
-    wrong = sorted(own.keys() ^ state.keys()) + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if wrong: raise ValueError(f"{len(wrong)} tensors are missing, unknown or of another shape, such as {wrong[:3]}"
-                               + _hint(own, state, wrong))
+    both = own.keys() & state.keys()
+    wrong = sorted(own.keys() ^ state.keys()) + [k for k in both if own[k].shape != state[k].shape]
+    if wrong: raise ValueError(f"{len(wrong)} tensors are missing, unknown or of another shape, "
+                               f"such as {wrong[:3]}" + _hint(own, state, wrong))
     net.load_state_dict(state)
     return net
 
-# %% ../nbs/820_classifiers.ipynb #86640982
-def _named(own, state, by_order, fresh_head):
-    "The tensors of `state` under the names of `own`: by order, if their shapes agree one by one, or as they are."
-    if not by_order or own.keys() == state.keys():     # older files lack the counters
-        return {**{k: v for k, v in own.items() if k.endswith('num_batches_tracked')}, **state}
-    shapes = [[tuple(v.shape) for v in d.values()] for d in (own, state)]
-    named = dict(zip(own, state.values()))
-    if len(own) == len(state) and (shapes[0] == shapes[1] or fresh_head and head_tensors(own, named)): return named
-    at = next((i for i, (a, b) in enumerate(zip(*shapes)) if a != b), min(map(len, shapes)))
-    raise ValueError(f"the tensors differ from number {at} on: {len(own)} are needed, {len(state)} given")
-
-def _hint(own, state, wrong):
-    "What to do if it is the number of classes alone that differs."
-    try: head = set(wrong) == set(head_tensors(own, state)) and wrong
-    except ValueError: return ''
-    if not head: return ''
-    return (f": the weights have {len(state[wrong[0]])} classes, not {len(own[wrong[0]])}; fresh_head=True draws a new "
-            "last layer")
+# %% ../nbs/820_classifiers.ipynb #a30bde9d
+def _torchvision_presets(name, enum):
+    "The presets of all published weights of a network."
+    if name in ('googlenet', 'inception_v3'):
+        raise ValueError(f"{name} is not supported: it changes its input and its outputs "
+                         "by how it was built")
+    try: return [preset_of(w.transforms()) for w in enum]
+    except TypeError: raise ValueError(f"{name} is no classifier of single pictures") from None
 
 # %% ../nbs/820_classifiers.ipynb #946c5d48
 def _torchvision(name, weights, file, n_classes):
-    "Network and preset of torchvision; a file that torchvision published is known by its name."
+    "Network and preset of torchvision."
     if name == 'resnet50_v1': return _resnet50_v1(n_classes), Preset()
-    if name in ('googlenet', 'inception_v3'):
-        raise ValueError(f"{name} is not supported: it changes its input and its outputs by how it was built")
     enum = tv.get_model_weights(name)
+    presets = _torchvision_presets(name, enum)
     picked = {'default': enum.DEFAULT, **{w.name: w for w in enum}}.get(weights)
     same = next((w for w in enum if file and Path(w.url).name == Path(file).name), None)
-    try: presets = [preset_of(w.transforms()) for w in enum]
-    except TypeError: raise ValueError(f"{name} is no classifier of single pictures") from None
     if file and same is None and len(set(presets)) > 1:
-        warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets, {presets[0]} is taken: "
-                      "give preset for another")
+        warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets, "
+                      f"{presets[0]} is taken: give preset for another")
     preset = preset_of((picked or same or next(iter(enum))).transforms())
-    return tv.get_model(name, weights=picked, **({} if picked else dict(num_classes=n_classes))), preset
+    options = {} if picked else dict(num_classes=n_classes)
+    return tv.get_model(name, weights=picked, **options), preset
 
+# %% ../nbs/820_classifiers.ipynb #0f9392fa
 def _of_timm(name, weights, file, n_classes):
     "Network and preset of timm; published weights with the classes that they have."
     published = weights == 'default'
-    net = _timm().create_model(name, pretrained=published, **({} if published else dict(num_classes=n_classes)))
+    options = {} if published else dict(num_classes=n_classes)
+    net = _timm().create_model(name, pretrained=published, **options)
     return net, preset_of(dict(net.pretrained_cfg))
 
-# %% ../nbs/820_classifiers.ipynb #0828b308
-def classifier(
-    name:str,                   # of torchvision, 'resnet50_v1', or 'timm/…'
-    weights=None,               # 'default', a name of torchvision's, a file, or None for fresh ones
-    n_classes:int=1000,         # length of the logits; other than the weights' own with `fresh_head` only
-    by_order:bool=False,        # take a file's tensors by their order, where the names differ
-    preset:Preset=None,         # how the weights want pictures, None for what torchvision or timm say
-    fresh_head:bool=False,      # draw a new last layer where the weights have other classes
-)->Classifier:                  # its `fresh_head` says whether the last layer was drawn anew
-    "An ImageNet classifier for pixels in [0,1], with its preset, in eval mode."
-    n_classes = check_count(n_classes, 'n_classes')
-    if name in models: raise ValueError(f"{name!r} is a CIFAR network: see triqdef.models")
-    check_arch(name)
-    file = weights if weights is not None and as_path(str(weights)).is_file() else None
-    published = None if file else weights
-    if published is not None: _check_published(name, published, n_classes, fresh_head)
-    if fresh_head and weights is None: raise ValueError("fresh_head needs weights: without them every layer is fresh")
-    build = (lambda *a: _of_timm(name[5:], *a)) if name.startswith('timm/') else (lambda *a: _torchvision(name, *a))
-    try: net, declared = build(published, file, n_classes)
-    except URLError as e:
-        raise ConnectionError(f"the weights {published!r} of {name} could not be downloaded ({e.reason}): "
-                              "give a file") from e
-    return _with_head(net, build, file, published, n_classes, by_order, fresh_head, preset or declared).eval()
+# %% ../nbs/820_classifiers.ipynb #b8a9fb03
+def _check_published(name, weights, n_classes, fresh_head):
+    "Refuse unknown weights, and other classes than theirs."
+    known, timm = ['default'], name.startswith('timm/')
+    if not timm and name != 'resnet50_v1': known += [w.name for w in tv.get_model_weights(name)]
+    if name == 'resnet50_v1' or weights not in known:
+        others = '' if name == 'resnet50_v1' else f' or one of {known}'
+        raise ValueError(f"weights of {name} must be a file{others}, got {weights!r}")
+    published = _timm().get_pretrained_cfg(name[5:]).num_classes if timm else 1000
+    if n_classes != published and not fresh_head:
+        raise ValueError(f"published weights of {name} have {published} classes, "
+                         f"got n_classes={n_classes}: fresh_head=True draws a new last layer")
 
 # %% ../nbs/820_classifiers.ipynb #768f3124
 def _with_head(net, build, file, published, n_classes, by_order, fresh_head, preset):
-    "The classifier with `n_classes`: filled from the file, or with published weights below a fresh head."
+    "The classifier, filled from the file, or with published weights below a fresh head."
     state = read_state(file) if file else net.state_dict()
     if published is not None and fresh_head: net = build(None, None, n_classes)[0]
     own, fresh = net.state_dict(), False
@@ -190,17 +216,41 @@ def _with_head(net, build, file, published, n_classes, by_order, fresh_head, pre
     net.fresh_head = fresh
     return net
 
-def _check_published(name, weights, n_classes, fresh_head):
-    "Refuse weights that do not exist, and other classes than theirs, before anything is downloaded."
-    known, timm = ['default'], name.startswith('timm/')
-    if not timm and name != 'resnet50_v1': known += [w.name for w in tv.get_model_weights(name)]
-    if name == 'resnet50_v1' or weights not in known:
-        raise ValueError(f"weights of {name} must be a file{'' if name == 'resnet50_v1' else f' or one of {known}'}, "
-                         f"got {weights!r}")
-    have = _timm().get_pretrained_cfg(name[5:]).num_classes if timm else 1000
-    if n_classes != have and not fresh_head:
-        raise ValueError(f"published weights of {name} have {have} classes, got n_classes={n_classes}: fresh_head=True "
-                         "draws a new last layer")
+def _builder(name):
+    "A function of weights, file and number of classes that returns network and preset."
+    if name.startswith('timm/'): return lambda *args: _of_timm(name[5:], *args)
+    return lambda *args: _torchvision(name, *args)
+
+# %% ../nbs/820_classifiers.ipynb #0828b308
+def classifier(
+    name:str,                   # of torchvision, 'resnet50_v1', or 'timm/…'
+    weights=None,               # 'default', a name of torchvision's, a file, or None for fresh ones
+    n_classes:int=1000,         # length of the logits; not the weights' own with `fresh_head` only
+    by_order:bool=False,        # take a file's tensors by their order, where the names differ
+    preset:Preset=None,         # how the weights want pictures, None for what they declare
+    fresh_head:bool=False,      # draw a new last layer where the weights have other classes
+)->Classifier:                  # its `fresh_head` says whether the last layer was drawn anew
+    "An ImageNet classifier for pixels in [0,1], with its preset, in eval mode."
+    file, published = _source(name, weights, check_count(n_classes, 'n_classes'), fresh_head)
+    build = _builder(name)
+    try: net, declared = build(published, file, n_classes)
+    except URLError as e:
+        raise ConnectionError(f"the weights {published!r} of {name} could not be downloaded "
+                              f"({e.reason}): give a file") from e
+    preset = preset or declared
+    return _with_head(net, build, file, published, n_classes, by_order, fresh_head, preset).eval()
+
+# %% ../nbs/820_classifiers.ipynb #3cb388a8
+def _source(name, weights, n_classes, fresh_head):
+    "The file of the weights or None, the published weights or None."
+    if name in models: raise ValueError(f"{name!r} is a CIFAR network: see triqdef.models")
+    check_arch(name)
+    file = weights if weights is not None and as_path(str(weights)).is_file() else None
+    published = None if file else weights
+    if published is not None: _check_published(name, published, n_classes, fresh_head)
+    if fresh_head and weights is None:
+        raise ValueError("fresh_head needs weights: without them every layer is fresh")
+    return file, published
 
 # %% ../nbs/820_classifiers.ipynb #445e1f7b
 def build_any(

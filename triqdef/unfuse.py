@@ -1,4 +1,4 @@
-"""Attention, paddings and activations that hide their weights or their second derivative, rewritten as plain layers that compute the same.
+"""Attention, padding and activations as layers that can be quantized and differentiated twice.
 
 Docs: https://triqdef.github.io/triqdef/unfuse.html.md"""
 
@@ -12,26 +12,11 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
-from .core import check_network
+
+from .checks import check_network
 from .quant.padding import pad_input, same_pads, SameConv2d
-
-# %% ../nbs/810_unfuse.ipynb #52e432c3
-def _probe(m):
-    "A small input for a convolution or a linear layer, without chance in it."
-    if isinstance(m, nn.Linear): shape = (2, m.in_features)
-    else:
-        sizes = zip(m.kernel_size, m.stride, m.dilation)
-        shape = (1, m.in_channels, *(d*(k - 1) + 3 + s + i for i, (k, s, d) in enumerate(sizes)))
-    n = torch.Size(shape).numel()
-    return torch.arange(n, device=m.weight.device).mul(2.4).sin().reshape(shape).to(m.weight.dtype)
-
-@torch.no_grad()
-def _agree(a, b):
-    "Whether two layers give the same on a small input."
-    x = _probe(a)
-    p, q = type(a).forward(a, x), type(b).forward(b, x)
-    return p.shape == q.shape and torch.allclose(p, q, rtol=1e-4, atol=1e-5*q.abs().max().item())
 
 # %% ../nbs/810_unfuse.ipynb #71037b1c
 def _plain_conv(m):
@@ -41,53 +26,79 @@ def _plain_conv(m):
         return SameConv2d(m, tuple(getattr(getattr(m, 'static_padding', None), 'padding', (0,)*4)))
     return SameConv2d(m) if name in ('Conv2dSame', 'Conv2dDynamicSamePadding') else None
 
+# %% ../nbs/810_unfuse.ipynb #c69ffce1
+def _linear(weight, bias):
+    "A linear layer that shares these parameters."
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device='meta')
+    new.weight, new.bias = weight, bias
+    return new
+
+# %% ../nbs/810_unfuse.ipynb #b14bdb52
 def _plain_linear(m):
     "An `nn.Linear` for timm's layer of this name, else None."
     if type(m).__name__ != 'Linear' or type(m) is nn.Linear: return None
-    new = nn.Linear(m.in_features, m.out_features, bias=False, device='meta')
-    new.weight, new.bias = m.weight, m.bias
-    return new.train(m.training)
+    return _linear(m.weight, m.bias).train(m.training)
+
+# %% ../nbs/810_unfuse.ipynb #52e432c3
+def _probe(m):
+    "A small input for a convolution or a linear layer, without randomness."
+    if isinstance(m, nn.Linear): shape = (2, m.in_features)
+    else:
+        sizes = zip(m.kernel_size, m.stride, m.dilation)
+        shape = (1, m.in_channels, *(d*(k - 1) + 3 + s + i for i, (k, s, d) in enumerate(sizes)))
+    n = torch.Size(shape).numel()
+    return torch.arange(n, device=m.weight.device).mul(2.4).sin().reshape(shape).to(m.weight.dtype)
+
+# %% ../nbs/810_unfuse.ipynb #d30d9016
+@torch.no_grad()
+def _agree(a, b):
+    "Whether two layers give the same on a small input."
+    x = _probe(a)
+    p, q = type(a).forward(a, x), type(b).forward(b, x)
+    return p.shape == q.shape and torch.allclose(p, q, rtol=1e-4, atol=1e-5*q.abs().max().item())
 
 # %% ../nbs/810_unfuse.ipynb #8b89438f
 class Attention(nn.Module):
     "Self-attention of two plain linear layers, with the parameters of an `nn.MultiheadAttention`."
     def __init__(self,
-        mha:nn.MultiheadAttention,    # batch first, one embedding size; its parameters are shared, not copied
+        mha:nn.MultiheadAttention,    # batch first, one embedding size; parameters are shared
     ):
         super().__init__()
         self.embed_dim, self.num_heads, self.dropout = mha.embed_dim, mha.num_heads, mha.dropout
         self.batch_first = True
-        self.qkv = nn.Linear(mha.embed_dim, 3*mha.embed_dim, bias=False, device='meta')
-        self.qkv.weight, self.qkv.bias = mha.in_proj_weight, mha.in_proj_bias
-        self.out_proj = nn.Linear(mha.embed_dim, mha.embed_dim, bias=False, device='meta')
-        self.out_proj.weight, self.out_proj.bias = mha.out_proj.weight, mha.out_proj.bias
+        self.qkv = _linear(mha.in_proj_weight, mha.in_proj_bias)
+        self.out_proj = _linear(mha.out_proj.weight, mha.out_proj.bias)
         self.train(mha.training)
-
-    def forward(self, query, key=None, value=None, key_padding_mask=None, need_weights=True,
-                attn_mask=None, average_attn_weights=True, is_causal=False):
-        _check_call(query, key, value, key_padding_mask, attn_mask, is_causal)
-        q, k, v = self.qkv(query).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        p = (q*q.shape[-1]**-.5 @ k.transpose(-2, -1)).softmax(-1)
-        p = F.dropout(p, self.dropout, self.training)
-        out = self.out_proj((p @ v).transpose(1, 2).flatten(2))
-        if not need_weights: return out, None
-        return out, p.mean(1) if average_attn_weights else p
 
     def extra_repr(self): return f"{self.embed_dim}, heads={self.num_heads}"
 
 # %% ../nbs/810_unfuse.ipynb #2f3445f5
 def _check_call(query, key, value, key_padding_mask, attn_mask, is_causal):
-    "Refuse what `Attention` cannot serve."
-    told = "leave this attention in float: name it in `skip`"
+    "Refuse calls that `Attention` cannot compute."
+    advice = "leave this attention in float: name it in `skip`"
     if any(t is not None and t is not query for t in (key, value)):
-        raise ValueError(f"this attention was rewritten as self-attention, but key or value is not query; {told}")
+        raise ValueError("this attention was rewritten as self-attention, but key or value is "
+                         f"not query; {advice}")
     if key_padding_mask is not None or attn_mask is not None or is_causal:
-        raise ValueError(f"this attention was rewritten without masks, but it got one; {told}")
-    if query.ndim != 3: raise ValueError(f"query must have shape (B,N,C), got {tuple(query.shape)}; {told}")
+        raise ValueError(f"this attention was rewritten without masks, but it got one; {advice}")
+    if query.ndim != 3:
+        raise ValueError(f"query must have shape (B,N,C), got {tuple(query.shape)}; {advice}")
+
+# %% ../nbs/810_unfuse.ipynb #2cde55fe
+@patch
+def forward(self:Attention, query, key=None, value=None, key_padding_mask=None, need_weights=True,
+            attn_mask=None, average_attn_weights=True, is_causal=False):
+    _check_call(query, key, value, key_padding_mask, attn_mask, is_causal)
+    q, k, v = self.qkv(query).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    p = (q*q.shape[-1]**-.5 @ k.transpose(-2, -1)).softmax(-1)
+    p = F.dropout(p, self.dropout, self.training)
+    out = self.out_proj((p @ v).transpose(1, 2).flatten(2))
+    if not need_weights: return out, None
+    return out, p.mean(1) if average_attn_weights else p
 
 # %% ../nbs/810_unfuse.ipynb #5c40b30f
 def _plain_attention(m):
-    "An `Attention` for an `nn.MultiheadAttention` that it can stand in for, else None."
+    "An `Attention` that computes what this `nn.MultiheadAttention` computes, else None."
     same = (type(m) is nn.MultiheadAttention and m.batch_first and m._qkv_same_embed_dim
             and m._parameters.get('in_proj_weight') is not None)
     return Attention(m) if same and m.bias_k is None and not m.add_zero_attn else None
@@ -103,29 +114,38 @@ class HardSigmoid(nn.Module):
 def _plain_form(m):
     "The plain module that computes what `m` computes, or None."
     if isinstance(m, nn.MultiheadAttention): return _plain_attention(m)
-    new = _plain_conv(m) if isinstance(m, nn.Conv2d) else _plain_linear(m) if isinstance(m, nn.Linear) else None
+    new = None
+    if isinstance(m, nn.Conv2d): new = _plain_conv(m)
+    elif isinstance(m, nn.Linear): new = _plain_linear(m)
     return new if new is not None and _agree(m, new) else None
 
+# %% ../nbs/810_unfuse.ipynb #bc2210d6
 def _kept(net, skip):
-    "ids of the modules in `skip` or in a layer that reads the weights of its attention, with all inside."
+    "ids of all modules in `skip` or in a layer that reads the weights of its attention."
     reads = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
     tops = [net.get_submodule(n) for n in skip] + [m for m in net.modules() if isinstance(m, reads)]
     return {id(c) for m in tops for c in m.modules()}
 
 # %% ../nbs/810_unfuse.ipynb #61d8d44b
+def _replacements(net, kept):
+    "id of a module → the plain module that takes its place."
+    new = {}
+    for m in net.modules():
+        if type(m) is nn.Hardsigmoid: new[id(m)] = HardSigmoid().train(m.training)
+        elif id(m) not in kept and (plain := _plain_form(m)) is not None: new[id(m)] = plain
+    return new
+
+# %% ../nbs/810_unfuse.ipynb #d9aad130
 def unfuse(
     model:nn.Module,    # a float network
     skip=(),            # modules to leave, with all inside them, named as in `named_modules`
     inplace=False,      # change `model` itself; False: a copy of it
 )->nn.Module:
-    "`model` with fused pieces as plain layers: the same function, twice differentiable."
+    "`model` with fused modules as plain layers: the same function, twice differentiable."
     net = check_network(model, 'model') if inplace else copy.deepcopy(check_network(model, 'model'))
-    kept, new = _kept(net, (skip,) if isinstance(skip, str) else skip), {}
-    for m in net.modules():
-        if getattr(m, 'fused_attn', None) is True: m.fused_attn = False
-        if type(m) is nn.Hardsigmoid: new[id(m)] = HardSigmoid().train(m.training)
-        elif id(m) not in kept and (plain := _plain_form(m)) is not None: new[id(m)] = plain
+    new = _replacements(net, _kept(net, (skip,) if isinstance(skip, str) else skip))
     for m in list(net.modules()):
-        for name, c in list(m.named_children()) if new else ():
+        if getattr(m, 'fused_attn', None) is True: m.fused_attn = False
+        for name, c in list(m.named_children()):
             if id(c) in new: setattr(m, name, new[id(c)])
     return new.get(id(net), net)

@@ -1,4 +1,4 @@
-"""From a name and a folder of pictures to a calibrated multi-bit network and its accuracy at every bit-width, kept in a folder that any number of processes fill.
+"""From a name and a folder of pictures to a calibrated multi-bit network and its accuracy.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.imagenet.html.md"""
 
@@ -16,13 +16,67 @@ import torch
 from fastai.torch_core import default_device
 from torch import nn
 
+from ..checks import check_bits
 from ..classifiers import check_arch, classifier
-from ..core import check_bits, fixed_seed
-from ..data import ImageLoader
-from .sharded import check_shard, gather_shards, predict_shard, Predictions, work_key
-from ..imagenet import has_train, imagenet_dls, imagenet_files, imagenet_valid
+from .sharded import (check_shard, gather_shards, predict_shard, Predictions,
+                                      work_key)
+from ..imagenet import imagenet_dls, imagenet_valid
+from ..layouts import has_train, imagenet_files
+from ..loader import ImageLoader
+from ..quant.calibrate import calibrate
 from ..quant.checkpoint import load_checkpoint, read_description, save_checkpoint
-from ..quant.convert import bits_of, calibrate, to_multibit
+from ..quant.convert import to_multibit
+from ..quant.switch import bits_of
+from ..seeds import fixed_seed
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #e87767a4
+def _asked(model, weights, bits, calibrate_n, path):
+    "The description of a calibrated network; a file of weights by its content."
+    check_arch(model); imagenet_files(path)     # before anything is downloaded
+    if Path(weights).is_file(): weights = sha256(Path(weights).read_bytes()).hexdigest()[:16]
+    return dict(model=model, weights=str(weights), bits=list(check_bits(bits)),
+                calibrate_n=calibrate_n, pictures=Path(path).resolve().name)
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #16c4f37a
+def _found(file, asked):
+    "The network of a file, if it is the requested one, at these bit-widths at least."
+    stored = read_description(file)['meta'].get('imagenet') or {}
+    other = [k for k, v in asked.items() if stored.get(k) != v and k != 'bits']
+    if other or not set(asked['bits']) <= set(stored.get('bits', ())):
+        raise ValueError(f"{file} was made with {stored}, asked for is {asked}: "
+                         "give another folder (--out)")
+    return load_checkpoint(file)
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #92d871fa
+def _calibration_pictures(path, preset, n):
+    "A balanced share of the training pictures, or the last validation pictures."
+    if has_train(path):
+        return imagenet_dls(path, preset, train_n=n, scale=None, device='cpu').train.dataset
+    data = imagenet_valid(path, preset)
+    print(f"no training pictures in {path}: calibrating on {min(n, len(data))} validation "
+          "pictures, without their labels")
+    return data.subset(list(range(len(data)))[-n:])
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #ed0143b3
+def _calibrated(plain, path, bits, n, bs, device):
+    "A classifier as a calibrated multi-bit network."
+    data = _calibration_pictures(path, plain.preset, n)
+    device = torch.device(device or default_device())
+    dl = ImageLoader(data, min(bs, len(data)), True, device=device)
+    plain = plain.to(dl.device, memory_format=torch.channels_last)
+    with fixed_seed(0):
+        net = to_multibit(plain, bits, per_channel=True)
+        calibrate(net, dl, n_batches=len(dl))
+    return net
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #e4c4110d
+def _await(file, seconds=7200):
+    "Wait until the first process has written the file."
+    print(f"waiting for the first process to calibrate and write {file}", flush=True)
+    for _ in range(seconds):
+        if file.exists(): return
+        time.sleep(1)
+    raise TimeoutError(f"the first process wrote no {file} within {seconds} seconds")
 
 # %% ../../nbs/840_evaluate.imagenet.ipynb #aeb5e682
 def multibit_classifier(
@@ -36,79 +90,25 @@ def multibit_classifier(
     device=None,             # where to calibrate, None for fastai's default device
     wait=False,              # another process calibrates: wait for its file
 )->nn.Module:                # in eval mode, with `preset` and `description`
-    "A calibrated multi-bit classifier: made once, found again after that."
+    "A calibrated multi-bit classifier: made once, loaded after that."
     if Path(model).is_file(): return load_checkpoint(model)
     file = Path(folder)/'network.safetensors'
     asked = _asked(model, weights, bits, calibrate_n, path)
     if wait and not file.exists(): _await(file)
     if file.exists(): return _found(file, asked)
-    plain = classifier(model, weights)
-    data = _calibration_pictures(path, plain.preset, calibrate_n)
-    dl = ImageLoader(data, min(bs, len(data)), True, device=torch.device(device or default_device()))
-    with fixed_seed(0):
-        net = to_multibit(plain.to(dl.device, memory_format=torch.channels_last), bits, per_channel=True)
-        calibrate(net, dl, n_batches=len(dl))
+    net = _calibrated(classifier(model, weights), path, bits, calibrate_n, bs, device)
     save_checkpoint(net, file, model, 1000, dict(imagenet=asked))
     return load_checkpoint(file)
 
-# %% ../../nbs/840_evaluate.imagenet.ipynb #e87767a4
-def _asked(model, weights, bits, calibrate_n, path):
-    "The record of a calibrated network; the weights of a file by their content."
-    check_arch(model); imagenet_files(path)     # before anything is downloaded
-    if Path(weights).is_file(): weights = sha256(Path(weights).read_bytes()).hexdigest()[:16]
-    return dict(model=model, weights=str(weights), bits=list(check_bits(bits)), calibrate_n=calibrate_n,
-                pictures=Path(path).resolve().name)
-
-def _found(file, asked):
-    "The network of a file, if it is the one that is asked for, at these bit-widths at least."
-    had = read_description(file)['meta'].get('imagenet') or {}
-    other = [k for k, v in asked.items() if had.get(k) != v and k != 'bits']
-    if other or not set(asked['bits']) <= set(had.get('bits', ())):
-        raise ValueError(f"{file} was made with {had}, asked for is {asked}: give another folder (--out)")
-    return load_checkpoint(file)
-
-def _calibration_pictures(path, preset, n):
-    "A balanced share of the training pictures; without any, the last validation pictures of the fixed order."
-    if has_train(path): return imagenet_dls(path, preset, train_n=n, scale=None, device='cpu').train.dataset
-    data = imagenet_valid(path, preset)
-    print(f"no training pictures in {path}: calibrating on {min(n, len(data))} validation pictures, "
-          "without their labels")
-    return data.subset(list(range(len(data)))[-n:])
-
-def _await(file, seconds=7200):
-    "Wait until the first process has written the file."
-    print(f"waiting for the first process to calibrate and write {file}", flush=True)
-    for _ in range(seconds):
-        if file.exists(): return
-        time.sleep(1)
-    raise TimeoutError(f"the first process wrote no {file} within {seconds} seconds")
-
-# %% ../../nbs/840_evaluate.imagenet.ipynb #f04c135c
-def imagenet_accuracy(
-    net:nn.Module,         # what `multibit_classifier` gave
-    path,                  # ImageNet's folder
-    folder,                # where shards are kept, in a folder of their own for each network and set of pictures
-    bits=None,             # bit-widths, None for all of the network
-    valid_n:int=0,         # pictures, the first of the fixed order (5000: the fixed list); 0 for all
-    shard=None,            # 'i/n', None for the whole or this process's share
-    skip=False,            # leave out pictures that cannot be decoded; they are counted and named
-    **kwargs,              # `bs`, `num_workers`, `every`, `progress` of `predict_shard`
-)->Predictions:            # or None while other shards are missing
-    "Predict a share of the validation pictures; of one launch the first process gets all, of shards by hand the last."
+# %% ../../nbs/840_evaluate.imagenet.ipynb #11169900
+def _pictures(net, path, n, skip):
+    "The validation pictures for a network, those that can be decoded if `skip`."
     if getattr(net, 'preset', None) is None:
         raise ValueError("the network has no preset: is it an ImageNet classifier?")
-    data = imagenet_valid(path, net.preset, valid_n)
-    if skip: data = data.readable()
-    (i, n), bits = check_shard(shard), check_bits(bits or bits_of(net), bits_of(net))
-    folder = Path(folder)/work_key(net, data, bits)[:12]
-    predict_shard(net, data, folder, bits, (i, n), **kwargs)
-    if shard is None and n > 1: return _all(folder, n) if i == 0 else None
-    try: return gather_shards(folder, n)
-    except ValueError as e:
-        if n == 1 or 'missing or not finished' not in str(e): raise
-        print(f"shard {i}/{n} is done. {e}")
+    data = imagenet_valid(path, net.preset, n)
+    return data.readable() if skip else data
 
-# %% ../../nbs/840_evaluate.imagenet.ipynb #11169900
+# %% ../../nbs/840_evaluate.imagenet.ipynb #071833e2
 def _all(folder, n, seconds=7200):
     "The predictions of all processes of one launch, as soon as the last has finished."
     for _ in range(seconds):
@@ -116,3 +116,30 @@ def _all(folder, n, seconds=7200):
         except ValueError as e: last = e
         time.sleep(1)
     raise TimeoutError(f"the other processes have not finished within {seconds} seconds: {last}")
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #f04c135c
+def imagenet_accuracy(
+    net:nn.Module,         # what `multibit_classifier` gave
+    path,                  # ImageNet's folder
+    folder,                # where shards are kept, in a folder for each network and set of pictures
+    bits=None,             # bit-widths, None for all of the network
+    valid_n:int=0,         # pictures, the first of the fixed order; 0 for all
+    shard=None,            # 'i/n', None for the whole or this process's share
+    skip=False,            # leave out pictures that cannot be decoded; they are counted and named
+    **kwargs,              # `bs`, `num_workers`, `every`, `progress` of `predict_shard`
+)->Predictions:            # or None while other shards are missing
+    "Predict a share of the validation pictures, and gather all shards where that is due."
+    data = _pictures(net, path, valid_n, skip)
+    (i, n), bits = check_shard(shard), check_bits(bits or bits_of(net), bits_of(net))
+    folder = Path(folder)/work_key(net, data, bits)[:12]
+    predict_shard(net, data, folder, bits, (i, n), **kwargs)
+    if shard is None and n > 1: return _all(folder, n) if i == 0 else None
+    return _gathered(folder, i, n)
+
+# %% ../../nbs/840_evaluate.imagenet.ipynb #a809e2ef
+def _gathered(folder, i, n):
+    "All predictions, or None and a message while shards are missing."
+    try: return gather_shards(folder, n)
+    except ValueError as e:
+        if n == 1 or 'missing or not finished' not in str(e): raise
+        print(f"shard {i}/{n} is done. {e}")

@@ -1,4 +1,4 @@
-"""Every picture once, at every bit-width, in shards that can run anywhere and go on after a kill; the accuracies with their intervals come out of the files.
+"""Every picture once, at every bit-width, in shards that run anywhere and resume after a stop.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.sharded.html.md"""
 
@@ -18,26 +18,33 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
-from ..core import (check_bits, check_folder, check_images, check_ints, check_numbers,
-                          device_of, eval_mode, fast_layout)
-from ..data import ImageLoader
+from ..checks import check_bits, check_folder, check_ints, check_numbers
 from .success import clean_accuracy, Rate
 from ..files import fingerprint, Resume
-from ..quant.convert import at_bits, bits_of
+from ..loader import ImageLoader
+from ..networks import device_of, eval_mode
+from ..pixels import check_images, fast_layout
+from ..quant.switch import at_bits, bits_of
 
-# %% ../../nbs/830_evaluate.sharded.ipynb #fb041e44
-def check_shard(
-    shard,     # 'i/n' or (i, n): the i-th of n shards, from 0; None: the rank and number of processes, or the whole
-)->tuple:      # (i, n)
-    "A shard, checked."
-    if shard is None: return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+# %% ../../nbs/830_evaluate.sharded.ipynb #06f0adab
+def _shard_pair(shard):
+    "The two parts of a shard, as text or numbers."
     if isinstance(shard, str):
         if not re.fullmatch(r'\d+/\d+', shard):
             raise ValueError(f"shard must look like 0/4, the first of four, got {shard!r}")
-        shard = shard.split('/')
-    if not isinstance(shard, (tuple, list)) or len(shard) != 2 or any(isinstance(v, float) for v in shard):
+        return shard.split('/')
+    whole = isinstance(shard, (tuple, list)) and not any(isinstance(v, float) for v in shard)
+    if not whole or len(shard) != 2:
         raise ValueError(f"shard must be 'i/n' or a pair (i, n) of whole numbers, got {shard!r}")
-    i, n = map(int, shard)
+    return shard
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #b2fc9bf9
+def check_shard(
+    shard,     # 'i/n' or (i, n): the i-th of n, from 0; None: rank and number of processes
+)->tuple:      # (i, n)
+    "A shard, checked."
+    if shard is None: return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    i, n = map(int, _shard_pair(shard))
     if not 0 <= i < n: raise ValueError(f"shard must be i/n with 0 ≤ i < n, got {i}/{n}")
     return i, n
 
@@ -49,55 +56,16 @@ def work_key(
 )->str:               # 64 hexadecimal digits
     "What predictions depend on: weights, pictures by their names and sizes, preset, bit-widths."
     names = [str(Path(*Path(p).parts[-2:])) for p in getattr(data, 'paths', ())]
-    seen = (names, data.sizes()) if names else data.x
-    return fingerprint(net, seen, data.y, getattr(data, 'preset', None), bits)
+    pictures = (names, data.sizes()) if names else data.x
+    return fingerprint(net, pictures, data.y, getattr(data, 'preset', None), bits)
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #653ef5bd
 def shard_path(
     folder,    # the folder of all shards
     shard,     # (i, n)
 )->Path:
     "The file of one shard."
     return Path(folder)/'shard-{}-of-{}.safetensors'.format(*shard)
-
-# %% ../../nbs/830_evaluate.sharded.ipynb #c9e09cbf
-def _check_places(data, folder, bs, num_workers, every):
-    "A dataset that can be cut into shards, a folder, and numbers that make sense."
-    check_ints(1, bs=bs); check_ints(0, num_workers=num_workers); check_numbers(every=every)
-    if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
-        raise TypeError(f"data must be ImageTensors or ImageNetFiles, no loader, got {type(data).__name__}")
-    if folder is not None: check_folder(folder, 'folder')
-
-# %% ../../nbs/830_evaluate.sharded.ipynb #52daee46
-def predict_shard(
-    net:nn.Module,        # any network from [0,1] pixels to logits; evaluated in eval mode and restored
-    data,                 # a dataset with `batch`, `subset` and `y`: `ImageNetFiles` or `ImageTensors`
-    folder=None,          # where the shard's file is kept, None to keep nothing
-    bits=None,            # bit-widths, None for all of the network
-    shard=None,           # as in `check_shard`
-    bs:int=64,            # pictures a forward pass: this bounds memory
-    num_workers:int=0,    # processes that decode; 0 decodes in threads of this one
-    every:float=30.,      # seconds between two writings
-    progress:bool=True,   # a bar with the time that is left
-)->dict:                  # 'y' (k,), and for each bit-width 'top/<bits>' (k,5), the best classes first
-    "Predict the pictures of one shard at all bit-widths; goes on where an earlier call stopped."
-    _check_places(data, folder, bs, num_workers, every)
-    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
-    shard = check_shard(shard)
-    idx = torch.arange(len(data))[shard[0]::shard[1]]
-    if not len(idx): raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(data)} pictures is empty")
-    work = work_key(net, data, bits)
-    keep = Resume(folder and shard_path(folder, shard), fingerprint(work, shard), every)
-    got, _ = keep.load() or ({}, {})
-    have, parts = len(got.get('y', ())), {k: [v] for k, v in got.items()}
-    told = dict(work=work, shard=list(shard), images=len(data), bits=list(bits))
-    def joined(): return {k: torch.cat(v) for k, v in parts.items()}
-    if have < len(idx):
-        dl = ImageLoader(data.subset(idx[have:]), int(bs), device=device_of(net), num_workers=num_workers)
-        for batch in progress_bar(dl, total=len(dl)) if progress else dl:
-            for k, v in _batch(net, batch, bits).items(): parts.setdefault(k, []).append(v)
-            if keep.due: keep.save(joined(), **told)
-        keep.save(joined(), **told)
-    return joined()
 
 # %% ../../nbs/830_evaluate.sharded.ipynb #b969b889
 @torch.no_grad()
@@ -112,6 +80,70 @@ def _batch(net, batch, bits):
             out[f'top/{b}'] = logits.topk(min(5, logits.shape[1])).indices.cpu().to(torch.int32)
     return out
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #c9e09cbf
+def _check_places(data, folder, bs, num_workers, every):
+    "Check the dataset, the folder and the numbers."
+    check_ints(1, bs=bs); check_ints(0, num_workers=num_workers); check_numbers(every=every)
+    if not all(hasattr(data, k) for k in ('batch', 'subset', 'y')):
+        raise TypeError("data must be ImageTensors or ImageNetFiles, no loader, "
+                        f"got {type(data).__name__}")
+    if folder is not None: check_folder(folder, 'folder')
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #f3178fed
+def _indices(n, shard):
+    "The numbers of the pictures in a shard."
+    idx = torch.arange(n)[shard[0]::shard[1]]
+    if not len(idx): raise ValueError(f"shard {shard[0]}/{shard[1]} of {n} pictures is empty")
+    return idx
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #df76d6c3
+class _ShardState:
+    "The predictions of a shard so far, and the file that keeps them."
+    def __init__(self, net, data, folder, bits, shard, every):
+        work = work_key(net, data, bits)
+        path = folder and shard_path(folder, shard)
+        self.file = Resume(path, fingerprint(work, shard), every)
+        self.notes = dict(work=work, shard=list(shard), images=len(data), bits=list(bits))
+        stored, _ = self.file.load() or ({}, {})
+        self.parts = {k: [v] for k, v in stored.items()}
+
+    def __len__(self): return sum(map(len, self.parts.get('y', ())))
+    def joined(self): return {k: torch.cat(v) for k, v in self.parts.items()}
+    def save(self): self.file.save(self.joined(), **self.notes)
+    def add(self, found):
+        for k, v in found.items(): self.parts.setdefault(k, []).append(v)
+        if self.file.due: self.save()
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #52daee46
+def predict_shard(
+    net:nn.Module,        # any network from [0,1] pixels to logits; its mode is restored
+    data,                 # `ImageNetFiles` or `ImageTensors`: has `batch`, `subset`, `y`
+    folder=None,          # where the shard's file is kept, None to keep nothing
+    bits=None,            # bit-widths, None for all of the network
+    shard=None,           # as in `check_shard`
+    bs:int=64,            # pictures a forward pass: this bounds memory
+    num_workers:int=0,    # processes that decode; 0 decodes in threads of this one
+    every:float=30.,      # seconds between two writings
+    progress:bool=True,   # a bar with the time that is left
+)->dict:                  # 'y' (k,), and 'top/<bits>' (k,5) of each bit-width, the best first
+    "Predict the pictures of a shard at all bit-widths; resumes where an earlier call stopped."
+    _check_places(data, folder, bs, num_workers, every)
+    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    idx = _indices(len(data), shard := check_shard(shard))
+    state = _ShardState(net, data, folder, bits, shard, every)
+    if len(state) < len(idx):
+        left = data.subset(idx[len(state):])
+        _predict_all(net, left, bits, state, progress, bs=int(bs), num_workers=num_workers)
+    return state.joined()
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #a93ca457
+def _predict_all(net, data, bits, state, progress, **kwargs):
+    "Predict all pictures of a dataset and keep the results."
+    dl = ImageLoader(data, device=device_of(net), **kwargs)
+    for batch in progress_bar(dl, total=len(dl)) if progress else dl:
+        state.add(_batch(net, batch, bits))
+    state.save()
+
 # %% ../../nbs/830_evaluate.sharded.ipynb #ce2f250f
 @dataclass(eq=False)
 class Predictions:
@@ -121,13 +153,17 @@ class Predictions:
 
     @property
     def bits(self)->tuple: return tuple(self.top)
-    def pred(self,
-        bits:int,    # one of `self.bits`
-    )->Tensor:       # (N,)
-        "The best class of each picture."
-        return self.top[bits][:, 0]
     def __repr__(self): return f"Predictions({len(self.y)} pictures at {self.bits} bits)"
 
+# %% ../../nbs/830_evaluate.sharded.ipynb #a69f63dd
+@patch
+def pred(self:Predictions,
+    bits:int,    # one of `self.bits`
+)->Tensor:       # (N,)
+    "The best class of each picture."
+    return self.top[bits][:, 0]
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #85f7cd45
 @patch
 def accuracy(self:Predictions,
     bits:int,     # one of `self.bits`
@@ -141,31 +177,45 @@ def accuracy(self:Predictions,
 # %% ../../nbs/830_evaluate.sharded.ipynb #b088a8c9
 @patch
 def to_frame(self:Predictions)->pd.DataFrame:
-    "A row per bit-width: top-1 with its 95 % interval, top-5, agreement with the highest bit-width; in [0,1]."
+    "A row per bit-width: top-1, its 95 % interval, top-5, agreement with the highest; in [0,1]."
     full, rows = self.pred(self.bits[0]), []
     for b in self.bits:
-        r, (low, high) = self.accuracy(b), self.accuracy(b).interval
+        r, top5 = self.accuracy(b), self.accuracy(b, 5).value
         same = (self.pred(b) == full).double().mean().item()
-        rows.append(dict(bits=b, top1=r.value, low=low, high=high, top5=self.accuracy(b, 5).value, same=same, n=r.n))
+        low, high = r.interval
+        rows.append(dict(bits=b, top1=r.value, low=low, high=high, top5=top5, same=same, n=r.n))
     return pd.DataFrame(rows).set_index('bits')
 
 # %% ../../nbs/830_evaluate.sharded.ipynb #c1bdd16a
+def _read_shards(folder, n):
+    "Number → tensors of each shard, and the notes of the first."
+    files = sorted(Path(folder).glob(f"shard-*-of-{n or '*'}.safetensors"))
+    if not files: raise ValueError(f"no shards in {folder}")
+    found = [Resume(f, None).load() for f in files]
+    first = found[0][1]
+    if any((m['work'], m['shard'][1]) != (first['work'], first['shard'][1]) for _, m in found):
+        raise ValueError(f"the shards in {folder} are of different weights, pictures, bit-widths "
+                         "or numbers of shards")
+    return {m['shard'][0]: tensors for tensors, m in found}, first
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #08c117a9
+def _whole(shards, key, N):
+    "One tensor of all shards, in the order of the data."
+    out = torch.empty(N, *shards[0][key].shape[1:], dtype=torch.long)
+    for i, tensors in shards.items(): out[i::len(shards)] = tensors[key].long()
+    return out
+
+# %% ../../nbs/830_evaluate.sharded.ipynb #c957dcaa
 def gather_shards(
     folder,    # where `predict_shard` wrote
     n=None,    # of how many shards, None where there is one kind
 )->Predictions:
     "Join the shards; `ValueError` that names the missing ones."
-    files = sorted(Path(folder).glob(f"shard-*-of-{n or '*'}.safetensors"))
-    if not files: raise ValueError(f"no shards in {folder}")
-    found = [Resume(f, None).load() for f in files]
-    first = found[0][1]
-    if any((n['work'], n['shard'][1]) != (first['work'], first['shard'][1]) for _, n in found):
-        raise ValueError(f"the shards in {folder} are of different weights, pictures, bit-widths or numbers of shards")
-    (N, n), at = (first['images'], first['shard'][1]), {m['shard'][0]: t for t, m in found}
-    short = [i for i in range(n) if len(at.get(i, {'y': ()})['y']) < len(range(i, N, n))]
-    if short: raise ValueError(f"shards {short} of {n} in {folder} are missing or not finished: run them again")
-    def whole(k):
-        out = torch.empty(N, *at[0][k].shape[1:], dtype=torch.long)
-        for i, t in at.items(): out[i::n] = t[k].long()
-        return out
-    return Predictions(whole('y'), {b: whole(f'top/{b}') for b in first['bits']})
+    shards, notes = _read_shards(folder, n)
+    N, n = notes['images'], notes['shard'][1]
+    short = [i for i in range(n) if len(shards.get(i, {'y': ()})['y']) < len(range(i, N, n))]
+    if short:
+        raise ValueError(f"shards {short} of {n} in {folder} are missing or not finished: "
+                         "run them again")
+    top = {b: _whole(shards, f'top/{b}', N) for b in notes['bits']}
+    return Predictions(_whole(shards, 'y', N), top)

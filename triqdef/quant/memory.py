@@ -1,4 +1,4 @@
-"""Gradient checkpointing for switchable networks, where the block is run again as it was run before and the second derivative is checkpointed too.
+"""Gradient checkpointing for switchable networks, second derivatives included.
 
 Docs: https://triqdef.github.io/triqdef/quant.memory.html.md"""
 
@@ -12,24 +12,28 @@ from contextlib import ExitStack, contextmanager
 from types import MethodType
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..core import check_network, device_of
-from .convert import at_bits, backward_as, bit_state_of
+from ..checks import check_network
+from .base import Quantizer
 from .norm import MultiBitNorm
-from .quantizers import Quantizer
+from .switch import at_bits, backward_as, bit_state_of
 
 # %% ../../nbs/860_quant.memory.ipynb #a384c3a6
 def _copies(block, quantizers):
-    "(module, name, copy) of each buffer that a run may read: of quantizers without their flags, or of the others."
+    "(module, name, copy) of the buffers of quantizers (without flags), or of all other modules."
     idle = {id(n) for m in block.modules() if isinstance(m, MultiBitNorm)
             for n in m.norms.values() if n is not m.active}
-    return [(m, k, b.clone()) for m in block.modules() if isinstance(m, Quantizer) == quantizers and id(m) not in idle
-            for k, b in m.named_buffers(recurse=False) if not (quantizers and k == 'state')]
+    modules = [m for m in block.modules()
+               if isinstance(m, Quantizer) == quantizers and id(m) not in idle]
+    return [(m, k, b.clone()) for m in modules for k, b in m.named_buffers(recurse=False)
+            if not (quantizers and k == 'state')]
 
+# %% ../../nbs/860_quant.memory.ipynb #39a7031f
 @contextmanager
 def _buffers(copies):
     "Run a block of code with copies of `copies` as the buffers."
@@ -51,10 +55,13 @@ def _modes(flags):
     finally:
         for m, training in own: m.training = training
 
+# %% ../../nbs/860_quant.memory.ipynb #f94d4a03
 def _random_state(device):
-    "What random numbers follow from, on the CPU and on `device`."
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
+    "The state of random numbers on the CPU and on `device`."
+    cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
+    return torch.get_rng_state(), cuda
 
+# %% ../../nbs/860_quant.memory.ipynb #c65fba7c
 @contextmanager
 def _random(state, device):
     "Run a block of code with the random numbers that follow from `state`."
@@ -65,7 +72,7 @@ def _random(state, device):
 
 # %% ../../nbs/860_quant.memory.ipynb #1f139529
 class _Frame:
-    "One run of a block: what it was given besides tensors, and the state in which it ran."
+    "One run of a block: its arguments besides tensors, and the state in which it ran."
     def __init__(self, block, leaves, spec, params):
         self.block, self.spec, self.params = block, spec, params
         self.leaves = [None if isinstance(o, Tensor) else o for o in leaves]
@@ -78,20 +85,26 @@ class _Frame:
         self.autocast = dict(device_type=kind, dtype=torch.get_autocast_dtype(kind),
                              enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
 
-    def call(self, tensors):
-        "Run the block's own `forward`."
-        leaves = list(self.leaves)
-        for i, t in zip(self.at, tensors): leaves[i] = t
-        args, kwargs = tree_unflatten(leaves, self.spec)
-        return type(self.block).forward(self.block, *args, **kwargs)
+# %% ../../nbs/860_quant.memory.ipynb #b0856137
+@patch
+def call(self:_Frame,
+    tensors,    # the tensors among the arguments of the run
+):
+    "Run the block's own `forward`."
+    leaves = list(self.leaves)
+    for i, t in zip(self.at, tensors): leaves[i] = t
+    args, kwargs = tree_unflatten(leaves, self.spec)
+    return type(self.block).forward(self.block, *args, **kwargs)
 
-    def again(self):
-        "The state of the first run, as a context."
-        out = ExitStack()
-        for c in (at_bits(self.block, self.bits), backward_as(self.block, *self.passing), _modes(self.flags),
-                  _buffers(self.buffers), _random(self.random, self.device), torch.autocast(**self.autocast),
-                  torch.enable_grad()): out.enter_context(c)
-        return out
+# %% ../../nbs/860_quant.memory.ipynb #46aea201
+@patch
+def again(self:_Frame):
+    "The state of the first run, as a context."
+    out = ExitStack()
+    for c in (at_bits(self.block, self.bits), backward_as(self.block, *self.passing),
+              _modes(self.flags), _buffers(self.buffers), _random(self.random, self.device),
+              torch.autocast(**self.autocast), torch.enable_grad()): out.enter_context(c)
+    return out
 
 # %% ../../nbs/860_quant.memory.ipynb #42da7f7a
 def _first_run(frame, tensors):
@@ -99,22 +112,31 @@ def _first_run(frame, tensors):
     name, before = type(frame.block).__name__, [t._version for t in tensors]
     with torch.autocast(**frame.autocast): y = frame.call(tensors)
     if not isinstance(y, Tensor):
-        raise TypeError(f"a checkpointed block must give one tensor, {name} gives {type(y).__name__}")
+        raise TypeError("a checkpointed block must give one tensor, "
+                        f"{name} gives {type(y).__name__}")
     if [t._version for t in tensors] != before:
         raise ValueError(f"{name} changes its input in place: it cannot be run again, leave it out")
     frame.buffers += _copies(frame.block, True)
     frame.versions = [p._version for p in frame.params]
     return y
 
+# %% ../../nbs/860_quant.memory.ipynb #3191f291
+def _check_versions(frame, grads):
+    "Refuse gradients of parameters that were changed since the first run."
+    for p, version, g in zip(frame.params, frame.versions, grads):
+        if g is not None and p._version != version:
+            raise RuntimeError(f"a parameter of {type(frame.block).__name__} was changed "
+                               "between forward and backward")
+
+# %% ../../nbs/860_quant.memory.ipynb #73d9b48d
 def _pull(frame, tensors, want, g, **kwargs):
-    "Run again; `g` pulled back to the wanted ones of tensors and parameters, None for the others."
+    "Run again; `g` pulled back to the wanted tensors and parameters, None for the others."
     y, inputs = frame.call(tensors), [*tensors, *frame.params]
     if not (any(want) and y.requires_grad): return (None,)*len(want)
-    got = iter(torch.autograd.grad(y, [t for t, w in zip(inputs, want) if w], g, allow_unused=True, **kwargs))
-    out = tuple(next(got) if w else None for w in want)
-    for p, version, o in zip(frame.params, frame.versions, out[len(tensors):]):
-        if o is not None and p._version != version:
-            raise RuntimeError(f"a parameter of {type(frame.block).__name__} was changed between forward and backward")
+    wanted = [t for t, w in zip(inputs, want) if w]
+    grads = iter(torch.autograd.grad(y, wanted, g, allow_unused=True, **kwargs))
+    out = tuple(next(grads) if w else None for w in want)
+    _check_versions(frame, out[len(tensors):])
     return out
 
 # %% ../../nbs/860_quant.memory.ipynb #5f0647f9
@@ -123,25 +145,21 @@ def _wanted(ctx):
     will = getattr(torch._C, '_will_engine_execute_node', lambda node: True)
     def wanted(node):
         try: return node is not None and will(node)
-        except RuntimeError: return True     # `torch.autograd.grad` by a parameter: torch cannot say, so it is computed
+        except RuntimeError: return True     # `autograd.grad` by a parameter: torch cannot say
     return [wanted(n) for n, _ in ctx.next_functions]
 
 def _leaves(tensors): return [t.detach().requires_grad_(t.requires_grad) for t in tensors]
 
-class _Block(Function):
-    "A block: the state of its run, its tensors, its parameters → its value."
-    @staticmethod
-    def forward(ctx, frame, *inputs):
-        tensors = inputs[:len(frame.at)]
-        y = _first_run(frame, tensors)
-        ctx.frame = frame
-        ctx.save_for_backward(*tensors); ctx.set_materialize_grads(False)
-        return y
-
-    @staticmethod
-    def backward(ctx, g):
-        if g is None: return None, *[None]*len(ctx.next_functions)
-        return None, *_BlockGrad.apply(ctx.frame, _wanted(ctx), g, *ctx.saved_tensors, *ctx.frame.params)
+def _pull_twice(frame, tensors, want, need, g, v):
+    "The derivative of `_pull` in the direction `v`, by the arguments in `need`."
+    first = _pull(frame, tensors, want, g.requires_grad_(), create_graph=True)
+    both = [(o, a) for o, a in zip(first, v) if o is not None and a is not None]
+    pairs = [(o, a) for o, a in both if o.requires_grad]
+    inputs = [t for t, n in zip([g, *tensors, *frame.params], need) if n]
+    if not pairs or not inputs: return (None,)*len(need)
+    outs, directions = zip(*pairs)
+    grads = iter(torch.autograd.grad(outs, inputs, directions, allow_unused=True))
+    return tuple(next(grads) if n else None for n in need)
 
 # %% ../../nbs/860_quant.memory.ipynb #9ba2089d
 class _BlockGrad(Function):
@@ -156,16 +174,28 @@ class _BlockGrad(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *v):
-        frame, need, want = ctx.frame, _wanted(ctx), [w and a is not None for w, a in zip(ctx.want, v)]
+        frame, need = ctx.frame, _wanted(ctx)
+        want = [w and a is not None for w, a in zip(ctx.want, v)]
         g, *tensors = _leaves(ctx.saved_tensors)
-        with frame.again():
-            first = _pull(frame, tensors, want, g.requires_grad_(), create_graph=True)
-            pairs = [(o, a) for o, a in zip(first, v) if o is not None and a is not None and o.requires_grad]
-            inputs = [t for t, n in zip([g, *tensors, *frame.params], need) if n]
-            if not pairs or not inputs: return None, None, *[None]*len(need)
-            outs, vs = zip(*pairs)
-            got = iter(torch.autograd.grad(outs, inputs, vs, allow_unused=True))
-        return None, None, *(next(got) if n else None for n in need)
+        with frame.again(): grads = _pull_twice(frame, tensors, want, need, g, v)
+        return None, None, *grads
+
+# %% ../../nbs/860_quant.memory.ipynb #4ad53694
+class _Block(Function):
+    "A block: the state of its run, its tensors, its parameters → its value."
+    @staticmethod
+    def forward(ctx, frame, *inputs):
+        tensors = inputs[:len(frame.at)]
+        y = _first_run(frame, tensors)
+        ctx.frame = frame
+        ctx.save_for_backward(*tensors); ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        if g is None: return None, *[None]*len(ctx.next_functions)
+        wanted = _wanted(ctx)
+        return None, *_BlockGrad.apply(ctx.frame, wanted, g, *ctx.saved_tensors, *ctx.frame.params)
 
 # %% ../../nbs/860_quant.memory.ipynb #04fedfe7
 def _watched(block):
@@ -173,29 +203,35 @@ def _watched(block):
     kinds = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
     return any(getattr(m, k) for m in block.modules() if m is not block for k in kinds)
 
+# %% ../../nbs/860_quant.memory.ipynb #9ed476be
 def _run(self, *args, **kwargs):
     "The forward pass of a checkpointed block."
     leaves, spec = tree_flatten((args, kwargs))
     tensors = [o.as_subclass(Tensor) for o in leaves if isinstance(o, Tensor)]
     params = [p for p in self.parameters() if p.requires_grad]
-    grad = tensors and torch.is_grad_enabled() and any(t.requires_grad for t in [*tensors, *params])
+    inputs = [*tensors, *params]
+    grad = tensors and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     if not grad or torch.compiler.is_compiling() or _watched(self):
         return type(self).forward(self, *args, **kwargs)
-    return _Block.apply(_Frame(self, leaves, spec, params), *tensors, *params)
+    return _Block.apply(_Frame(self, leaves, spec, params), *inputs)
 
 # %% ../../nbs/860_quant.memory.ipynb #fe2d40aa
+_CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
+
+def _n_layers(m):
+    "How many layers with weights a module has."
+    return sum(isinstance(c, (nn.modules.conv._ConvNd, nn.Linear)) for c in m.modules())
+
+# %% ../../nbs/860_quant.memory.ipynb #dc039c8a
 def block_names(
     net:nn.Module,    # any network
 )->tuple:             # names as in `named_modules`; empty if the network repeats nothing
     "The names of the residual blocks or transformer layers of a network."
-    check_network(net)
-    containers = nn.Sequential, nn.ModuleList, nn.ModuleDict
-    def layers(m): return sum(isinstance(c, (nn.modules.conv._ConvNd, nn.Linear)) for c in m.modules())
-    half = layers(net)/2
+    half = _n_layers(check_network(net))/2
     def walk(m, path):
         for name, c in m.named_children():
-            n = layers(c)
-            if isinstance(c, containers) or n > half: yield from walk(c, f'{path}{name}.')
+            n = _n_layers(c)
+            if isinstance(c, _CONTAINERS) or n > half: yield from walk(c, f'{path}{name}.')
             elif n > 1: yield path + name
     return tuple(walk(net, ''))
 
@@ -203,22 +239,28 @@ def block_names(
 def _blocks(net, names):
     "The modules of these names, each once."
     known, names = dict(net.named_modules()), block_names(net) if names is None else names
-    if isinstance(names, str): raise TypeError(f"names must be a sequence of names, got the string {names!r}")
-    if not names: raise ValueError(f"{type(net).__name__} has no blocks to checkpoint: name modules of it")
+    if isinstance(names, str):
+        raise TypeError(f"names must be a sequence of names, got the string {names!r}")
+    if not names:
+        raise ValueError(f"{type(net).__name__} has no blocks to checkpoint: name modules of it")
     unknown = [n for n in names if n not in known]
-    if unknown: raise ValueError(f"this network has no modules {unknown}; its blocks are {list(block_names(net))}")
+    if unknown:
+        raise ValueError(f"this network has no modules {unknown}; "
+                         f"its blocks are {list(block_names(net))}")
     out = list({id(known[n]): known[n] for n in names}.values())
     for m in out:
         if getattr(vars(m).get('forward'), '__func__', _run) is not _run:
-            raise ValueError(f"{type(m).__name__} has a forward of its own on the instance: it cannot be checkpointed")
+            raise ValueError(f"{type(m).__name__} has a forward of its own on the instance: "
+                             "it cannot be checkpointed")
     return out
 
+# %% ../../nbs/860_quant.memory.ipynb #152a4fbe
 @contextmanager
 def checkpointed(
     net:nn.Module,    # any network, multi-bit or plain
     names=None,       # names of modules, as in `named_modules`, or None for `block_names(net)`
 ):
-    "Run a block of code in which `net` keeps only the inputs of its blocks for the backward pass."
+    "Run code in which `net` keeps only the inputs of its blocks for the backward pass."
     blocks = [m for m in _blocks(check_network(net), names) if 'forward' not in vars(m)]
     try:
         for m in blocks: m.forward = MethodType(_run, m)
