@@ -369,4 +369,4 @@ def places(root):
 
 
 RULES = [settings_mirror, pins, packaging, quarto_link, sidebar, part_map, workflows, machine_paths, unique_numbers, import_order,
-         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links]
+         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary]

@@ -17,11 +17,13 @@ from triqdef.attack.nes import NES
 from triqdef.attack.patchattack import MPA, TPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
+from triqdef.attack.state import own_settings
 from triqdef.attack.textures import TextureDictionary
 from triqdef.attack.views import RoundRobin
 from triqdef.core import fixed_seed
 from triqdef.data import sample_tensors
 from triqdef.evaluate.transfer import transfer_matrix
+from triqdef.files import fingerprint
 from triqdef.quant.checkpoint import pretrained, pretrained_names
 from triqdef.quant.convert import at_bits, bits_of, calibrate, to_multibit
 from triqdef.toys import toy_images, toy_net
@@ -93,6 +95,10 @@ MADE |= {f'pgd, {w} {a}': partial(lambda w, a: PatchPGD(5, 3, 32/255, seed=0).at
          for w, a in (('dorefa', 'dorefa'), ('minmax', 'minmax'), ('lsq', 'pact'))}
 MADE |= dict(matrix=matrix, training=training) | {n: partial(shipped, n) for n in pretrained_names()}
 
+def keys():
+    "What the states of interrupted attacks are recognised by, as far as settings decide it."
+    return {type(a).__name__: fingerprint(own_settings(a)) for a in (PatchPGD(8), GAP(8), LaVAN(8), SparseRS(8), NES(8), MPA())}
+
 def some(t):
     "The sum of a tensor and forty of its values."
     v = t.detach().double().flatten()
@@ -108,7 +114,9 @@ def test_as_before(name):
 
 def test_stored_results(): assert stored() == json.loads(PINS.read_text())['stored']
 
+def test_keys_of_states(): assert keys() == json.loads(PINS.read_text())['keys']
+
 
 if __name__ == '__main__':
-    pins = {n: [round(v, 8) for v in some(make())] for n, make in MADE.items()} | dict(stored=stored())
+    pins = {n: [round(v, 8) for v in some(make())] for n, make in MADE.items()} | dict(stored=stored(), keys=keys())
     PINS.write_text(json.dumps(pins, indent=0) + '\n')

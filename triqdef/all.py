@@ -29,19 +29,6 @@ from .quant.quantizers import (DoReFa, LSQ, MinMax, PACT, quantizer_table,
                                       register_quantizer)
 from .unfuse import unfuse
 
-# %% ../nbs/990_all.ipynb #5c1d40aa
-from .batches import *
-from .checks import *
-from .cifar import *
-from .datasets import *
-from .folders import *
-from .labels import *
-from .loader import *
-from .networks import *
-from .pictures import *
-from .pixels import *
-from .seeds import *
-
 # %% ../nbs/990_all.ipynb #84a1f008
 from .percept.edges import canny_iou, edge_iou
 from .percept.features import stage_names, tap_stages

@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
 # %% ../nbs/013_datasets.ipynb #b90cc68c
 class ImageSet:
-    "A dataset with `y`, `vocab`, `batch`, `subset` and `read`; subclasses define these."
+    "A dataset; subclasses define `y`, `vocab`, `batch`, `subset`, `shape` and `fit`."
     loss_func = CrossEntropyLossFlat()   # what a Learner takes when it is given none
     n_inp, blank = 1, False
 

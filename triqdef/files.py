@@ -29,7 +29,7 @@ from .networks import unwrap
 def plain(
     v,    # anything
 ):
-    "`v` as strict JSON: dicts, lists, strings, finite numbers, None; the rest as its `repr`."
+    "`v` as strict JSON; a number that is not finite becomes None, a long array a note of its shape, the rest its `repr`."
     if isinstance(v, dict): return {str(k): plain(o) for k, o in v.items()}
     if isinstance(v, Tensor): v = v.detach().cpu().numpy()
     if isinstance(v, np.ndarray):

@@ -76,7 +76,7 @@ def check_finite(
 
 # %% ../nbs/006_networks.ipynb #f420ea73
 def _misfit(net, x):
-    "What device or type of `x` is not that of the network; '' for neither."
+    "A sentence on a device or a type in which `x` differs from the network; '' if none differs."
     parameters = net.parameters() if isinstance(net, nn.Module) else ()
     p = next((p for p in parameters if p.is_floating_point()), x)
     if p.device != x.device:

@@ -62,7 +62,7 @@ def _stage(n_in, n_out):
 
 # %% ../nbs/010_toys.ipynb #701af455
 class ToyNet(nn.Module):
-    "Three convolutional stages and a linear layer, about ten thousand weights."
+    "Three convolutional stages and a linear layer, about six thousand weights."
     def __init__(self,
         classes:int=4,    # number of classes
         width:int=8,      # channels of the first stage; the next have twice and four times as many

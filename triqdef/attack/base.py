@@ -35,7 +35,7 @@ class PatchRun:
     places:Tensor     # (B,2) row and column of the upper left corner
     loss:Tensor       # (B,) the loss of `x_adv`
     met:Tensor        # (B,) share of the bit-widths at which the goal is met
-    history:Tensor=None    # (looks,B) the loss at each step, or None
+    history:Tensor=None    # (k,B) the loss of each step that the attack records, or None
     looks:int=0            # forward passes of the whole batch, per bit-width
     queries:Tensor=None    # (B,) looks at each image, for attacks that count them
     area:Tensor=None       # (B,) share of the image covered, for attacks that choose it
@@ -48,6 +48,7 @@ class Attack:
     seed, progress = None, False
     size = area = target = forbidden = None    # settings that an attack may lack
     shape, restarts = 'square', 1
+    key_order = ()      # settings whose order in the key of a saved state is fixed
 
 # %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):

@@ -119,7 +119,7 @@ def met(self:Criterion,
 
 # %% ../../nbs/405_attack.criteria.ipynb #522b7387
 class Untargeted(Criterion):
-    "The label is lost."
+    "Goal of any wrong class: met when the label is lost."
     def __init__(self,
         loss:str='ce',            # 'ce', 'margin' or 'logit'
         temperature:float=1.,     # divides the logits in 'ce', > 0
@@ -127,7 +127,7 @@ class Untargeted(Criterion):
 
 # %% ../../nbs/405_attack.criteria.ipynb #0a84ff46
 class Targeted(Criterion):
-    "One class is predicted."
+    "Goal of one class: met when it is predicted."
     def __init__(self,
         target:int,               # class to reach
         loss:str='ce',            # 'ce', 'margin' or 'logit'

@@ -39,6 +39,7 @@ class GAP(UniversalAttack):
     forbidden:object=None     # bool map (H,W), or boxes (top, left, bottom, right)
     seed:int=None             # an int makes each fit repeat; None: the global random state
     progress:bool=False       # show a progress bar
+    key_order = 'size target steps bs lr angle scale places forbidden shape seed'.split()
     def __post_init__(self): self._check()
 
 # %% ../../nbs/435_attack.gap.ipynb #e2c84ebf

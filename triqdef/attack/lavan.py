@@ -48,6 +48,10 @@ class LaVAN(ImageAttack, UniversalAttack):
     progress:bool=False       # show a progress bar
     def __post_init__(self, confidence, loss): self._check(confidence, loss)
 
+# %% ../../nbs/440_attack.lavan.ipynb #c0ffee44
+LaVAN.key_order = ('size area target steps step_size goal rule universal bs places candidates '
+                   'forbidden shape seed').split()
+
 # %% ../../nbs/440_attack.lavan.ipynb #d89ea273
 def _size_or_area(size, area):
     "Size and area, one of them None."

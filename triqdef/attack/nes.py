@@ -65,6 +65,8 @@ class NES(ImageAttack):
     chunk:int=1024             # most pictures in one forward pass; fewer above 64×64 pixels
     seed:int=None              # an int makes each call repeat; None: the global random state
     progress:bool=False        # show a progress bar
+    key_order = ('size queries samples sigma step_size momentum tries chunk target goal '
+                 'shape places forbidden seed').split()
     def __post_init__(self): self._check()
 
 # %% ../../nbs/450_attack.nes.ipynb #05c8d600

@@ -40,6 +40,8 @@ class PatchPGD(ImageAttack):
     keep:str='success'         # 'success' (goal first, then loss) or 'loss'
     seed:int=None              # an int makes each call repeat; None: the global random state
     progress:bool=False        # show a progress bar
+    key_order = ('size steps step_size target stride move_every restarts places forbidden '
+                 'shape keep seed').split()
     def __post_init__(self): self._check()
 
 # %% ../../nbs/430_attack.pgd.ipynb #55ea2f4c

@@ -45,6 +45,8 @@ class SparseRS(ImageAttack, UniversalAttack):
     resample:int=None          # `fit`: new images each so many queries; None: a tenth of `queries`
     seed:int=None              # an int makes each call repeat; None: the global random state
     progress:bool=False        # show a progress bar
+    key_order = ('size queries target alpha move_every places forbidden start shape '
+                 'universal bs resample goal seed').split()
     def __post_init__(self): self._check()
 
 # %% ../../nbs/445_attack.sparse_rs.ipynb #addd5355

@@ -27,7 +27,9 @@ def own_settings(
 )->dict:
     "Return all attributes of an attack except `history`, `progress` and `save_every`."
     idle = ('history', 'progress', 'save_every')
-    return {k: v for k, v in getattr(attack, '__dict__', {}).items() if k not in idle}
+    found = {k: v for k, v in getattr(attack, '__dict__', {}).items() if k not in idle}
+    first = [k for k in getattr(attack, 'key_order', ()) if k in found]
+    return {k: found[k] for k in dict.fromkeys([*first, *found])}
 
 # %% ../../nbs/415_attack.state.ipynb #b433aa5f
 def state_key(

@@ -1,4 +1,4 @@
-"""One call attacks, measures, audits and writes several networks, with the same attacks, seeds and images for each.
+"""One call attacks, measures and audits several networks, with the same attacks, seeds and images for each, and writes the report.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 
@@ -53,7 +53,7 @@ class _MeasureSettings:
 # %% ../../nbs/750_evaluate.report.ipynb #6efce322
 @dataclass(frozen=True, eq=False)
 class ReportSettings(_MeasureSettings):
-    "What a report may be told."
+    "Settings of a report."
     audit:object = True         # an `AuditBudget`, True for the default one, False for no audit
     undefended:object = None    # a network without a defence, for line 11 of the audit
     exported:dict = None        # network → bits → function images → logits, for line 12

@@ -1,4 +1,4 @@
-"""What is divided by what, with an interval, beside patches that know nothing.
+"""Success rates with their denominators and intervals, beside those of null patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 

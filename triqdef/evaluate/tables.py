@@ -36,7 +36,7 @@ class Report:
 # %% ../../nbs/720_evaluate.tables.ipynb #6adf05ae
 @patch(as_prop=True)
 def names(self:Report)->list:
-    "The networks."
+    "Names of the networks."
     return list(self.transfers)
 
 @patch(as_prop=True)

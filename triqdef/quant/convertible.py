@@ -1,4 +1,4 @@
-"""Refuse by name what a quantized layer would lose, with the way out.
+"""Refuse layers that cannot be quantized; each message names the layer and a remedy.
 
 Docs: https://triqdef.github.io/triqdef/quant.convertible.html.md"""
 

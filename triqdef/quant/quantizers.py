@@ -155,14 +155,14 @@ class DoReFa(Quantizer):
 # %% ../../nbs/110_quant.quantizers.ipynb #e8c05445
 @patch
 def _activations(self:DoReFa, v, bits):
-    "Zhou 2016, equation 5 for activations."
+    "Activations on the levels of DoReFa-Net, Zhou 2016, equation 5."
     lo, hi = self.limits(bits)
     return quantize(v, v.new_tensor(1/hi, dtype=torch.float32), lo, hi, edge=.5)
 
 # %% ../../nbs/110_quant.quantizers.ipynb #8934a4b5
 @patch
 def _weights(self:DoReFa, v, bits):
-    "Zhou 2016, equation 9."
+    "Weights on the levels of DoReFa-Net, Zhou 2016, equation 9."
     n = 2**self.widths[bits] - 1
     t = v.tanh()
     r = t/(2*t.abs().max().clamp_min(1e-12)) + .5

@@ -1,4 +1,4 @@
-"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses what would train otherwise than declared.
+"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses interference.
 
 Docs: https://triqdef.github.io/triqdef/train.base.html.md"""
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core import check_bit, check_bits, check_ints, check_logits, unwrap
 from ..quant.convert import bit_state_of
-from ..quant.memory import checkpointed
+from ..settings import later
 from .accuracy import AccuracyAt
 from .curriculum import BACT
 from .guard import check_optimizer, check_pair, mark, Partner, spare_steps, unchanged
@@ -48,12 +48,15 @@ def net(self:TrainingCallback)->nn.Module:
     "The multi-bit network inside DDP, `torch.compile` and other wrappers."
     return unwrap(self.learn.model)
 
+# %% ../../nbs/519_train.base.ipynb #2d73b92e
+_checkpointed = later('triqdef.quant.memory', 'checkpointed')    # from the page on memory
+
 # %% ../../nbs/519_train.base.ipynb #66c649b2
 @patch
 def saving(self:TrainingCallback):
     "The context of a forward pass, which saves memory if `checkpoint` says so."
     if self.checkpoint is False: return nullcontext()
-    return checkpointed(self.net, None if self.checkpoint is True else self.checkpoint)
+    return _checkpointed(self.net, None if self.checkpoint is True else self.checkpoint)
 
 # %% ../../nbs/519_train.base.ipynb #6b30124d
 @patch

@@ -12,26 +12,30 @@ import warnings
 from pathlib import Path
 
 import torch
-from ..classifiers import build_any, classifier
 from ..core import check_bits, seed_everything
 from ..data import ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
-from ..imagenet import imagenet_dls, Preset
 from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
+from ..settings import later
 from ..toys import toy_images
 from .callback import TriQDef
 from .declare import methods
 from .settings import StartSettings, TrainSettings
+
+# %% ../../nbs/564_train.build.ipynb #cdf351a5
+_imagenet_dls = later('triqdef.imagenet', 'imagenet_dls')
+_build_any = later('triqdef.classifiers', 'build_any')
+_classifier = later('triqdef.classifiers', 'classifier')
 
 # %% ../../nbs/564_train.build.ipynb #afa690bb
 def _started(start): return (pretrained if start in pretrained_names() else load_checkpoint)(start)
 
 def preset_for(
     s:TrainSettings,    # checked settings
-)->Preset:              # or None for a network that has none
+):                       # a `Preset`, or None for a network that has none
     "How the network that the settings begin with wants ImageNet's pictures."
-    if s.weights: return classifier(s.arch, s.weights).preset
-    if s.start == 'scratch': return getattr(build_any(s.arch), 'preset', None)
+    if s.weights: return _classifier(s.arch, s.weights).preset
+    if s.start == 'scratch': return getattr(_build_any(s.arch), 'preset', None)
     return getattr(_started(s.start), 'preset', None)
 
 # %% ../../nbs/564_train.build.ipynb #7062a24c
@@ -59,7 +63,7 @@ def make_data(
     if s.data == 'sample': return sample_dls(**common, **share)
     if s.data == 'cifar10': return cifar_dls(**common, **share)
     if s.data == 'imagenet':
-        return imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n,
+        return _imagenet_dls(s.path, preset or preset_for(s), valid_n=s.valid_n, train_n=s.train_n,
                             num_workers=s.workers, **common)
     if s.train_n or s.valid_n:
         raise ValueError("train_n and valid_n are for data 'sample', 'cifar10' and 'imagenet'")
@@ -112,7 +116,7 @@ def _check_quantizers(s, config):
 # %% ../../nbs/564_train.build.ipynb #f324601b
 def _from_weights(s, n):
     "The network of trained weights, with a fresh last layer if the classes differ in number."
-    net = classifier(s.arch, s.weights, n, fresh_head=True)
+    net = _classifier(s.arch, s.weights, n, fresh_head=True)
     if net.fresh_head:
         warnings.warn(f"the weights {s.weights!r} are of other classes than the {n} of the data: "
                       "the last layer is fresh")
@@ -121,7 +125,7 @@ def _from_weights(s, n):
 def _first_network(s, dls):
     "The network that training begins with, and its builder's name."
     if s.start != 'scratch': return _from_start(s, dls)
-    return _from_weights(s, dls.c) if s.weights else build_any(s.arch, dls.c), s.arch
+    return _from_weights(s, dls.c) if s.weights else _build_any(s.arch, dls.c), s.arch
 
 # %% ../../nbs/564_train.build.ipynb #73d90248
 def make_network(

@@ -19,10 +19,11 @@ from .callback import PatchAT, Partner, training_method, TriQDef
 from .objective import Objective
 
 # %% ../../nbs/560_train.controls.ipynb #5d0e0703
-@training_method('gradient-noise', 'patch training with noise in the update, a control', own='sigma',
-                 reads='lambda_adv distill warmup max_active patch_size attack_steps step_size')
+@training_method('gradient-noise', 'patch training with noise in the update, a control',
+                 reads='lambda_adv distill warmup max_active patch_size attack_steps step_size',
+                 own='sigma')
 class GradientNoise(PatchAT):
-    "The control with noise in the update: patch adversarial training with noisy parameter gradients."
+    "The control with noise: patch adversarial training with noisy parameter gradients."
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
@@ -33,13 +34,7 @@ class GradientNoise(PatchAT):
         super().__init__(bits, lambda_adv, **kwargs)
         self.sigma = sigma
 
-# %% ../../nbs/560_train.controls.ipynb #3114e1a5
-@patch
-def partners(self:GradientNoise)->list:
-    "Those of every training callback, and one for the noise."
-    noise = Partner(self, 'before_step', self.add_noise, GradientAccumulation.order + 1)
-    return [*super(GradientNoise, self).partners(), noise]
-
+# %% ../../nbs/560_train.controls.ipynb #1f7401d6
 @patch
 def add_noise(self:GradientNoise):
     "Add the noise, once an update."
@@ -49,6 +44,13 @@ def add_noise(self:GradientNoise):
         noise = torch.randn(p.shape, generator=random).to(p.grad)
         p.grad.addcmul_(noise, p.grad.square().mean().sqrt(), value=self.sigma)
 
+# %% ../../nbs/560_train.controls.ipynb #3114e1a5
+@patch
+def partners(self:GradientNoise)->list:
+    "Those of every training callback, and one for the noise."
+    noise = Partner(self, 'before_step', self.add_noise, GradientAccumulation.order + 1)
+    return [*super(GradientNoise, self).partners(), noise]
+
 # %% ../../nbs/560_train.controls.ipynb #e129e0c4
 def roughness(
     g:Tensor,          # input gradients, (B,C,H,W), with a graph when training
@@ -56,7 +58,8 @@ def roughness(
 )->Tensor:             # (B,), from 0 to about 1
     "The share of each gradient's energy that a Gaussian blur removes; 0 for one below 1e-12."
     check_numbers('(0, ∞)', sigma=sigma)
-    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
+    if not isinstance(g, Tensor):
+        raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
     if g.ndim != 4: raise ValueError(f"gradients must have shape (B,C,H,W), got {tuple(g.shape)}")
     top = full(g.detach()).abs().flatten(1).amax(1).view(-1, 1, 1, 1)
     u = torch.where(top > 1e-12, full(g)/top.clamp_min(1e-12), 0.)
@@ -73,13 +76,15 @@ class SmoothObjective(Objective):
         bits:tuple,     # active bit-widths
     )->tuple:           # None and the mean roughness, or None
         "The roughness of the gradients, where they were taken."
-        return None, torch.stack([roughness(g, self.smooth).mean() for g in grads.values()]).mean() if grads else None
+        if not grads: return None, None
+        return None, torch.stack([roughness(g, self.smooth).mean() for g in grads.values()]).mean()
 
 # %% ../../nbs/560_train.controls.ipynb #b94960cb
 @training_method('gradient-smooth', 'patch training and a penalty on rough gradients, a control',
-                 reads='lambda_adv lambda_gpdp smooth distill warmup max_active patch_size attack_steps step_size')
+                 reads='lambda_adv lambda_gpdp smooth distill warmup max_active patch_size '
+                       'attack_steps step_size')
 class GradientSmooth(TriQDef):
-    "The control with smooth input gradients: patch adversarial training and a penalty on roughness."
+    "The control with smooth gradients: patch adversarial training and a penalty on roughness."
     objective_of = SmoothObjective
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network

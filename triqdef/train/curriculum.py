@@ -1,4 +1,4 @@
-"""Begin with full precision, let lower bit-widths in one at a time, then draw a few at every step.
+"""Begin with full precision, let lower bit-widths in one at a time, then draw some at every step.
 
 Docs: https://triqdef.github.io/triqdef/train.curriculum.html.md"""
 

@@ -1,4 +1,4 @@
-"""One decorator gives a method its name and its settings; settings, recipes and the command line read the register.
+"""One decorator gives a method its name and its settings.
 
 Docs: https://triqdef.github.io/triqdef/train.declare.html.md"""
 

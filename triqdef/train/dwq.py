@@ -30,7 +30,8 @@ class OneBit:
         self.bits, self.seed = check_bits(bits), seed
 
     def __repr__(self): return f"OneBit({self.bits}, seed={self.seed})"
-    def active(self, step, progress): return (random.Random(f'{self.seed}-{step}').choice(self.bits),)
+    def active(self, step, progress):
+        return (random.Random(f'{self.seed}-{step}').choice(self.bits),)
     def penalty_weight(self, progress): return 0.
 
 # %% ../../nbs/540_train.dwq.ipynb #580b38f2
@@ -57,9 +58,9 @@ def check_settings(cls:DWQ,
 
 # %% ../../nbs/540_train.dwq.ipynb #b4b1bd11
 class RPI(nn.Module):
-    "A multi-bit network that draws a bit-width for each prediction: random-precision inference (Fu 2021)."
+    "Random-precision inference (Fu 2021): a multi-bit network that draws its bit-widths."
     def __init__(self,
-        net:nn.Module,     # a multi-bit network; it is used, not copied, and its active bit-width is ignored
+        net:nn.Module,     # a multi-bit network, not copied; its active bit-width is ignored
         bits=None,         # bit-widths to draw from, or None for all of the network
         seed=None,         # of the draws, an int; None for torch's global state
         each='image',      # 'image', or 'batch': one draw for all images of a call
@@ -82,6 +83,7 @@ def draw(self:RPI,
     k = torch.randint(len(self.bits), (n if self.each == 'image' else 1,), generator=self.random)
     return k.expand(n)
 
+# %% ../../nbs/540_train.dwq.ipynb #ac1ea7df
 @patch
 def forward(self:RPI, x):
     if not len(x): return self.net(x)

@@ -1,4 +1,4 @@
-"""Settings, history, weights, and the state after each epoch: all that is needed to continue after a kill.
+"""Settings, history, weights, and the state after each epoch: what is needed to continue after a kill.
 
 Docs: https://triqdef.github.io/triqdef/train.folder.html.md"""
 
@@ -23,9 +23,12 @@ from filelock import FileLock, Timeout
 from ..core import as_path, atomic_path, seed_everything, this_process, unwrap, versions
 from ..files import write_json
 from ..quant.checkpoint import load_checkpoint
+from ..settings import later
 from .callback import TriQDef
 from .settings import recorded_settings, TrainSettings
-from .distributed import by_first
+
+# %% ../../nbs/566_train.folder.ipynb #04acc061
+_by_first = later('triqdef.train.distributed', 'by_first')    # from the page on several processes
 
 # %% ../../nbs/566_train.folder.ipynb #6a41bd34
 class RunState(Callback):
@@ -65,7 +68,7 @@ def after_epoch(self:RunState):
     hypers = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
     state = dict(epoch=self.epoch, model=unwrap(self.model).state_dict(), rows=self.rows,
                  terms=self.trainer.history, opt=dict(state=list(opt['state']), hypers=hypers))
-    by_first(partial(self._write, state))
+    _by_first(partial(self._write, state))
 
 # %% ../../nbs/566_train.folder.ipynb #955001f7
 def run_record(
@@ -142,6 +145,7 @@ def sweep_folder(
     for n in ('state', 'run', 'history', 'terms', 'network'):
         for p in folder.glob(f'.{n}-*'): p.unlink(missing_ok=True)
 
+# %% ../../nbs/566_train.folder.ipynb #626a4577
 @contextmanager
 def _begun(folder, s):
     "Begin a run in a locked folder; bad input of the first epoch leaves no `run.json`."

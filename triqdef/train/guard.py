@@ -1,4 +1,4 @@
-"""A training callback that shares a Learner with others checks labels, batches, the optimizer, and what changes between two events.
+"""Checks of labels, batches, the optimizer, and changes between two events.
 
 Docs: https://triqdef.github.io/triqdef/train.guard.html.md"""
 

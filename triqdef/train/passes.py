@@ -1,4 +1,4 @@
-"""What surrounds the forward pass of a training step: a switch for one pass, steps from clean data, and agreement between processes.
+"""A switch for one forward pass, steps from clean data, and agreement between processes.
 
 Docs: https://triqdef.github.io/triqdef/train.passes.html.md"""
 

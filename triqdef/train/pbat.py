@@ -1,4 +1,4 @@
-"""Patch adversarial training from before quantization, at one bit-width or jointly at several.
+"""Patch adversarial training at one bit-width, or jointly at several.
 
 Docs: https://triqdef.github.io/triqdef/train.pbat.html.md"""
 

@@ -19,6 +19,18 @@ from ..attack.views import as_view, under_attack
 from ..core import check_images, check_ints, check_labels, check_numbers, generator
 from .callback import PatchAT, training_method
 
+# %% ../../nbs/550_train.pbcat.ipynb #30896d15
+def _box(g, top_left, size):
+    "A mask (B,1,H,W): 1 inside the box of each image."
+    return place(g.new_zeros(len(g), 1, *g.shape[2:]), g.new_ones(1, *size), top_left)
+
+# %% ../../nbs/550_train.pbcat.ipynb #7dcefd3f
+def _largest(level, share):
+    "A mask of the cells with the largest values; `level` is (B,1,rows,columns)."
+    keep = max(1, round(share*level[0].numel()))
+    best = level.flatten(1).topk(keep).indices
+    return torch.zeros_like(level).flatten(1).scatter(1, best, 1.).view_as(level)
+
 # %% ../../nbs/550_train.pbcat.ipynb #987b3a13
 def guided_cells(
     g:Tensor,           # gradients, (B,C,H,W)
@@ -29,15 +41,19 @@ def guided_cells(
 )->Tensor:              # M, (B,1,H,W), 0 or 1
     "The cells of a box with the largest mean |gradient|, as a mask."
     check_ints(1, cell=cell); check_numbers('(0, 1]', share=share)
-    if not isinstance(g, Tensor): raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
-    (h, w), B = patch_hw(size), len(g)
-    ones = place(g.new_zeros(B, 1, *g.shape[2:]), g.new_ones(1, h, w), top_left)
-    inside = g.abs().mean(1)[ones[:, 0] > 0].view(B, 1, h, w)
-    level = F.avg_pool2d(inside, cell)
-    keep = max(1, round(share*level[0].numel()))
-    best = level.flatten(1).topk(keep).indices
-    chosen = torch.zeros_like(level).flatten(1).scatter(1, best, 1.).view_as(level)
-    return place(torch.zeros_like(ones), F.interpolate(chosen, scale_factor=cell), top_left)
+    if not isinstance(g, Tensor):
+        raise TypeError(f"gradients must be a torch.Tensor, got {type(g).__name__}")
+    size = patch_hw(size)
+    box = _box(g, top_left, size)
+    inside = g.abs().mean(1)[box[:, 0] > 0].view(len(g), 1, *size)
+    chosen = _largest(F.avg_pool2d(inside, cell), share)
+    return place(torch.zeros_like(box), F.interpolate(chosen, scale_factor=cell), top_left)
+
+# %% ../../nbs/550_train.pbcat.ipynb #3af67491
+def _check_cell(cell, size):
+    "Refuse a cell that does not divide both sides of the box."
+    if cell < 1 or any(side % cell for side in size):
+        raise ValueError(f"cell must divide both sides of the box {size}, got {cell}")
 
 # %% ../../nbs/550_train.pbcat.ipynb #71b07973
 class CompositePGD:
@@ -50,17 +66,31 @@ class CompositePGD:
         cell:int=2,              # side of a cell in pixels, a divisor of both sides of the box
         share:float=.5,          # share of the cells that is kept, above 0 and at most 1
         places='random',         # 'random', 'corner', 'center', a pair (row, col), or (B,2)
-        seed=None,               # an int that makes each call repeat; None for the global random state
+        seed=None,               # an int that makes each call repeat; None: the global state
     ):
         check_ints(1, steps=steps); check_ints(cell=cell); check_ints(none=True, seed=seed)
         check_numbers('[0, 1]', eps_patch=eps_patch, eps_global=eps_global)
-        check_numbers('(0, 1]', share=share)
+        check_numbers('(0, 1]', share=share); check_where(places)
         self.size, self.steps, self.cell, self.share = patch_hw(size), steps, cell, share
-        if cell < 1 or any(s % cell for s in self.size):
-            raise ValueError(f"cell must divide both sides of the box {self.size}, got {cell}")
-        check_where(places)
+        _check_cell(cell, self.size)
         self.eps_patch, self.eps_global, self.places = eps_patch, eps_global, places
         self.seed, self.shape = seed, 'square'
+
+# %% ../../nbs/550_train.pbcat.ipynb #2b709977
+@patch
+def _bounds(self:CompositePGD, x, gradient):
+    "The bound on each pixel's change, (B,1,H,W)."
+    corners = random_places(len(x), x.shape[-2:], self.size, generator(self.seed),
+                            fixed=self.places)
+    m = guided_cells(gradient(x, 0), corners.to(x.device), self.size, self.cell, self.share)
+    return m*self.eps_patch + (1 - m)*self.eps_global
+
+# %% ../../nbs/550_train.pbcat.ipynb #e6aeab93
+@patch
+def _step(self:CompositePGD, x, adv, g, eps):
+    "One sign step along the gradient, within the bounds."
+    change = adv + 2.5*eps/self.steps*g.sign() - x
+    return (x + change.clamp(-eps, eps)).clamp(0, 1)
 
 # %% ../../nbs/550_train.pbcat.ipynb #7098ad68
 @patch
@@ -74,22 +104,19 @@ def attack(self:CompositePGD,
     check_images(x); check_fits(self.size, x.shape[-2:])
     y = check_labels(y, len(x), least=None)
     x, y = x.detach().as_subclass(Tensor), y.as_subclass(Tensor)
-    at = random_places(len(x), x.shape[-2:], self.size, generator(self.seed), fixed=self.places).to(x.device)
     view = as_view(bits)
     def gradient(z, step): return view(net, lambda p: p, z, y, None, step)[2]
     with under_attack(net):
         check_classes(net, x, y)
-        m = guided_cells(gradient(x, 0), at, self.size, self.cell, self.share)
-        eps, adv = m*self.eps_patch + (1 - m)*self.eps_global, x
-        for i in range(self.steps):
-            adv = (x + (adv + 2.5*eps/self.steps*gradient(adv, i).sign() - x).clamp(-eps, eps)).clamp(0, 1)
+        eps, adv = self._bounds(x, gradient), x
+        for i in range(self.steps): adv = self._step(x, adv, gradient(adv, i), eps)
     return adv
 
 # %% ../../nbs/550_train.pbcat.ipynb #d65cab41
 @training_method('pbcat', 'a strong patch and a faint change of all else', 'PBCAT 2025, adapted',
                  reads='lambda_adv distill warmup max_active patch_size attack_steps')
 class PBCAT(PatchAT):
-    "Composite adversarial training (PBCAT 2025, adapted): clean and doubly perturbed images at all bit-widths."
+    "Composite adversarial training (PBCAT 2025, adapted): a clean and a perturbed batch."
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network
         lambda_adv:float=1.,    # weight of the perturbed loss, ≥ 0
@@ -97,7 +124,8 @@ class PBCAT(PatchAT):
         **kwargs,               # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv)
-        super().__init__(bits, lambda_adv, attack=CompositePGD() if attack is None else attack, **kwargs)
+        attack = CompositePGD() if attack is None else attack
+        super().__init__(bits, lambda_adv, attack=attack, **kwargs)
 
 # %% ../../nbs/550_train.pbcat.ipynb #c0f5d9a5
 @patch(cls_method=True)

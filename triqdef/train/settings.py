@@ -1,4 +1,4 @@
-"""One record of all settings, read by the command line, the run folder and the report, and checked before anything is loaded.
+"""One record of all settings, checked before anything is loaded.
 
 Docs: https://triqdef.github.io/triqdef/train.settings.html.md"""
 
@@ -16,9 +16,8 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from ..core import check_bits, check_choice, check_device
-from ..classifiers import check_arch
 from ..quant.checkpoint import pretrained_names
-from ..settings import import_modules
+from ..settings import import_modules, later
 from .declare import methods
 
 # %% ../../nbs/562_train.settings.ipynb #1d9188ce
@@ -33,6 +32,9 @@ def method_table()->pd.DataFrame:
     rows = {m.name: dict(about=m.about, paper=m.paper, reads=' '.join(m.reads), own=' '.join(m.own))
             for m in (cls.declared for cls in methods.values())}
     return pd.DataFrame(rows).T.rename_axis('method')
+
+# %% ../../nbs/562_train.settings.ipynb #32c62527
+_check_arch = later('triqdef.classifiers', 'check_arch')    # from the page on published networks
 
 # %% ../../nbs/562_train.settings.ipynb #dac111b5
 @dataclass
@@ -178,7 +180,7 @@ def _check_start(self:TrainSettings, begun):
     "Refuse a start that is no network, and weights beside one."
     if self.weights and self.start != 'scratch':
         raise ValueError("weights are for arch: leave start at 'scratch'")
-    if self.start == 'scratch': check_arch(self.arch)
+    if self.start == 'scratch': _check_arch(self.arch)
     elif not begun and self.start not in pretrained_names() and not Path(self.start).is_file():
         raise ValueError(f"start must be 'scratch', one of {pretrained_names()} or a checkpoint "
                          f"file, got {self.start!r}")
