@@ -255,7 +255,8 @@ EXEMPT = {
         evaluate.plan.seeded_copy evaluate.plan.for_images evaluate.parts.run_jobs evaluate.drawing.heat_cells evaluate.drawing.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result evaluate.agreement.looks evaluate.lines.rate_text evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.job_key
         evaluate.parts.loader_identity evaluate.plan.AttackPlan evaluate.plan.attack_plans folders.train_valid_folders train.folder.begin_run train.folder.hold_folder
-        train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of
+        train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.agent.spread train.ranks.check_loaders
+        deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
         purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.passes.switch_once
