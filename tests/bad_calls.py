@@ -177,7 +177,7 @@ CALLS = {
     # deployment and purification
     'deploy.extract.single_bit': lambda w: dict(net=w.net, bits=4), 'deploy.onnx.network_key': lambda w: dict(net=w.net, bits=4),
     'deploy.onnx.export_onnx': lambda w: dict(net=w.net, path=w.folder/'new.onnx', bits=4, example=w.x), 'deploy.onnx.check_writable_file': lambda w: dict(path=w.folder/'new.onnx'),
-    'deploy.onnx.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
+    'deploy.sealed.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
     'purify.jedi.JEDI': lambda w: dict(net=w.net, window=3, stride=1, bins=16, quantile=.9, dynamic=0., grow=1), 'purify.jedi.JEDI.calibrate': lambda w: (JEDI(w.net).calibrate, dict(dl=w.dl, n_batches=1)),
     'purify.jedi.JEDI.clean': lambda w: (JEDI(w.net).calibrate(w.dl).clean, dict(x=w.x)), 'purify.jedi.JEDI.fit': lambda w: (JEDI(w.net).fit, dict(dl=w.dl, steps=1, bs=4, lr=.1, sparsity=.1, width=4, seed=0, progress=False)),
     'purify.jedi.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.jedi.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.jedi.MaskCompleter': lambda w: dict(width=4),
@@ -185,7 +185,7 @@ CALLS = {
     'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
 PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
-                      'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
+                      'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.sealed.read_onnx deploy.onnx.OnnxNet'),
         'read folder': 'cifar.cifar_dls cifar.cifar_tensors data.image_folder_dls folders.class_files train.run.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
         'write folder': 'train.run.check_writable evaluate.page.check_report_folder'}
@@ -236,8 +236,8 @@ def call_of(name, world):
 # reason → names that have no entry
 EXEMPT = {
     'takes no argument, or values that may be anything': '''settings.import_modules settings.later train.run.find_methods train.run.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
-        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
+        evaluate.suite.suite_table core.this_process core.warn_once core.asset data.EpochOrder data.sample_tensors deploy.runtime.saturates_here files.plain files.fingerprint imagenet.imagenet_wnids
+        imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.runtime.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler study.check_cell_keys''',
@@ -278,7 +278,7 @@ EXEMPT = {
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
         train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
         train.run.make_callback train.run.own_options train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
-    'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
-        deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
-        deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
+    'works on an exported file, and is tried in test_deploy': '''deploy.layers.to_levels deploy.layers.int_conv deploy.layers.int_linear deploy.layers.IntLayer deploy.layers.IntConv2d deploy.layers.IntLinear deploy.extract.weight_levels
+        deploy.fold.norm_pairs deploy.fold.fold_norms deploy.extract.integer_table deploy.operators.translations deploy.nodes.OnnxGraph deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.traced deploy.tracing.bare deploy.onnx.round_bias deploy.sealed.seal deploy.onnx.class_names deploy.runtime.ort_session
+        deploy.levels.OnnxLevels deploy.levels.LayerParity deploy.levels.ParityError deploy.levels.led_by deploy.levels.largest deploy.verdict.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
         deploy.speed.kind_of deploy.speed.kernels deploy.speed.latencies'''}
