@@ -172,7 +172,7 @@ def export_onnx(
     form:str='integer',       # 'integer', 'fused', or 'qdq', also for other readers of uint8 QDQ
     pixels:str='float',       # what it takes: 'float' pixels in [0,1], or 'uint8' from 0 to 255
     cpu:str='any',            # 'any', or 'vnni': faster, and wrong on x86 CPUs without VNNI
-    small:bool=True,          # levels that fit in 4-bit containers; False: 8 bits for all
+    small:bool=True,          # 4-bit containers where the levels fit; False: 8 bits for all
     classes=None,             # class names, one per logit, or None for those of the checkpoint
 )->Path:
     "Write one bit-width, from `pixels` (B,C,H,W) to `logits`, whole or not at all."
