@@ -673,7 +673,7 @@ def test_an_operator_without_a_word(kind, say, tmp_path, capfd):
 
 def test_places_that_cannot_be_written(net, tmp_path, monkeypatch):
     "Said before any work: nothing is traced."
-    monkeypatch.setattr(deploy, '_traced', lambda *a: pytest.fail('it went to work'))
+    monkeypatch.setattr(deploy, 'traced', lambda *a: pytest.fail('it went to work'))
     x = toy_images(2)[0]
     (tmp_path/'file').write_text('mine')
     for path in (tmp_path, tmp_path/'absent'/'net.onnx', tmp_path/'file'/'net.onnx', tmp_path/'net.pt', tmp_path/'net'):

@@ -1,4 +1,4 @@
-"""A profile that tells integer arithmetic from fake quantization, and a latency that two programs can be compared by.
+"""Tell integer arithmetic from float, and compare latencies.
 
 Docs: https://triqdef.github.io/triqdef/deploy.speed.html.md"""
 
@@ -15,75 +15,87 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .onnx import OnnxNet, ort_session
+from .onnx import OnnxNet
+from .runtime import ort_session
 
 # %% ../../nbs/940_deploy.speed.ipynb #3ed52f9e
-integer_kernels = ('ConvInteger', 'MatMulInteger', 'MatMulIntegerToFloat', 'DynamicQuantizeMatMul', 'QLinearConv',
-                   'QLinearMatMul', 'QGemm', 'QAttention')
-float_kernels = ('Conv', 'FusedConv', 'NhwcFusedConv', 'Gemm', 'FusedGemm', 'MatMul', 'FusedMatMul', 'MatMulNBits')
+integer_kernels = ('ConvInteger', 'MatMulInteger', 'MatMulIntegerToFloat', 'DynamicQuantizeMatMul',
+                   'QLinearConv', 'QLinearMatMul', 'QGemm', 'QAttention')
+float_kernels = ('Conv', 'FusedConv', 'NhwcFusedConv', 'Gemm', 'FusedGemm', 'MatMul', 'FusedMatMul',
+                 'MatMulNBits')
 convert_kernels = ('QuantizeLinear', 'DequantizeLinear', 'DynamicQuantizeLinear', 'Cast')
+_kinds = dict(integer=integer_kernels, float=float_kernels, convert=convert_kernels)
 
 def kind_of(
     op:str,    # name of an operator of the runtime
 )->str:        # 'integer', 'float', 'convert' or 'rest'
-    "What sort of kernel an operator is."
-    for kind, names in (('integer', integer_kernels), ('float', float_kernels), ('convert', convert_kernels)):
-        if op in names: return kind
-    return 'rest'
+    "Return the kind of an operator."
+    return next((kind for kind, names in _kinds.items() if op in names), 'rest')
 
-# %% ../../nbs/940_deploy.speed.ipynb #af713771
-def _events(path, threads, x, runs):
-    "What the runtime noted of `runs` runs, after two that it was warmed up by."
-    with tempfile.TemporaryDirectory() as d:
-        s = ort_session(path, threads, enable_profiling=True, profile_file_prefix=f'{d}/profile')
-        for _ in range(2 + runs): s.run(None, {'pixels': x})
-        events = json.loads(Path(s.end_profiling()).read_text())
-    events = [e for e in events if e.get('cat') == 'Node' and e['name'].endswith('kernel_time')]
-    return events[2*len(events)//(2 + runs):]
-
-def _whole(**counts):
-    "A `ValueError` for a count, given with the least one allowed, that is not a whole number or too small."
+# %% ../../nbs/940_deploy.speed.ipynb #cc2664b2
+def _check_counts(**counts):
+    "Refuse a count, given with the least one allowed, that is not whole or too small."
     for name, (n, least) in counts.items():
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {n!r}")
 
+# %% ../../nbs/940_deploy.speed.ipynb #af713771
+def _events(path, threads, x, runs):
+    "Return the kernels that ONNX Runtime ran in `runs` runs, after two to warm up."
+    with tempfile.TemporaryDirectory() as d:
+        prefix = f'{d}/profile'
+        s = ort_session(path, threads, enable_profiling=True, profile_file_prefix=prefix)
+        for _ in range(2 + runs): s.run(None, {'pixels': x})
+        events = json.loads(Path(s.end_profiling()).read_text())
+    def ran(e): return e.get('cat') == 'Node' and e['name'].endswith('kernel_time')
+    events = [e for e in events if ran(e)]
+    return events[2*len(events)//(2 + runs):]
+
+# %% ../../nbs/940_deploy.speed.ipynb #7f710e3f
 def kernels(
     path,             # a file that `export_onnx` wrote, or an `OnnxNet`
     x:Tensor,         # images (B,C,H,W) in [0,1]
     threads:int=1,    # of one operator
     runs:int=5,       # to average over
 )->pd.DataFrame:      # a row per operator: kind, nodes, milliseconds of one run, share
-    "What ONNX Runtime ran, by operator, the slowest first."
-    _whole(runs=(runs, 1))
+    "Return what ONNX Runtime ran, by operator, the slowest first."
+    _check_counts(runs=(runs, 1))
     file = path if isinstance(path, OnnxNet) else OnnxNet(path, threads)
-    events = _events(file.path, threads, file.inputs(x), runs)
-    t = pd.DataFrame([dict(op=e['args']['op_name'], ms=e['dur']/1000/runs, nodes=1/runs) for e in events])
-    t = t.groupby('op')[['nodes', 'ms']].sum().sort_values('ms', ascending=False)
+    rows = [dict(op=e['args']['op_name'], ms=e['dur']/1000/runs, nodes=1/runs)
+            for e in _events(file.path, threads, file.inputs(x), runs)]
+    t = pd.DataFrame(rows).groupby('op')[['nodes', 'ms']].sum().sort_values('ms', ascending=False)
     t['nodes'] = t.nodes.round().astype(int)
     t.insert(0, 'kind', [kind_of(op) for op in t.index])
     t['share'] = t.ms/t.ms.sum()
     return t
 
+# %% ../../nbs/940_deploy.speed.ipynb #0ef610c1
+def _runner(f, x, threads):
+    "Return a function of no arguments that runs a file on `x` once."
+    if callable(f) and not isinstance(f, OnnxNet): return f
+    net = OnnxNet(f.path if isinstance(f, OnnxNet) else f, threads)
+    pixels = net.inputs(x)
+    return lambda: net.session.run(['logits'], {'pixels': pixels})
+
+# %% ../../nbs/940_deploy.speed.ipynb #edc67d03
+def _seconds(f):
+    "Return how long a call takes."
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
 # %% ../../nbs/940_deploy.speed.ipynb #4ddc22eb
 def latencies(
-    files:dict,          # name → file that `export_onnx` wrote, or a function of no arguments that runs something else
+    files:dict,          # name → file that `export_onnx` wrote, or a function of no arguments
     x:Tensor,            # images (B,C,H,W) in [0,1]
     threads:int=1,       # of one operator
     rounds:int=15,       # runs of each, in turn
     warm:int=3,          # runs before those
 )->pd.Series:            # name → median milliseconds of one run
-    "How long each file takes for `x`, measured in turn."
-    _whole(rounds=(rounds, 1), warm=(warm, 0))
-    if not isinstance(files, dict) or not files: raise TypeError(f"files must be a dict, name → file, got {files!r}")
-    def runner(f):
-        if callable(f) and not isinstance(f, OnnxNet): return f
-        net = OnnxNet(f.path if isinstance(f, OnnxNet) else f, threads)
-        v = net.inputs(x)
-        return lambda: net.session.run(['logits'], {'pixels': v})
-    run, took = {k: runner(f) for k, f in files.items()}, {k: [] for k in files}
-    for i in range(warm + rounds):
-        for k, f in run.items():
-            start = time.perf_counter()
-            f()
-            took[k].append(time.perf_counter() - start)
-    return pd.Series({k: 1e3*np.median(v[warm:]) for k, v in took.items()}, name='ms')
+    "Return how long each file takes for `x`, measured in turn."
+    _check_counts(rounds=(rounds, 1), warm=(warm, 0))
+    if not isinstance(files, dict) or not files:
+        raise TypeError(f"files must be a dict, name → file, got {files!r}")
+    runners = {k: _runner(f, x, threads) for k, f in files.items()}
+    times = [[_seconds(f) for f in runners.values()] for _ in range(warm + rounds)]
+    return pd.Series(1e3*np.median(times[warm:], axis=0), index=list(files), name='ms')
