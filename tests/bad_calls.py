@@ -186,7 +186,7 @@ CALLS = {
     'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
 PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
-                      'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
+                      'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.sealed.read_onnx deploy.onnx.OnnxNet'),
         'read folder': 'cifar.cifar_dls cifar.cifar_tensors data.image_folder_dls folders.class_files train.folder.load_run',
         'write file': 'core.atomic_path files.write_json files.Resume quant.checkpoint.save_checkpoint attack.patch.Patch.save deploy.onnx.export_onnx deploy.onnx.check_writable_file',
         'write folder': 'train.folder.check_writable evaluate.page.check_report_folder'}
@@ -237,8 +237,8 @@ def call_of(name, world):
 # reason → names that have no entry
 EXEMPT = {
     'takes no argument, or values that may be anything': '''settings.import_modules settings.later train.settings.find_methods train.settings.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset loader.EpochOrder cifar.sample_tensors deploy.onnx.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
-        layouts.imagenet_names quant.checkpoint.pretrained_names tables.paper_figures train.distributed.wait_for_all folders.natural_key deploy.graph.need_modules''',
+        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset loader.EpochOrder cifar.sample_tensors deploy.runtime.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
+        layouts.imagenet_names quant.checkpoint.pretrained_names tables.paper_figures train.distributed.wait_for_all folders.natural_key deploy.runtime.need_modules''',
     'is itself a check, and has its lesson': '''train.guard.check_optimizer train.guard.check_pair train.guard.class_labels checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
         checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap batches.check_iterable batches.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.diffpure.check_scheduler cells.check_cell_keys''',
@@ -282,7 +282,7 @@ EXEMPT = {
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.ranks.RankLoader
         train.distributed.RankTrainer train.distributed.distributed train.traffic.communication train.settings.StartSettings train.settings.TrainSettings train.build.preset_for train.build.make_data train.build.make_network
         train.build.make_callback train.settings.own_options train.settings.settings_from train.settings.MethodSettings train.declare.training_method train.folder.RunState train.run.train train.settings.recorded_settings''',
-    'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
-        deploy.extract.norm_pairs deploy.extract.fold_norms deploy.extract.integer_table deploy.graph.translations deploy.graph.OnnxGraph deploy.onnx.round_bias deploy.onnx.seal deploy.onnx.class_names deploy.onnx.ort_session
-        deploy.parity.OnnxLevels deploy.parity.LayerParity deploy.parity.ParityError deploy.parity.led_by deploy.parity.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
+    'works on an exported file, and is tried in test_deploy': '''deploy.layers.to_levels deploy.layers.int_conv deploy.layers.int_linear deploy.layers.IntLayer deploy.layers.IntConv2d deploy.layers.IntLinear deploy.extract.weight_levels
+        deploy.fold.norm_pairs deploy.fold.fold_norms deploy.extract.integer_table deploy.operators.translations deploy.nodes.OnnxGraph deploy.onnx.round_bias deploy.sealed.seal deploy.onnx.class_names deploy.runtime.ort_session
+        deploy.levels.OnnxLevels deploy.levels.LayerParity deploy.levels.ParityError deploy.levels.led_by deploy.verdict.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
         deploy.speed.kind_of deploy.speed.kernels deploy.speed.latencies'''}
