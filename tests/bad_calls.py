@@ -18,7 +18,7 @@ from triqdef.evaluate.lines import AuditBudget
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import build_model
-from triqdef.purify.diffpure import Denoiser
+from triqdef.purify.denoiser import Denoiser
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.quant.convert import calibrate, to_multibit
@@ -180,9 +180,9 @@ CALLS = {
     'deploy.onnx.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
     'purify.jedi.JEDI': lambda w: dict(net=w.net, window=3, stride=1, bins=16, quantile=.9, dynamic=0., grow=1), 'purify.jedi.JEDI.calibrate': lambda w: (JEDI(w.net).calibrate, dict(dl=w.dl, n_batches=1)),
     'purify.jedi.JEDI.clean': lambda w: (JEDI(w.net).calibrate(w.dl).clean, dict(x=w.x)), 'purify.jedi.JEDI.fit': lambda w: (JEDI(w.net).fit, dict(dl=w.dl, steps=1, bs=4, lr=.1, sparsity=.1, width=4, seed=0, progress=False)),
-    'purify.jedi.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.jedi.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.jedi.MaskCompleter': lambda w: dict(width=4),
-    'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.diffpure.Denoiser': lambda w: dict(width=4, channels=3), 'purify.diffpure.default_scheduler': lambda w: dict(T=10),
-    'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
+    'purify.entropy.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.entropy.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.masks.MaskCompleter': lambda w: dict(width=4),
+    'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.denoiser.Denoiser': lambda w: dict(width=4, channels=3), 'purify.denoiser.default_scheduler': lambda w: dict(T=10),
+    'purify.denoiser.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.eot.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.eot.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
 PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.onnx.read_onnx deploy.onnx.OnnxNet'),
@@ -209,10 +209,10 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'data.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
-for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.diffpure.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
+for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy data.read_image data.image_folder_dls': {'size': 'int'}, 'core.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.denoiser.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
-                     'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.jedi.grey_levels purify.jedi.entropy_map': {'x': 'pixels'},
-                     'purify.jedi.JEDI.fit purify.diffpure.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
+                     'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.entropy.grey_levels purify.entropy.entropy_map': {'x': 'pixels'},
+                     'purify.jedi.JEDI.fit purify.denoiser.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'core.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
                      'attack.placing.place attack.nulls.noise_patch attack.nulls.grey_patch attack.nulls.crop_patch attack.nulls.null_patch': {'x': 'pixels'},
                      'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
                      'data.take': {'dl': 'batches'}, 'data.ImageTensors data.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'data.balanced_order': {'y': 'label order'},
@@ -240,7 +240,7 @@ EXEMPT = {
         imagenet.imagenet_names quant.checkpoint.pretrained_names results.paper_figures train.distributed.wait_for_all data.natural_key deploy.graph.need_modules''',
     'is itself a check, and has its lesson': '''core.check_choice core.check_int core.check_ints core.check_number core.check_numbers core.check_network core.check_labels core.check_device core.check_generator core.check_folder
         core.as_path core.as_labels core.check_count core.check_finite core.logits_of core.first_logits core.unwrap data.check_iterable data.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
-        purify.diffpure.check_scheduler study.check_cell_keys''',
+        purify.denoiser.check_scheduler study.check_cell_keys''',
     'is a step inside a loop, called with what its caller has checked': '''quant.replace.inside_fused quant.replace.is_plain quant.replace.is_skipped quant.replace.plain_copy quant.replace.replace_layers quant.replace.swap_modules quant.replace.take_hooks quant.convertible.check_convertible quant.switch.only_state quant.convert.unquantized_layer toys.Watched attack.views.Called attack.state.plain_batch attack.pgd.step_for attack.patch.as_picture classifiers.head_tensors core.Vocab data.ImageLoaders data.ImageSet data.Pictures data.Stored data.files_below
         data.is_picture data.part_of data.picture_of data.same_pictures data.split_folders data.square data.upright quant.norm.keeps_statistics train.callback.Partner train.run.alone train.run.check_same_classes train.run.named_device
         train.run.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
@@ -254,8 +254,8 @@ EXEMPT = {
         evaluate.transfer.seeded_copy evaluate.transfer.for_images evaluate.transfer.run_jobs evaluate.transfer.heat_cells evaluate.transfer.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
-        percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.diffpure.sine_embedding purify.diffpure.noise_loss purify.jedi.spread_windows
-        purify.jedi.inpaint purify.jedi.noise_boxes purify.jedi.mask_loss purify.jedi.mask_iou purify.jedi.save_parts purify.jedi.load_parts purify.jedi.fill_module train.callback.switch_once
+        percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.denoiser.sine_embedding purify.denoiser.noise_loss purify.entropy.spread_windows
+        purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.callback.switch_once
         train.callback.first_steps evaluate.audit.AuditSettings evaluate.audit.AuditBench evaluate.audit.make_bench settings.settings_of evaluate.jobs.TransferSettings evaluate.jobs.TransferWork
         evaluate.audit.audit_line evaluate.audit.LineDeclaration evaluate.audit.not_run evaluate.audit.compare_runs evaluate.audit.none_stronger evaluate.audit.white_box_beats_transfer
         evaluate.audit.gradient_beats_search evaluate.audit.rises_with_area evaluate.audit.budget_suffices evaluate.audit.gradients_exist evaluate.audit.no_better_loss evaluate.audit.no_better_backward
@@ -263,7 +263,7 @@ EXEMPT = {
         evaluate.report.ReportSettings evaluate.transfer.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.callback.Alone train.callback.DeclaredMethod train.callback.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
-        quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.jedi.Purifier evaluate.audit.Broken''',
+        quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.base.Purifier evaluate.audit.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.patchattack.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.audit.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.curves.Gap
@@ -275,7 +275,9 @@ EXEMPT = {
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards imagenet.Preset imagenet.preset_of imagenet.validation_labels imagenet.has_train imagenet.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls study.Recipe study.make_attack study.read_cell study.to_hex study.from_hex study.images_of
         study.transfer_of study.Arm study.study''',
-    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''cli.make_attacks cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
+    'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''commands.attacks.make_attacks commands.attacks.fit_to commands.attacks.picked_attacks commands.attacks.targeted_attacks commands.checks.Rule commands.checks.budget_options commands.checks.check_options commands.checks.command_parser commands.checks.idle_options commands.checks.least_values commands.checks.parse_options commands.checks.run_options commands.checks.set_command commands.checks.without_effect_by
+        commands.demo.add_demo commands.evaluate.add_evaluate commands.export.add_export commands.export.exported_files commands.export.proven_file commands.options.add_methods commands.options.add_numbers commands.options.add_settings commands.options.as_typed commands.options.option_name commands.options.train_settings
+        commands.published.add_published commands.published.run_published commands.report.add_report_options commands.report.write_report commands.study.add_study commands.train.add_train cli.parser cli.main train.callback.accuracy_at train.distributed.join_processes train.distributed.by_first train.distributed.RankLoader
         train.distributed.RankTrainer train.distributed.distributed train.distributed.communication train.run.StartSettings train.run.TrainSettings train.run.preset_for train.run.make_data train.run.make_network
         train.run.make_callback train.run.own_options train.run.settings_from train.run.MethodSettings train.callback.training_method train.run.RunState train.run.train train.run.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.extract.to_levels deploy.extract.int_conv deploy.extract.int_linear deploy.extract.IntLayer deploy.extract.IntConv2d deploy.extract.IntLinear deploy.extract.weight_levels
