@@ -18,7 +18,7 @@ from triqdef.evaluate.lines import AuditBudget
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import build_model
-from triqdef.purify.diffpure import Denoiser
+from triqdef.purify.denoiser import Denoiser
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.quant.convert import calibrate, to_multibit
@@ -181,9 +181,9 @@ CALLS = {
     'deploy.sealed.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
     'purify.jedi.JEDI': lambda w: dict(net=w.net, window=3, stride=1, bins=16, quantile=.9, dynamic=0., grow=1), 'purify.jedi.JEDI.calibrate': lambda w: (JEDI(w.net).calibrate, dict(dl=w.dl, n_batches=1)),
     'purify.jedi.JEDI.clean': lambda w: (JEDI(w.net).calibrate(w.dl).clean, dict(x=w.x)), 'purify.jedi.JEDI.fit': lambda w: (JEDI(w.net).fit, dict(dl=w.dl, steps=1, bs=4, lr=.1, sparsity=.1, width=4, seed=0, progress=False)),
-    'purify.jedi.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.jedi.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.jedi.MaskCompleter': lambda w: dict(width=4),
-    'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.diffpure.Denoiser': lambda w: dict(width=4, channels=3), 'purify.diffpure.default_scheduler': lambda w: dict(T=10),
-    'purify.diffpure.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.diffpure.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.diffpure.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
+    'purify.entropy.grey_levels': lambda w: dict(x=w.x, bins=16), 'purify.entropy.entropy_map': lambda w: dict(x=w.x, window=3, stride=1, bins=16), 'purify.masks.MaskCompleter': lambda w: dict(width=4),
+    'purify.diffpure.DiffPure': lambda w: dict(net=w.net, model=Denoiser(4), t_star=10, steps=2, seed=0), 'purify.denoiser.Denoiser': lambda w: dict(width=4, channels=3), 'purify.denoiser.default_scheduler': lambda w: dict(T=10),
+    'purify.denoiser.train_denoiser': lambda w: dict(dl=w.dl, steps=1, bs=4, lr=.1, max_t=10, width=4, seed=0, progress=False), 'purify.eot.EOT': lambda w: dict(bits=4, n=2, seed=0), 'purify.eot.at_seed': lambda w: dict(net=JEDI(w.net), seed=0)}
 
 PATH = {'read file': ('pictures.read_image pictures.open_rgb classifiers.read_state quant.checkpoint.read_tensors quant.checkpoint.read_description quant.checkpoint.load_weights '
                       'quant.checkpoint.load_checkpoint attack.patch.Patch.load files.read_json deploy.sealed.read_onnx deploy.onnx.OnnxNet'),

@@ -7,6 +7,8 @@ import torch
 from fastai.callback.core import Callback
 
 import triqdef.cli as cli
+import triqdef.commands.study as study_command
+import triqdef.commands.train as train_command
 import triqdef.train.run as run
 
 
@@ -50,12 +52,12 @@ class Interrupt(Callback):
 def interrupted(argv):
     "The `triqdef` program with these words, whose training gets a Ctrl-C."
     signal.signal(signal.SIGINT, signal.default_int_handler)       # a job in the background ignores it
-    cli.train = partial(run.train, cbs=[Interrupt()])
+    train_command.train = partial(run.train, cbs=[Interrupt()])
     return cli.main(argv)
 
 def talkative(argv):
     "The `triqdef` program with these words, which says more than a pipe holds."
     def talk(args):
         for i in range(99999): print(i)
-    cli._run_study = talk
+    study_command._run = talk
     return cli.main(argv)

@@ -280,5 +280,5 @@ def test_interrupted_command_goes_on(here, whole, tmp_path):
 def test_a_bug_keeps_its_traceback(here, monkeypatch, tmp_path):
     "Anything that is not bad input is not caught, so that the process ends with 1 and the traceback that a maintainer needs."
     def broken(*args, **kwargs): raise RuntimeError('a bug')
-    monkeypatch.setattr('triqdef.cli.train', broken)
+    monkeypatch.setattr('triqdef.commands.train.train', broken)
     with pytest.raises(RuntimeError, match='a bug'): here('train', tmp_path/'run')

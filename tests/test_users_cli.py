@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from forked import forked
-from triqdef.cli import _idle_options, _parsed, _rules_of, _typed, main, parser
+from triqdef.cli import main, parser
+from triqdef.commands import demo, evaluate, export, study as study_command
+from triqdef.commands.checks import idle_options, parse_options
+from triqdef.commands.options import as_typed
 from triqdef.files import fingerprint
 from triqdef.study import load_recipe, study
 from triqdef.train.run import TrainSettings, alone, load_run, make_callback, make_data, make_network, methods, train, without_effect
@@ -74,7 +77,7 @@ def test_quick_does_not_lower_what_was_written(place, said, tmp_path):
 
 def test_the_next_command_can_be_pasted():
     "Folders with a space, an accent or a leading dash are quoted in what is proposed."
-    assert [_typed(p) for p in ('runs/a', 'my run', '-x')] == ['runs/a', "'my run'", './-x']
+    assert [as_typed(p) for p in ('runs/a', 'my run', '-x')] == ['runs/a', "'my run'", './-x']
 
 def test_weights_of_other_classes(place, tmp_path, monkeypatch):
     "Published weights begin a run on an own folder: the last layer is fresh, in one line (torchvision #3547, timm #948)."
@@ -129,6 +132,8 @@ MODES = dict(demo=[[], ['--train'], ['--quick']], evaluate=[[], ['--no-audit'], 
              export=[[], ['--report', 'R'], ['--data', 'toys']], study=[[], ['--collect', 'F']],
              train=[['--method', m, '--data', 'toys'] for m in methods] + [['--start', 'cifar10-resnet20-fp'], ['--bits', '4'], ['--data', 'folder']])
 
+RULES = dict(demo=demo._rules, evaluate=evaluate._all_rules(), export=export._rules, study=study_command._rules)
+
 def actions(command):
     return {a.dest: a for a in parser()._subparsers._group_actions[0].choices[command]._actions if a.dest != 'help'}
 
@@ -140,7 +145,7 @@ def typed(a):
 @pytest.mark.parametrize('command', BASE)
 def test_every_option_is_decided(command):
     "Of each option of the parser it is known where it does nothing, or that it always does something (AntonMu/TrainYourOwnYOLO #209)."
-    told = {n for names, _, _ in _rules_of(command) for n in names}
+    told = {n for rule in RULES.get(command, ()) for n in rule.options}
     if command == 'train':
         told = {n for m in methods for d in ('toys', 'f') for s in ('scratch', 's') for b in ((4,), (8, 4))
                 for n in without_effect(TrainSettings(method=m, data=d, start=s, bits=b))}
@@ -156,7 +161,7 @@ def test_option_without_effect_is_refused(command, said, tmp_path, monkeypatch):
         for n, a in known.items():
             if n in ALWAYS[command] or a.option_strings[-1] in mode: continue
             argv = [*BASE[command], *mode, *typed(a)]
-            if n in _idle_options(_parsed(argv)):
+            if n in idle_options(parse_options(parser, argv)):
                 refused(said(*argv), a.option_strings[-1] + ' has no effect'); tried += 1
     assert tried > 3 and not list(tmp_path.iterdir())
 
