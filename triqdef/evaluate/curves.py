@@ -26,7 +26,7 @@ def with_setting(
     value,       # the new value; a side or (h, w) for 'size', at least 1 for a budget
 ):
     "Return a copy of an attack with one setting changed."
-    if not hasattr(attack, '__dict__'):
+    if isinstance(attack, type) or not hasattr(attack, '__dict__'):
         raise TypeError(f"attack must be an object with settings, got {attack!r}")
     known = sorted(k for k in vars(attack) if k[0] != '_')
     if name not in known:
