@@ -83,7 +83,7 @@ def check_loader(
     net:nn.Module=None,    # a classifier to try on the first batch, or None
     name='loader',         # what to call it in a message
 ):
-    "The loader, if its first batch has float images and labels that fit; pixels outside [0,1] give a warning."
+    "Return the loader if its first batch has float images and labels; warn of other pixels."
     with peek(check_iterable(dl, name)): first = next(iter(dl), None)
     if first is None: raise ValueError(f"the {name} is empty: it gives no batch")
     x, y = check_batch(first, name)

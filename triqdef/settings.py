@@ -41,7 +41,7 @@ def later(
     module:str,     # name of the module of a later notebook, such as 'triqdef.unfuse'
     name:str,       # function or class in it
 )->callable:        # calls that function
-    "Return a stand-in for a function of a later notebook; its module is imported at the first call."
+    "Return a stand-in for a function of a later notebook; its first call imports the module."
     def call(*args, **kwargs): return getattr(import_module(module), name)(*args, **kwargs)
     call.__name__ = call.__qualname__ = name
     call.__doc__ = f"Call `{module}.{name}`."

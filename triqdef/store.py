@@ -34,7 +34,8 @@ def save_png(
 ):
     "Write a figure as a PNG, whole or not at all."
     fig.set_dpi(100)
-    with atomic_path(path) as tmp: FigureCanvasAgg(fig).print_png(tmp)    # `savefig` goes over the picture twice
+    with atomic_path(path) as tmp:
+        FigureCanvasAgg(fig).print_png(tmp)    # `savefig` goes over the picture twice
     plt.close(fig)
 
 # %% ../nbs/060_store.ipynb #7423eec8

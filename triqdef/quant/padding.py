@@ -27,12 +27,13 @@ def same_pads(
 
 # %% ../../nbs/115_quant.padding.ipynb #7ed06b20
 def pad_input(
-    conv,    # a convolution with `pads`: 'same', or four widths (left, right, top, bottom) in pixels
+    conv,    # a convolution with `pads`: 'same', or widths (left, right, top, bottom) in pixels
     x,       # its input (B,C,H,W)
 ):
     "Return `x` with the zeros around it that `conv` needs."
     widths = conv.pads
-    if widths == 'same': widths = same_pads(x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation)
+    if widths == 'same':
+        widths = same_pads(x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation)
     return F.pad(x, widths) if any(widths) else x
 
 # %% ../../nbs/115_quant.padding.ipynb #f6f0a893
@@ -42,8 +43,8 @@ class SameConv2d(nn.Conv2d):
         conv:nn.Conv2d,    # the layer to replace; its parameters are shared, not copied
         pads='same',       # 'same', or the widths (left, right, top, bottom) in pixels
     ):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride), 0,
-                         conv.dilation, conv.groups, bias=False, device='meta')
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride),
+                         0, conv.dilation, conv.groups, bias=False, device='meta')
         self.weight, self.bias, self.pads = conv.weight, conv.bias, pads
         self.train(conv.training)
 
