@@ -1,5 +1,6 @@
 "What all attacks promise alike: settings and input are checked, budgets are exact, the network is left as found, interrupted work goes on."
 import copy
+from inspect import signature
 
 import pytest
 import torch
@@ -38,9 +39,10 @@ PER_IMAGE = dict(pgd=maker(PatchPGD, size=4, steps=3, seed=0), lavan=maker(LaVAN
 UNIVERSAL = dict(gap=maker(GAP, size=4, target=1, steps=4, bs=8, seed=0), lavan_fit=maker(LaVAN, size=4, steps=4, bs=8, seed=0),
                  sparse_rs_fit=maker(SparseRS, size=4, queries=9, bs=8, resample=3, seed=0))
 ATTACKS = {**PER_IMAGE, **UNIVERSAL}
-SIZED = [k for k in ATTACKS if k not in ('mpa', 'tpa')]
-BUDGET = dict(pgd='steps', lavan='steps', sparse_rs='queries', nes='queries', mpa='queries', tpa='queries', gap='steps', lavan_fit='steps',
-              sparse_rs_fit='queries')
+def with_settings(*names):
+    "The attacks whose constructors take all of these."
+    return [k for k, make in ATTACKS.items() if set(names) <= set(signature(type(make())).parameters)]
+BUDGET = {k: 'queries' if hasattr(make(), 'queries') else 'steps' for k, make in ATTACKS.items()}
 PADDED = [k for k in ATTACKS if k not in ('pgd',)]       # PatchPGD trains too, on any pixels: it warns
 VIEWS = dict(one=2, several=BITS, ensemble=BitEnsemble(BITS), minmax=BitEnsemble(BITS, 'min-max'), drawn=RandomPrecision(BITS, 2, seed=0),
              smoothed=Smoothed(2, n=2, seed=0), swapped=BackwardSwap(2, 'shadow'), pulled=FeaturePull(BITS), momentum=Momentum(2))
@@ -93,7 +95,7 @@ class Counted(nn.Module):
 def test_no_budget(name, n):
     with pytest.raises(ValueError, match=f'{BUDGET[name]} must be at least 1, got {n}'): ATTACKS[name](**{BUDGET[name]: n})
 
-@pytest.mark.parametrize('name', ATTACKS)
+@pytest.mark.parametrize('name', with_settings('target'))
 def test_target_outside_the_classes(name, net, xy):
     classes = dict(classes=(0, 1, 2, 3, 9)) if name == 'tpa' else {}
     for target in (9, Targeted(9), Confident(9, .5)):
@@ -103,12 +105,15 @@ def test_target_outside_the_classes(name, net, xy):
             go(name, ATTACKS[name](target=target), net, *xy)
     with refused(net, TypeError, 'target', "'cat'"): go(name, ATTACKS[name](target='cat'), net, *xy)
 
-@pytest.mark.parametrize('name', SIZED)
+@pytest.mark.parametrize('name', with_settings('size'))
 def test_size(name, net, xy):
     with refused(net, ValueError, '20 × 20', '16 × 16', 'does not fit'): go(name, ATTACKS[name](size=20), net, *xy)
     with refused(net, ValueError, '4 × 17', '16 × 16'): go(name, ATTACKS[name](size=(4, 17)), net, *xy)
     with pytest.raises(ValueError, match='at least one pixel'): ATTACKS[name](size=0)
     with pytest.raises(TypeError, match='pixels'): ATTACKS[name](size=4.5)
+
+@pytest.mark.parametrize('name', with_settings('shape', 'places', 'forbidden'))
+def test_shape_and_places(name, net, xy):
     with pytest.raises(ValueError, match="'square', 'circle'"): ATTACKS[name](shape='star')
     with refused(net, ValueError, 'no place left'): go(name, ATTACKS[name](places='random', forbidden=[(0, 0, 16, 16)]), net, *xy)
     with refused(net, ValueError, 'inside the image'): go(name, ATTACKS[name](places=(13, 0)), net, *xy)

@@ -1,4 +1,4 @@
-"""Twelve questions that a defence by misaligned gradients must survive before its numbers mean anything.
+"""Questions that a defence by misaligned gradients must survive before its numbers mean anything.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 

@@ -14,6 +14,7 @@ import pandas as pd
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..attack.base import declared_attacks
 from .compare import compare, Comparison
 from .seen import by_setting
 from .success import clean_accuracy, Rate
@@ -63,8 +64,13 @@ def remark(self:Report)->str:
 
 # %% ../../nbs/720_evaluate.tables.ipynb #b034d1f9
 families = {'LaVAN': ('LaVAN',), 'GAP': ('GAP',), 'Patch PGD': ('PatchPGD',),
-            'PatchAttack': ('MPA', 'TPA'),
-            'a gradient-free attack of equal area': ('SparseRS', 'NES')}
+            'PatchAttack': ('MPA', 'TPA')}
+
+def _families():
+    "Family → names of classes; gradient-free attacks as they declare themselves."
+    blind = declared_attacks(black_box=True, chooses_area=False).values()
+    names = tuple(d.cls.__name__ for d in blind)
+    return families | {'a gradient-free attack of equal area': names}
 
 # %% ../../nbs/720_evaluate.tables.ipynb #a50414d4
 @patch
@@ -73,7 +79,7 @@ def _left_out_of_matrices(self:Report):
     matrices = self.transfers.values()
     levels = {l for t in matrices for l in t.to_frame('asr').threat}
     used = {a.get('attack') for t in matrices for a in t.attacks.values()}
-    out = [f"attacks of the matrices: {k}" for k, v in families.items() if not used & set(v)]
+    out = [f"attacks of the matrices: {k}" for k, v in _families().items() if not used & set(v)]
     if 'T3' not in levels and any(len(t.bits) > 1 for t in matrices):
         out.append("T3, the white box of shared weights: add a tuple of all bit-widths to sources")
     return out if all(t.null_pred for t in matrices) else out + ["the null patches"]
