@@ -134,9 +134,13 @@ def sidebar(root):
             [f'nbs/sidebar.yml lists {n} twice' for n in sorted({n for n in listed if listed.count(n) > 1})])
 
 def part_map(root):
-    "CONTRIBUTING.md names every module."
-    said = set(re.findall(r'`([\w.]+)`', (root/'CONTRIBUTING.md').read_text(encoding='utf-8')))
-    return [f'CONTRIBUTING.md does not name `{nb.module}` ({nb.name})' for nb in notebooks(root) if nb.module and nb.module not in said]
+    "CONTRIBUTING.md names every module, each notebook between the first and the last number of its part."
+    text = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    said, parts = set(re.findall(r'`([\w.]+)`', text)), re.findall(r'^\| [^|]+ \| (\d+)–(\d+) \| ([^|]+) \|', text, re.M)
+    range_of = {m: (lo, hi) for lo, hi, modules in parts for m in re.findall(r'`([\w.]+)`', modules)}
+    bad = [f'CONTRIBUTING.md does not name `{nb.module}` ({nb.name})' for nb in notebooks(root) if nb.module and nb.module not in said]
+    return bad + [f'CONTRIBUTING.md has {nb.name} in a part from {lo} to {hi}' for nb in notebooks(root)
+                  if nb.module in range_of for lo, hi in [range_of[nb.module]] if not lo <= nb.name.split('/')[-1][:3] <= hi]
 
 def workflows(root):
     "Actions are used at a major version."

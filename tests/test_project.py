@@ -221,6 +221,7 @@ def sound(root, tmp_path_factory):
     ('sidebar', replace('nbs/sidebar.yml', '- index.ipynb', '- other.ipynb'), 'index.ipynb'),
     ('sidebar', replace('nbs/sidebar.yml', '- index.ipynb', '- index.ipynb\n      - index.ipynb'), 'twice'),
     ('part_map', replace('CONTRIBUTING.md', '`core`', ''), '`core`'),
+    ('part_map', replace('CONTRIBUTING.md', '| 000–', '| 005–'), 'in a part from 005'),
     ('workflows', replace('.github/workflows/test.yml', 'checkout@v4', 'checkout@main'), 'names no major version'),
     ('machine_paths', add('scripts/x.py', 'p = "/ro' 'ot/x"'), 'scripts/x.py'),
     ('machine_paths', add('scripts/x.py', 'see /tmp/wo' 'rk/brief'), 'scripts/x.py'),

@@ -169,8 +169,9 @@ _help = dict(
 
 def _budget_note(option):
     "Return what a budget is, for the help."
-    names = [n for n, d in declared_attacks().items() if d.option == option]
-    return f"{'looks at an image' if option == 'queries' else 'steps'} of {', '.join(names)}"
+    of = {n: d for n, d in declared_attacks().items() if d.option == option}
+    unit = 'looks at an image' if all(d.black_box for d in of.values()) else 'steps'
+    return f"{unit} of {', '.join(of)}"
 
 # %% ../../nbs/972_commands.evaluate.ipynb #e538b06a
 def _add_choices(p):
