@@ -14,7 +14,7 @@ import pandas as pd
 from .collection import cells_of, missing
 from .evaluate.page import md_table
 from .recipe import Recipe
-from .tables import levels
+from .tables import threat_levels
 
 # %% ../nbs/787_pages.ipynb #c6acbf18
 def _device_lines(cells):
@@ -102,7 +102,7 @@ def transfer_page(
     f = tables['transfer']
     f = f[f.attack == attack] if len(f) else f
     def cell(r):
-        shown = [f'T{i} {_with_ends(r, l)}' for i, l in enumerate(levels, 1)]
+        shown = [f'T{i} {_with_ends(r, l)}' for i, l in enumerate(threat_levels, 1)]
         return '<br>'.join(shown) + f"<br>null {_percent(r['null'])}" + _paper(r)
     n = f"{f.n.min()} to {f.n.max()} images" if len(f) else 'no images'
     role = recipe.attacks[attack]['role']

@@ -15,7 +15,7 @@ from .collection import cells_of, collect, missing, store_study, stored_recipes
 from .pages import ablation_page, alignment_page, clean_page, difference_page, search_page
 from .pages import study_remark, transfer_page
 from .recipe import Recipe
-from .tables import beside, levels, over_seeds, paper_figures, study_tables
+from .tables import beside, threat_levels, over_seeds, paper_figures, study_tables
 
 # %% ../nbs/790_results.ipynb #4456f2ef
 def _counted(v):
@@ -92,7 +92,7 @@ def verdict(
 def _draw_attack(ax, attack, means, recipe):
     "Draw one attack: T1, T2, T3 and null of each arm, a row each."
     rows = range(len(means))
-    for level, mark in zip(levels, 'osD'): ax.plot(100*means[level], rows, mark, ms=5, label=level)
+    for level, mark in zip(threat_levels, 'osD'): ax.plot(100*means[level], rows, mark, ms=5, label=level)
     ax.plot(100*means['null'], rows, '|', color='grey', ms=12, label='null')
     arms = list(means.index)
     if recipe.control in arms: ax.axhline(arms.index(recipe.control), color='grey', lw=.5)
@@ -112,7 +112,7 @@ def plot_study(
     fig, axs = plt.subplots(1, len(recipe.attacks), figsize=size, dpi=100, sharey=True,
                             squeeze=False, layout='constrained')
     for ax, attack in zip(axs[0], recipe.attacks):
-        means = f[f.attack == attack].groupby('arm')[[*levels, 'null']].mean().reindex(arms)
+        means = f[f.attack == attack].groupby('arm')[[*threat_levels, 'null']].mean().reindex(arms)
         _draw_attack(ax, attack, means, recipe)
     axs[0, 0].set_yticks(range(len(arms)), arms); axs[0, 0].invert_yaxis()
     axs[0, 0].legend(fontsize=7); fig.supxlabel('attack success, %', fontsize=9)

@@ -20,7 +20,7 @@ from ..quant.convert import bit_state_of
 from ..settings import later
 from .accuracy import AccuracyAt
 from .curriculum import BACT
-from .guard import check_optimizer, check_pair, mark, Partner, spare_steps, unchanged
+from .guard import check_optimizer, check_batch_pair, mark, Partner, spare_steps, unchanged
 from .passes import Alone, company_of, first_steps, switch_once
 
 # %% ../../nbs/519_train.base.ipynb #2beb8258
@@ -165,7 +165,7 @@ def _forget_gradients(self:TrainingCallback):
 @patch
 def check_batch(self:TrainingCallback):
     "Refuse a batch that is not images and their labels."
-    check_pair(self.learn.xb, self.learn.yb, self.patched)
+    check_batch_pair(self.learn.xb, self.learn.yb, self.patched)
 
 @patch
 def prepare(self:TrainingCallback):
