@@ -15,7 +15,7 @@ from .collection import cells_of, collect, missing, store_study, stored_recipes
 from .pages import ablation_page, alignment_page, clean_page, difference_page, search_page
 from .pages import study_remark, transfer_page
 from .recipe import Recipe
-from .tables import beside, threat_levels, over_seeds, paper_figures, study_tables
+from .tables import beside, over_seeds, paper_figures, study_tables, threat_levels
 
 # %% ../nbs/790_results.ipynb #4456f2ef
 def _counted(v):
@@ -92,7 +92,8 @@ def verdict(
 def _draw_attack(ax, attack, means, recipe):
     "Draw one attack: T1, T2, T3 and null of each arm, a row each."
     rows = range(len(means))
-    for level, mark in zip(threat_levels, 'osD'): ax.plot(100*means[level], rows, mark, ms=5, label=level)
+    for level, mark in zip(threat_levels, 'osD'):
+        ax.plot(100*means[level], rows, mark, ms=5, label=level)
     ax.plot(100*means['null'], rows, '|', color='grey', ms=12, label='null')
     arms = list(means.index)
     if recipe.control in arms: ax.axhline(arms.index(recipe.control), color='grey', lw=.5)

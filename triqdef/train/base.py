@@ -20,7 +20,8 @@ from ..quant.convert import bit_state_of
 from ..settings import later
 from .accuracy import AccuracyAt
 from .curriculum import BACT
-from .guard import check_optimizer, check_batch_pair, mark, Partner, spare_steps, unchanged
+from .guard import (check_batch_pair, check_optimizer, mark, Partner, spare_steps,
+                                 unchanged)
 from .passes import Alone, company_of, first_steps, switch_once
 
 # %% ../../nbs/519_train.base.ipynb #2beb8258
