@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import triqdef.core as core
+import triqdef.pixels as pixels
 import triqdef.train.run as run
 from triqdef.attack.gap import GAP
 from triqdef.attack.patch import Patch, noise_patch, place
@@ -52,7 +52,7 @@ def net(): return calibrate(to_multibit(toy_net(), BITS).eval(), [toy_images(16,
 def xy(): return toy_images(8)
 
 @pytest.fixture
-def fresh_warnings(monkeypatch): monkeypatch.setattr(core, '_warned', set())
+def fresh_warnings(monkeypatch): monkeypatch.setattr(pixels, '_warned', set())
 
 def fit(net, *callbacks, dls=None, loss=F.cross_entropy):
     "One quiet epoch."

@@ -90,7 +90,7 @@ def test_weights_of_other_classes(place, tmp_path, monkeypatch):
         net = classifier(name, None, n_classes)         # nothing is downloaded: as if 1000 classes had been replaced
         net.fresh_head = fresh_head
         return net
-    monkeypatch.setattr('triqdef.train.build.classifier', with_head)
+    monkeypatch.setattr('triqdef.train.build._classifier', with_head)
     own, s = tmp_path/'own.pth', TrainSettings(data=str(place/'ab'), arch='resnet18', bits=(32, 4), size=16, bs=4, device='cpu')
     torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), own)
     dls = make_data(s)

@@ -54,7 +54,7 @@ def look_at(
     grad=True,    # whether the gradient is wanted
 )->tuple:         # loss (B,), goal met (B,), gradient like `p` or None
     "Return loss, success and gradient at one bit-width; zero where no gradient reaches `p`."
-    with at_bits(net, bits), torch.set_grad_enabled(grad):
+    with at_bits(net, bits), torch.set_grad_enabled(bool(grad)):
         p = p.detach().requires_grad_(grad)
         logits = check_logits(net(fast_layout(render(p))), len(y))
         loss = goal_loss(logits, y, target)
