@@ -286,7 +286,7 @@ def _features(self:FeaturePull, net, render, p, y, target):
 def __call__(self:FeaturePull, net, render, p, y, target=None, step=0, grad=True):
     "Look once: all bit-widths forward with their features, and backward through both terms."
     with torch.set_grad_enabled(bool(grad)):
-        p = p.detach().requires_grad_(grad)
+        p = p.detach().requires_grad_(bool(grad))
         losses, met, R = self._features(net, render, p, y, target)
         loss = (losses.mean(0) + self.weight*R).detach()
         if not grad: return loss, met, None

@@ -55,7 +55,7 @@ def look_at(
 )->tuple:         # loss (B,), goal met (B,), gradient like `p` or None
     "Return loss, success and gradient at one bit-width; zero where no gradient reaches `p`."
     with at_bits(net, bits), torch.set_grad_enabled(bool(grad)):
-        p = p.detach().requires_grad_(grad)
+        p = p.detach().requires_grad_(bool(grad))
         logits = check_logits(net(fast_layout(render(p))), len(y))
         loss = goal_loss(logits, y, target)
         g = gradient_to(loss, p) if grad else None
