@@ -84,6 +84,7 @@ def _flat(settings):
     whole = {k: default | d if k == 'train' else d for k, d in settings.items()}
     return {f'{k} {name}': v for k, d in whole.items() for name, v in d.items()}
 
+# %% ../nbs/770_cells.ipynb #ed3aa744
 def _differences(stored, asked):
     "Return what two nested settings disagree about: name → (stored, asked)."
     a, b = _flat(stored), _flat(asked)
@@ -134,6 +135,7 @@ def to_hex(
     "Return a bit per image, four to a digit."
     return np.packbits(v.numpy()).tobytes().hex()
 
+# %% ../nbs/770_cells.ipynb #cc9d139e
 def from_hex(
     s:str,    # what `to_hex` gave
     n:int,    # how many images

@@ -77,6 +77,7 @@ def _check_table(v, name, of=dict):
     if not isinstance(v, dict) or not all(isinstance(o, of) for o in v.values()):
         raise ValueError(f"{name} must be a table{' of tables'*(of is dict)}, got {v!r}")
 
+# %% ../nbs/760_recipe.ipynb #9b35c3d1
 def _check_names(recipe):
     "Refuse a control or an ablation that names no arm."
     for k in ('arms', 'attacks'): _check_table(getattr(recipe, k), k)
@@ -138,6 +139,7 @@ def _check_folders(recipe):
         raise ValueError("attacks need names that differ as folders, from 'train' and 'alignment' "
                          f"too, got {slugs}")
 
+# %% ../nbs/760_recipe.ipynb #11a7fddb
 @patch
 def check(self:Recipe)->Recipe:
     "Return the recipe, or raise a `ValueError`."
@@ -154,6 +156,7 @@ def _recipe_file(name):
     names = sorted(n[len('study-'):-len('.toml')] for n in files)
     return asset(f"study-{check_choice(str(name), names, 'recipe')}.toml")
 
+# %% ../nbs/760_recipe.ipynb #c2273922
 def _read_tables(path):
     "Read the tables of a recipe's file."
     try: tables = tomllib.loads(path.read_text(encoding='utf-8'))

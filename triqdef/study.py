@@ -105,6 +105,7 @@ def _remove_halves(folder):
     for p in folder.rglob('.*'):
         if p.is_file() and p.name != '.cell': p.unlink()
 
+# %% ../nbs/780_study.ipynb #135cc675
 @patch
 def _described(self:Arm, unit, seconds):
     "Return what every cell says of how it was made."
@@ -160,6 +161,7 @@ def _expect_trained(arm):
     if not (run/'cell.json').exists():
         raise ValueError(f"{run} is not trained yet: leave `only` away, or train it first")
 
+# %% ../nbs/780_study.ipynb #5bca02cb
 def _check_arms(arms, only):
     "Check the settings of all arms before the first hour is spent."
     for a in arms:

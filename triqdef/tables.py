@@ -43,6 +43,7 @@ def _long(row):
         words = {name: word for name, word in row.items() if name not in wide}
         yield words | dict(bits=int(k[1:]), value=float(v)/100)
 
+# %% ../nbs/785_tables.ipynb #146c810a
 def paper_figures()->pd.DataFrame:  # table, dataset, defence, setting, attack, metric, bits, value
     "Return what the paper reports; values in [0,1]."
     text = asset('paper-reported.csv').read_text(encoding='utf-8')
@@ -73,6 +74,7 @@ def _clean_rows(unit, cell):
                  **{'accuracy low': r['low'], 'accuracy high': r['high']})
             for b, r in cell['clean'].items()]
 
+# %% ../nbs/785_tables.ipynb #e815a4f7
 def _clean(cells, recipe):
     "Return arm × bit-width: accuracy on all test images."
     rows = [r for u, c in cells.items() if u.kind == 'train' for r in _clean_rows(u, c)]
@@ -141,6 +143,7 @@ def _alignment_rows(unit, cell):
     return [dict(arm=unit.arm, seed=unit.seed, **r, excess=r['value'] - r['null'])
             for r in means.to_dict('records')]
 
+# %% ../nbs/785_tables.ipynb #a5561ca9
 def _alignment(cells):
     "Return arm × map × measure × smoothing: likeness, its null, and the excess over it."
     rows = [r for u, c in cells.items() if u.kind == 'alignment' and c['rows']

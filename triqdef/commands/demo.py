@@ -48,6 +48,7 @@ def _trained(args, out, s):
         runs[name] = train(replace(s, method=method), out/method, progress=not args.quiet)
     return runs, {n: r.net for n, r in runs.items()}, make_data(s)
 
+# %% ../../nbs/976_commands.demo.ipynb #25bf7b36
 def _shipped():
     "Return the networks that ship, twice since each is its own record of training, and data."
     nets = {n: pretrained(name) for n, name in demo_networks.items()}

@@ -45,6 +45,7 @@ def sources(self:Curve)->list:
     "Return where patches were made: bit-widths and labels such as 'all'."
     return list(dict.fromkeys(s for _, s, _ in self.adv_pred))
 
+# %% ../../nbs/627_evaluate.curve.ipynb #31143b2d
 @patch
 def _source(self:Curve, source, target):
     "Return the source that stands for a target: itself, or the only one there is."

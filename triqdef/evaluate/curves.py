@@ -66,6 +66,7 @@ def _maker(attack, name):
     raise TypeError(f"attack must have .attack or .fit, or be a function from {name} to such an "
                     f"object; got {type(attack).__name__}")
 
+# %% ../../nbs/630_evaluate.curves.ipynb #eec78a59
 def _valid(**settings):
     "Return settings of `transfer_matrix`, checked."
     check_ints(none=True, n=settings['n']); check_ints(seed=settings['seed'])

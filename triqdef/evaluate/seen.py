@@ -49,6 +49,7 @@ def _of_folder(folder):
     run = load_run(folder)
     return json.loads((Path(folder)/'run.json').read_text())['settings'], run.net
 
+# %% ../../nbs/640_evaluate.seen.ipynb #5772e5ec
 def _of_network(net):
     "Return the settings that a network's description holds, and where they were read."
     meta = (getattr(net, 'description', None) or {}).get('meta') or {}
@@ -109,6 +110,7 @@ def _same(stages, used, target):
                 attack=any(s['attack'] in used['attack'] for s in stages),
                 bits=bool(used['bits']) and used['bits'] | {target} <= bits)
 
+# %% ../../nbs/640_evaluate.seen.ipynb #818f943b
 def _named(same, complete):
     "Return 'seen', 'unseen', 'partly' or 'unknown', and what differs."
     differs = [k for k, v in same.items() if not v]

@@ -228,6 +228,7 @@ def save(self:Denoiser,
     "Write settings and weights, whole or not at all."
     return save_parts(path, 'denoiser', self.config, self.state_dict())
 
+# %% ../../nbs/874_purify.denoiser.ipynb #87815a10
 @patch(cls_method=True)
 def load(cls:Denoiser,
     path,    # a file that `save` wrote

@@ -136,6 +136,7 @@ def after_fit(self:TrainingCallback):
     "Remove the partners from the Learner."
     self.learn.remove_cbs(self.learn.cbs.filter(lambda cb: isinstance(cb, Partner)))
 
+# %% ../../nbs/519_train.base.ipynb #9e65acc6
 @patch
 def before_fit(self:TrainingCallback):
     "Wait for training to begin, and remove what a fit that failed has left."
@@ -155,6 +156,7 @@ def after_step(self:TrainingCallback):
     "Note that this batch ended in an update (with gradient accumulation, not every batch does)."
     self.stepped = True
 
+# %% ../../nbs/519_train.base.ipynb #7a307660
 @patch
 def _forget_gradients(self:TrainingCallback):
     "Set all gradients to None after an update."
@@ -168,6 +170,7 @@ def check_batch(self:TrainingCallback):
     "Refuse a batch that is not images and their labels."
     check_batch_pair(self.learn.xb, self.learn.yb, self.patched)
 
+# %% ../../nbs/519_train.base.ipynb #58429e4b
 @patch
 def prepare(self:TrainingCallback):
     "Let bit-widths that are active for the first time find their steps on the clean batch."
@@ -200,6 +203,7 @@ def switch(self:TrainingCallback):
     self.marks = {n: mark(getattr(self.learn, n)) for n in ('xb', 'yb')}
     self.off = switch_once(self.learn.model, self.active[0], self.saving())
 
+# %% ../../nbs/519_train.base.ipynb #d465bc38
 @patch
 def after_cancel_batch(self:TrainingCallback):
     "Cancel the switch, if another callback ended the batch before the forward pass."
@@ -211,6 +215,7 @@ def got_pred(self:TrainingCallback):
     "Mark the logits, after checking their shape."
     self.marks['pred'] = mark(check_logits(self.learn.pred, len(self.learn.xb[0])))
 
+# %% ../../nbs/519_train.base.ipynb #e04df158
 @patch
 def got_loss(self:TrainingCallback):
     "Mark the loss, after checking that it is one number."
@@ -239,6 +244,7 @@ def partners(self:TrainingCallback)->list:
             Partner(self, 'after_pred', self.got_pred, -10_000),
             Partner(self, 'after_loss', self.got_loss, -10_000)]
 
+# %% ../../nbs/519_train.base.ipynb #54f91858
 @patch
 def after_backward(self:TrainingCallback):
     "Drop gradients that were there for the other processes alone."

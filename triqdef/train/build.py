@@ -45,6 +45,7 @@ def _toy_loaders(common):
     sets = (ImageTensors(*pair, vocab=range(4)) for pair in images)
     return image_dls(*sets, **common)
 
+# %% ../../nbs/564_train.build.ipynb #b3906379
 def _folder_loaders(s, common):
     "Loaders of a folder of images."
     if not Path(s.data).is_dir():
@@ -122,6 +123,7 @@ def _from_weights(s, n):
                       "the last layer is fresh")
     return net
 
+# %% ../../nbs/564_train.build.ipynb #e1787a7b
 def _first_network(s, dls):
     "The network that training begins with, and its builder's name."
     if s.start != 'scratch': return _from_start(s, dls)

@@ -102,6 +102,7 @@ def from_settings(cls:TriQDef,
     "The callback that settings describe."
     return cls(s.bits, **cls.parts_from(s), **s.own)
 
+# %% ../../nbs/520_train.callback.ipynb #956fc670
 @patch(cls_method=True)
 def check_settings(cls:TriQDef,
     s,    # `TrainSettings`
@@ -116,6 +117,7 @@ def check_source(self:TriQDef,
     "Refuse a source that is not a bit-width of the network."
     if not isinstance(self.source, str): check_bit(self.source, allowed, 'source')
 
+# %% ../../nbs/520_train.callback.ipynb #c44f5404
 @patch
 def build(self:TriQDef):
     "Build the objective."
@@ -137,6 +139,7 @@ def classes(self:TriQDef)->Tensor:    # (B,) integers
     "The class of each image of the batch, from classes or one-hot labels."
     return class_labels(self.learn.yb[0])
 
+# %% ../../nbs/520_train.callback.ipynb #a52b1bf1
 @patch
 def _source_bits(self:TriQDef):
     "The bit-widths that the patches of this step are made at."
