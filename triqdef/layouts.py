@@ -1,4 +1,4 @@
-"""Class folders, the devkit, Kaggle's CSV or Caffe's list: one list of files with classes.
+"""Class folders, the devkit, Kaggle's CSV or Caffe's list: read them all as one list of files with classes.
 
 Docs: https://triqdef.github.io/triqdef/layouts.html.md"""
 

@@ -1,4 +1,4 @@
-"""Rules that were there before the figures, and one picture.
+"""Judge a study by rules that were written before its results, and draw it in one picture.
 
 Docs: https://triqdef.github.io/triqdef/results.html.md"""
 

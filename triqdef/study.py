@@ -1,4 +1,4 @@
-"""A runner makes the cells that are missing: killed anywhere, split among processes, it ends with the same table.
+"""Make the missing cells of a study. The table is the same however often the run was killed or split among processes.
 
 Docs: https://triqdef.github.io/triqdef/study.html.md"""
 

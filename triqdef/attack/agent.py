@@ -1,4 +1,4 @@
-"""The search for patches by asking for scores: a budget of queries, one policy for each image, the covered area.
+"""Search for patches with the scores of the network alone: within a budget of queries, with one policy for each image.
 
 Docs: https://triqdef.github.io/triqdef/attack.agent.html.md"""
 

@@ -1,4 +1,4 @@
-"""What an adaptive attacker looks at: several bit-widths at once, random ones, smoothed gradients, another backward pass, features pulled together.
+"""Attack several bit-widths at once, random bit-widths, smoothed gradients, other backward passes, and the features that FDP pushes apart.
 
 Docs: https://triqdef.github.io/triqdef/attack.ensemble.html.md"""
 

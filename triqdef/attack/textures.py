@@ -1,4 +1,4 @@
-"""A dictionary of pictures that hold what the images of a class consist of: clusters of Gram matrices, and textures grown to match them.
+"""Build a dictionary of textures: cluster the Gram matrices of each class, and grow a picture that matches each cluster.
 
 Docs: https://triqdef.github.io/triqdef/attack.textures.html.md"""
 

@@ -1,4 +1,4 @@
-"""Success at several values of one setting, kept image by image: as a table, as a picture, and whether it rises.
+"""Measure success at several values of one setting, and test whether it rises.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.curve.html.md"""
 

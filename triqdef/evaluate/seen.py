@@ -1,4 +1,4 @@
-"""Which attacks of a matrix did training use? The answer is read from the run, never typed.
+"""Tell which attacks of a transfer matrix the training has seen, from the record of the run.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.seen.html.md"""
 

@@ -1,4 +1,4 @@
-"""Every picture once, at every bit-width, in shards that run anywhere and resume after a stop.
+"""Predict every picture once, at every bit-width, in shards that run anywhere and resume after a stop.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.sharded.html.md"""
 

@@ -1,4 +1,4 @@
-"""The data, the multi-bit network and the training callback that settings describe.
+"""Make the data, the multi-bit network and the training callback that settings describe.
 
 Docs: https://triqdef.github.io/triqdef/train.build.html.md"""
 

@@ -1,4 +1,4 @@
-"""Two simpler training methods that test what a gradient penalty is credited with.
+"""Train with noisy or with smooth gradients, to test whether GPDP does more than either.
 
 Docs: https://triqdef.github.io/triqdef/train.controls.html.md"""
 

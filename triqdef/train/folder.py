@@ -1,4 +1,4 @@
-"""Settings, history, weights, and the state after each epoch: what is needed to continue after a kill.
+"""Keep settings, history, weights and the state after each epoch, so that a killed run can continue.
 
 Docs: https://triqdef.github.io/triqdef/train.folder.html.md"""
 

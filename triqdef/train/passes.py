@@ -1,4 +1,4 @@
-"""A switch for one forward pass, steps from clean data, and agreement between processes.
+"""Set the bit-width of one forward pass, and let the quantizers find their steps on clean images.
 
 Docs: https://triqdef.github.io/triqdef/train.passes.html.md"""
 

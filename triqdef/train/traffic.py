@@ -1,4 +1,4 @@
-"""What several processes send each other, counted before anything is bought.
+"""Count the bytes that several processes would send each other, before any machine is rented.
 
 Docs: https://triqdef.github.io/triqdef/train.traffic.html.md"""
 
