@@ -162,7 +162,7 @@ def _score(self:_Search, rows, actions):
 # %% ../../nbs/458_attack.agent.ipynb #8ef70775
 @patch
 def _look(self:_Search, i, actions):
-    "The same, each (A,n), of `actions` (A,n,P,D) on the images `i`; counts the queries."
+    "Loss, share fooled and area (A,n) of `actions` (A,n,P,D) on images `i`; counts the queries."
     A, n = actions.shape[:2]
     most = images_at_once(self.base, self.a.bs)
     parts = zip(i.repeat_interleave(n).split(most), actions.flatten(0, 1).split(most))
@@ -215,7 +215,7 @@ def _step(self:_Search, n):
 # %% ../../nbs/458_attack.agent.ipynb #0620f337
 @patch
 def _plan(self:PatchAgent):
-    "(round, candidates) for each step."
+    "Pairs (round, candidates), one for each step."
     left, plan = self.queries - 1, []
     for r in range(self.rounds):
         share = left//(self.rounds - r)

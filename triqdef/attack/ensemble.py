@@ -28,7 +28,7 @@ def _number(*key):
 
 # %% ../../nbs/465_attack.ensemble.ipynb #34b74887
 def _fixed(seed):
-    "`seed`, or for None one drawn from torch's global state."
+    "Return `seed`, or for None one drawn from torch's global state."
     return generator().initial_seed() if seed is None else seed
 
 # %% ../../nbs/465_attack.ensemble.ipynb #f771ddcb

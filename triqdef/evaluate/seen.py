@@ -102,7 +102,7 @@ def _used_by(transfer, attack, source):
 
 # %% ../../nbs/640_evaluate.seen.ipynb #60d75d16
 def _same(stages, used, target):
-    "Return which of the four an earlier stage had."
+    "Return which of size, places, attack and bits an earlier stage had."
     stages = [s for s in stages if s['attack'] is not None]
     bits = {b for s in stages for b in s['bits']}
     return dict(size=any((tuple(s['size']), s['shape']) == used['size'] for s in stages),

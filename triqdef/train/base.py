@@ -146,7 +146,7 @@ def before_fit(self:TrainingCallback):
 # %% ../../nbs/519_train.base.ipynb #e7f175f7
 @patch
 def before_train(self:TrainingCallback):
-    "Begin, once a fit. Validation may have set steps: let all processes agree."
+    "Check and build once per fit, and give all processes the same quantizer steps."
     if not self.begun: self.begin()
     self.company.agree(self.net)
 

@@ -33,7 +33,7 @@ def _started(start): return (pretrained if start in pretrained_names() else load
 def preset_for(
     s:TrainSettings,    # checked settings
 ):                       # a `Preset`, or None for a network that has none
-    "How the network that the settings begin with wants ImageNet's pictures."
+    "Return the preset of ImageNet's pictures for the network that the settings begin with."
     if s.weights: return _classifier(s.arch, s.weights).preset
     if s.start == 'scratch': return getattr(_build_any(s.arch), 'preset', None)
     return getattr(_started(s.start), 'preset', None)

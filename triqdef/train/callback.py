@@ -55,7 +55,7 @@ class TriQDef(TrainingCallback):
 # %% ../../nbs/520_train.callback.ipynb #9babee13
 @patch
 def _check_arguments(self:TriQDef):
-    "Refuse arguments that no network could make right; find out whether images are patched."
+    "Refuse arguments that are wrong for any network; find out whether images are patched."
     check_attack(self.attack)
     if isinstance(self.source, str): check_choice(self.source, ('random', 'all'), 'source')
     else: check_bit(self.source, name='source')

@@ -47,7 +47,7 @@ def add_noise(self:GradientNoise):
 # %% ../../nbs/560_train.controls.ipynb #3114e1a5
 @patch
 def partners(self:GradientNoise)->list:
-    "Those of every training callback, and one for the noise."
+    "The partners of every training callback, and one for the noise."
     noise = Partner(self, 'before_step', self.add_noise, GradientAccumulation.order + 1)
     return [*super(GradientNoise, self).partners(), noise]
 

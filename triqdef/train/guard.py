@@ -20,7 +20,7 @@ from ..quant.quantizers import steps_of
 
 # %% ../../nbs/518_train.guard.ipynb #2ca8278a
 def _one_hot(y):
-    "Whether labels (B,classes) hold a single one in each row, and zeros."
+    "Return whether labels (B,classes) hold a single one in each row, and zeros."
     if y.ndim != 2 or y.shape[1] < 2: return False
     ones = y == 1
     return bool(((y == 0) | ones).all() and (ones.sum(1) == 1).all())
@@ -83,12 +83,12 @@ def check_optimizer(
 def mark(
     v,        # a tensor, or a tuple of them
 )->list:      # (tensor, version) of each
-    "What identifies the present values of `v`."
+    "Return what identifies the present values of `v`: each tensor with its version."
     return [(t, getattr(t, '_version', 0)) for t in (v if isinstance(v, (tuple, list)) else (v,))]
 
 # %% ../../nbs/518_train.guard.ipynb #2d56a895
 def _cast_of(t, marked):
-    "Whether `t` holds the values of `marked` in another precision."
+    "Return whether `t` holds the values of `marked` in another precision."
     if not isinstance(t, Tensor) or t.dtype == marked.dtype: return False
     return torch.equal(t.float(), marked.float())
 
@@ -97,7 +97,7 @@ def unchanged(
     v,             # a tensor, or a tuple of them
     marks:list,    # what `mark` gave
 )->bool:           # also True for the same values in another precision
-    "Whether `v` is what was marked."
+    "Return whether `v` is what was marked."
     now = mark(v)
     if len(now) != len(marks): return False
     return all(t is m and i == j or _cast_of(t, m) for (t, i), (m, j) in zip(now, marks))

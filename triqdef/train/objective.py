@@ -46,7 +46,7 @@ def values(self:Terms)->dict:
 def check(self:Terms,
     where='',    # said in the message: a step, an epoch
 )->dict:
-    "`values()`, or a `FloatingPointError` that names the terms that are not finite."
+    "Return `values()`, or raise a `FloatingPointError` that names terms that are not finite."
     values = self.values()
     bad = [n for n, v in values.items() if v != v or abs(v) == float('inf')]
     if bad:

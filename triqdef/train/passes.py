@@ -48,7 +48,7 @@ def first_steps(
 
 # %% ../../nbs/512_train.passes.ipynb #73593cce
 class Alone:
-    "The answers to a training callback in a single process."
+    "What a training callback asks of other processes, answered for a single one."
     joint, rank = False, 0    # whether there are several processes; number of this one
     def agree(self, net): "Give all processes the quantizers of the first."
     def joined(self, terms): return terms
@@ -70,5 +70,5 @@ def company(
 def company_of(
     model:nn.Module,    # the model of a `Learner`, compiled or not
 )->Alone:
-    "`company` of the model inside `torch.compile`."
+    "Return `company` of the model inside `torch.compile`."
     return company(getattr(model, '_orig_mod', model))

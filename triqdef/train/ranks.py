@@ -18,7 +18,7 @@ from ..loader import ImageLoader
 
 # %% ../../nbs/844_train.ranks.ipynb #0561efcc
 def _share(idxs, bs, rank, n_ranks, drop_last):
-    "Of every `bs*n_ranks` indices the part of one process; the end is dropped or filled up."
+    "Return one process's part of every `bs*n_ranks` indices; drop or fill up the end."
     out, whole = [], bs*n_ranks
     for i in range(0, len(idxs), whole):
         chunk = idxs[i:i + whole]

@@ -208,7 +208,7 @@ def named_device(
 def check(self:TrainSettings,
     begun=False,    # the run exists already, and what it began from may be gone
 ):
-    "Refuse what can be known to be wrong before anything is loaded; returns the settings."
+    "Refuse settings that are wrong, before anything is loaded; return the settings."
     self._check_kinds(); self._check_numbers()
     check_choice(self.method, methods, 'method')
     check_choice(self.pairs, ('neighbours', 'all'), 'pairs')

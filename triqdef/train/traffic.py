@@ -49,7 +49,7 @@ def communication(
     gpdp=True,           # λ_GPDP > 0
     gbit=None,           # slowest link in Gbit/s, for the seconds; None for no such column
 )->pd.DataFrame:         # calls and bytes of one step; bytes that each process sends
-    "What each process sends for one step of TriQDef."
+    "Return what each process sends for one step of TriQDef."
     rows = _rows(net, bits, processes, synced, _norm_calls(bits, patched, gpdp))
     found = {k: dict(calls=c, bytes=b, sent=b*share) for k, (c, b, share) in rows.items()}
     out = pd.DataFrame(found).T
