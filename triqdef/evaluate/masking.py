@@ -83,17 +83,18 @@ def gradients_exist(
 
 # %% ../../nbs/690_evaluate.masking.ipynb #4bc093a2
 def _losses(bench, b):
-    "Label → criterion: the logit margin, and cross entropy at the temperature of `b`."
+    "Label → changed setting: the logit margin, and cross entropy at the temperature of `b`."
     t = max(_margin(bench.gradients(b, 256)[0]), 1e-3)
-    return {'logit margin': Untargeted('margin'), f'temperature {t:.3g}': Untargeted('ce', t)}
+    return {'logit margin': dict(target=Untargeted('margin')),
+            f'temperature {t:.3g}': dict(target=Untargeted('ce', t))}
 
 # %% ../../nbs/690_evaluate.masking.ipynb #73f0b6ce
-def _loss_pairs(bench, b):
-    "Each other loss beside cross entropy."
+def _beside(bench, b, variants, own):
+    "Return each variant of the attack beside the white box, of which `own` says what it uses."
     pairs = []
-    for label, goal in _losses(bench, b).items():
-        name = bench.variant(label, b, target=goal)
-        pairs.append((label, b, bench.score(name, b), 'cross entropy', bench.white_score(b)))
+    for label, change in variants.items():
+        name = bench.variant(label, b, **change)
+        pairs.append((label, b, bench.score(name, b), own, bench.white_score(b)))
     return pairs
 
 # %% ../../nbs/690_evaluate.masking.ipynb #3e5202cd
@@ -106,26 +107,19 @@ def no_better_loss(
     "Compare logit margin and cross entropy at a temperature with the white box."
     if getattr(bench.attack, 'target', None) is not None:
         return not_run('the attack has a target or a criterion of its own; audit an untargeted one')
-    pairs = [p for b in bench.some for p in _loss_pairs(bench, b)]
+    pairs = [p for b in bench.some
+             for p in _beside(bench, b, _losses(bench, b), 'cross entropy')]
     return none_stronger(compare_runs(pairs, bench.budget.tolerance))
 
 # %% ../../nbs/690_evaluate.masking.ipynb #5df804e8
 def _swaps(bench, b):
-    "Label → backward pass that replaces the one of `b`."
+    "Label → view with a backward pass that replaces the one of `b`."
     shadow = 32 in bits_of(bench.net)
     kinds = [s for s in bench.budget.swaps
              if b != 32 and s != 'other' and (s != 'shadow' or shadow)]
     others = [o for o in bench.bits if o != b] if 'other' in bench.budget.swaps else []
-    return {k: k for k in kinds} | {f'backward of {o} bits': o for o in others[:1]}
-
-# %% ../../nbs/690_evaluate.masking.ipynb #6807a87a
-def _swap_pairs(bench, b):
-    "Each other backward pass beside the network's own."
-    pairs = []
-    for label, s in _swaps(bench, b).items():
-        name = bench.variant(label, b, view=BackwardSwap(b, s))
-        pairs.append((label, b, bench.score(name, b), 'own backward', bench.white_score(b)))
-    return pairs
+    passes = {k: k for k in kinds} | {f'backward of {o} bits': o for o in others[:1]}
+    return {label: dict(view=BackwardSwap(b, s)) for label, s in passes.items()}
 
 # %% ../../nbs/690_evaluate.masking.ipynb #5ffca996
 @audit_line(7, 'Backward swaps', 'Does another backward pass find more?',
@@ -136,7 +130,7 @@ def no_better_backward(
 )->tuple:     # (passed, figure, values)
     "Compare backward swaps with the network's own backward pass."
     if bit_state_of(bench.net) is None: return not_run('not a quantized network, nothing to swap')
-    pairs = [p for b in bench.some for p in _swap_pairs(bench, b)]
+    pairs = [p for b in bench.some for p in _beside(bench, b, _swaps(bench, b), 'own backward')]
     if not pairs: return not_run('no swap is possible at these bit-widths')
     return none_stronger(compare_runs(pairs, bench.budget.tolerance))
 
