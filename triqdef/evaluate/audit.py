@@ -21,6 +21,7 @@ from fastcore.meta import delegates
 from torch import Tensor
 
 # %% ../../nbs/700_evaluate.audit.ipynb #03880194
+from ..attack.base import declared_attacks
 from ..core import check_bits, check_choice, check_folder, check_ints, device_of, versions
 from .bench import AuditBench, AuditSettings, make_bench
 from .controls import export_agrees, tools_work
@@ -127,8 +128,9 @@ def _smaller_budget(self:Audit):
 @patch
 def _missing_attacks(self:Audit):
     "The gradient-free attacks that lines 2 and 11 did not use."
-    known = dict(SparseRS='Sparse-RS', NES='NES', MPA='MPA', TPA='TPA')
-    missing = [v for k, v in known.items() if k not in self.settings.get('gradient_free', ())]
+    used = self.settings.get('gradient_free', ())
+    missing = [d.title.replace(' {hw}', '') for d in declared_attacks(black_box=True).values()
+               if d.cls.__name__ not in used]
     asked = {2, 11} & {l.number for l in self.lines}
     return [f"lines 2 and 11: {', '.join(missing)}"] if missing and asked else []
 
