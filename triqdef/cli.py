@@ -9,7 +9,6 @@ __all__ = ['user_errors', 'parser', 'main']
 
 # %% ../nbs/980_cli.ipynb #11936a05
 import os, sys, warnings
-from functools import partial
 
 import torch
 

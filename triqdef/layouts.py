@@ -17,7 +17,7 @@ from torchvision.models import ResNet50_Weights
 
 from .checks import as_path, check_choice
 from .core import asset
-from .folders import files_below, is_picture, natural_key
+from .folders import files_below, is_picture, natural_key, pictures_in
 
 # %% ../nbs/796_layouts.ipynb #b4417b23
 def imagenet_wnids()->list:
@@ -108,11 +108,6 @@ def validation_labels(
                      f"beside them: put the devkit's meta.mat and {_TRUTH} there, "
                      "LOC_val_solution.csv or val.txt")
 
-# %% ../nbs/796_layouts.ipynb #341e70bf
-def _pictures_in(folder):
-    "Pictures in a folder itself, sorted."
-    return sorted(p for p in folder.iterdir() if p.is_file() and is_picture(p) and p.name[0] != '.')
-
 # %% ../nbs/796_layouts.ipynb #107e165a
 def _flat_files(folder):
     "Paths and classes of a flat folder."
@@ -121,7 +116,7 @@ def _flat_files(folder):
         raise ValueError(f"the labels beside {folder} name a class that "
                          f"ImageNet-1k lacks: {e}") from e
     files = sorted(p for p in folder.glob('ILSVRC2012_val_*') if p.is_file())
-    files += [p for p in _pictures_in(folder) if p not in set(files)]
+    files += [p for p in sorted(pictures_in(folder)) if p not in set(files)]
     unknown = [p.name for p in files if p.stem not in labels or not is_picture(p)]
     if unknown:
         raise ValueError(f"{len(unknown)} files in {folder} have no label or no picture's name: "
@@ -153,7 +148,7 @@ def imagenet_files(
     root = _root(path)
     folder = _part_folder(root, check_choice(part, ('train', 'val'), 'part'))
     named = any(d.name in imagenet_wnids() for d in _class_folders(folder))
-    flat = _pictures_in(folder) and not named
+    flat = pictures_in(folder) and not named
     found = _flat_files(folder) if flat else _class_folder_files(folder)
     if not found: raise ValueError(f"no pictures in {folder}")
     found.sort(key=lambda o: natural_key(o[0]))

@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from .views import View
 from ..core import as_labels, check_images, fixed_seed, generator
 from ..data import check_iterable, ImageLoader, peek
 from ..files import fingerprint, Resume

@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fastcore.basics import patch
-from torch import Tensor
 
 import triqdef.evaluate.threat
 from ..attack.patch import Patch

@@ -31,7 +31,6 @@ from .threat import threat_level
 from ..files import fingerprint, plain
 from ..quant.convert import bits_of
 from ..settings import settings_of
-from ..store import records, slug
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #a5a57fa1
 def image_hash(
