@@ -49,6 +49,7 @@ class Attack:
     size = area = target = forbidden = None    # settings that an attack may lack
     shape, restarts = 'square', 1
     key_order = ()      # settings whose order in the key of a saved state is fixed
+    declared = {}       # name → `DeclaredAttack`, filled by `declare`
 
 # %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):
@@ -223,7 +224,9 @@ def declare(
     def register(cls):
         d = DeclaredAttack(cls=cls, **about)
         _check_new(d)
-        _declared[d.name] = replace(d, option=d.option or f'{d.budget}_steps')
+        d = replace(d, option=d.option or f'{d.budget}_steps')
+        _declared[d.name] = d
+        cls.declared = vars(cls).get('declared', {}) | {d.name: d}
         return cls
     return register
 

@@ -17,7 +17,7 @@ from fastcore.meta import delegates
 from torch import nn, Tensor
 
 # %% ../../nbs/750_evaluate.report.ipynb #e0b1ea7c
-from ..attack.base import declared_attacks
+from ..attack.base import Attack, declared_attacks
 from ..attack.patch import Patch
 from ..attack.state import seeded_loader
 from ..attack.textures import TextureDictionary
@@ -203,9 +203,10 @@ def _matrix(name, net, work, parts):
                            progress=s.progress, label=f'{name}: ')
 
 # %% ../../nbs/750_evaluate.report.ipynb #50e6445f
-def _blind():
-    "The attacks that see scores alone and have the patch's area."
-    return tuple(d.cls for d in declared_attacks(black_box=True, chooses_area=False).values())
+def _is_blind(attack):
+    "Return whether the attack sees scores alone and has the patch's area."
+    declared = attack.declared.values() if isinstance(attack, Attack) else ()
+    return any(d.black_box and not d.chooses_area for d in declared)
 
 # %% ../../nbs/750_evaluate.report.ipynb #bf79d7f8
 def _several(attacks):
@@ -220,7 +221,7 @@ def _controls(work, tools, budget):
     "The attacks of the report on a quarter of the undefended network's images, made once."
     s, net = work.settings, work.settings.undefended
     if net is None or work.controls is not None: return work.controls
-    used = {k: a for k, a in tools.items() if not isinstance(a, (*_blind(), dict))}
+    used = {k: a for k, a in tools.items() if not isinstance(a, dict) and not _is_blind(a)}
     tools = at_area(used, .25, work.x.shape[-2:])
     if tools: work.controls = transfer_matrix(
         net, work.batches, tools, bits_of(net)[:1], None, work.fit_on,
@@ -233,7 +234,7 @@ def _audited(name, net, work, transfer, parts):
     "The audit of one network, with what the report has already."
     s, budget = work.settings, _audit_budget(work.settings, len(work.x))
     tools = dict(zip(transfer.attacks, _several(work.attacks)))
-    blind = {k: a for k, a in tools.items() if isinstance(a, _blind())} or None
+    blind = {k: a for k, a in tools.items() if _is_blind(a)} or None
     return audit(net, work.batches, work.bits, budget=budget, transfer=transfer,
                  gradient_free=blind, undefended=s.undefended,
                  controls=_controls(work, tools, budget), exported=(s.exported or {}).get(name),
