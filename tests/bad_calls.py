@@ -72,7 +72,7 @@ CALLS = {
     'toys.toy_images': lambda w: dict(n=4, classes=4, size=8, seed=0), 'toys.toy_net': lambda w: dict(classes=4, width=4, seed=0), 'toys.ToyNet': lambda w: dict(classes=4, width=4),
     'toys.tensor_dls': lambda w: dict(train=(w.x, w.y), valid=(w.x, w.y), bs=4, device='cpu'), 'toys.toy_dls': lambda w: dict(n=8, bs=4, classes=4, size=8, seed=0),
     'toys.trained_toy': lambda w: dict(steps=1, classes=4, size=8, seed=0),
-    'datasets.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'loader.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
+    'datasets.ImageTensors': lambda w: dict(x=w.x, y=w.y), 'epochs.ImageLoader': lambda w: dict(dataset=ImageTensors(w.x, w.y), bs=4, pad=1, seed=0),
     'loader.image_dls': lambda w: dict(train=ImageTensors(w.x, w.y), valid=ImageTensors(w.x, w.y), bs=4, val_bs=4, pad=1, seed=0, device='cpu'),
     'datasets.balanced_order': lambda w: dict(y=w.y, seed=0), 'datasets.split_tensors': lambda w: dict(x=w.x, y=w.y, n=4, seed=0),
     'cifar.sample_dls': lambda w: dict(bs=4, valid='test', valid_n=10, train_n=10, pad=1, seed=0, val_bs=4, device='cpu'),
@@ -89,9 +89,9 @@ CALLS = {
     'classifiers.read_state': lambda w: dict(path=w.saved), 'classifiers.Classifier': lambda w: dict(net=w.plain), 'unfuse.unfuse': lambda w: dict(model=w.plain),
     # quantized networks
     'quant.base.levels': lambda w: dict(width=4, signed=True),
-    'quant.quantizers.make_quantizer': lambda w: dict(name='lsq', widths={4: 4}, kind='weight'), 'quant.quantizers.LSQ': lambda w: dict(widths={4: 4}, kind='weight'),
-    'quant.quantizers.MinMax': lambda w: dict(widths={4: 4}, kind='weight', momentum=.1), 'quant.quantizers.quantizer_class': lambda w: dict(name='lsq', kind='weight'),
-    'quant.quantizers.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
+    'quant.registry.make_quantizer': lambda w: dict(name='lsq', widths={4: 4}, kind='weight'), 'quant.quantizers.LSQ': lambda w: dict(widths={4: 4}, kind='weight'),
+    'quant.quantizers.MinMax': lambda w: dict(widths={4: 4}, kind='weight', momentum=.1), 'quant.registry.quantizer_class': lambda w: dict(name='lsq', kind='weight'),
+    'quant.registry.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
     'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
     'quant.switch.bit_state_of': lambda w: dict(net=w.net), 'quant.switch.bits_of': lambda w: dict(net=w.net), 'quant.switch.at_bits': lambda w: dict(net=w.net, bits=4),
@@ -152,7 +152,7 @@ CALLS = {
     'train.pbcat.CompositePGD.attack': lambda w: (CompositePGD(4, steps=1, seed=0).attack, RUN(w)), 'train.pbcat.guided_cells': lambda w: dict(g=w.x, top_left=torch.zeros(8, 2).long(), size=(4, 4), cell=2, share=.5),
     'train.folder.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.folder.load_run': lambda w: dict(folder=w.folder/'run'),
     # evidence
-    'evaluate.success.wilson': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.Rate': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.asr': lambda w: dict(clean=w.pred, adv=w.pred, y=w.y),
+    'evaluate.rate.wilson': lambda w: dict(k=3, n=10, level=.9), 'evaluate.rate.Rate': lambda w: dict(k=3, n=10, level=.9), 'evaluate.success.asr': lambda w: dict(clean=w.pred, adv=w.pred, y=w.y),
     'evaluate.success.asr_all': lambda w: dict(adv=w.pred, y=w.y), 'evaluate.success.asr_targeted': lambda w: dict(adv=w.pred, y=w.y, target=1), 'evaluate.success.clean_accuracy': lambda w: dict(pred=w.pred, y=w.y),
     'evaluate.success.worst_case': lambda w: dict(attacks=[asr_all(w.pred, w.y)]), 'evaluate.success.paired_difference': lambda w: dict(a=asr_all(w.pred, w.y), b=asr_all(w.pred, w.y), draws=10, seed=0, level=.9),
     'evaluate.success.predict': lambda w: dict(net=w.net, data=w.x, bits=4, bs=4), 'evaluate.success.success': lambda w: dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=4, target=1, bs=4),
@@ -198,8 +198,8 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'attack.placing.place': {'top_left': 'places', 'patch': 'patch'}, 'attack.patch.Patch.apply': {'top_left': 'places'}, 'attack.places.random_places': {'B': 'int', 'fixed': 'places'},
          'attack.patch.Patch': {'image': 'patch', 'shape_name': 'choice'}, 'attack.patch.Patch.load': {}, 'cifar.sample_dls': {'valid': 'choice'}, 'cifar.cifar_dls': {'valid': 'choice'},
          'models.build_model': {'name': 'choice'}, 'classifiers.check_arch': {'name': 'choice'}, 'classifiers.build_any': {'name': 'choice'}, 'classifiers.classifier': {'name': 'choice'},
-         'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.quantizers.make_quantizer': {'name': 'choice', 'kind': 'choice'},
-         'quant.quantizers.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.quantizers.quantizer_names': {'kind': 'choice'}, 'quant.switch.idle_parameters': {'active': None},
+         'quant.checkpoint.pretrained': {'name': 'choice'}, 'quant.checkpoint.save_checkpoint': {'arch': 'choice'}, 'quant.registry.make_quantizer': {'name': 'choice', 'kind': 'choice'},
+         'quant.registry.quantizer_class': {'name': 'choice', 'kind': 'choice'}, 'quant.registry.quantizer_names': {'kind': 'choice'}, 'quant.switch.idle_parameters': {'active': None},
          'quant.layers.BitState': {'allowed': 'bits'}, 'evaluate.success.asr': {'clean': 'preds', 'adv': 'preds'}, 'evaluate.success.asr_all': {'adv': 'preds'},
          'evaluate.success.asr_targeted': {'adv': 'preds'}, 'evaluate.success.clean_accuracy': {'pred': 'preds'}, 'evaluate.success.paired_difference': {'a': None, 'b': None},
          'evaluate.success.worst_case': {'attacks': None}, 'evaluate.compare.compare': {'transfers': 'attacks'}, 'evaluate.matrix.Transfer.success': {'attack': 'choice', 'source': 'choice', 'target': 'bit'},
@@ -207,13 +207,13 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'evaluate.suite.attack_suite': {'names': 'stage names', 'size': 'int', 'target': 'open target'}, 'evaluate.suite.at_area': {'share': 'share'}, 'toys.tensor_dls': {'device': 'device'}, 'attack.patch.Patch.to': {'device': 'device'},
          'evaluate.report.report': {'nets': 'network'}, 'evaluate.sharded.check_shard': {'shard': 'shard'}, 'evaluate.sharded.predict_shard': {'shard': 'shard', 'data': 'loader', 'folder': 'write folder'},
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.lines.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
-         'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.success.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
+         'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.rate.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
 for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.denoiser.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.entropy.grey_levels purify.entropy.entropy_map': {'x': 'pixels'},
-                     'purify.jedi.JEDI.fit purify.denoiser.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'networks.check_logits': {'classes': None, 'n': None}, 'quant.quantizers.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
+                     'purify.jedi.JEDI.fit purify.denoiser.train_denoiser': {'dl': 'image batches'}, 'evaluate.sharded.predict_shard': {'data': 'dataset'}, 'networks.check_logits': {'classes': None, 'n': None}, 'quant.registry.make_quantizer quant.quantizers.LSQ quant.quantizers.MinMax': {'shape': None},
                      'attack.placing.place attack.nulls.noise_patch attack.nulls.grey_patch attack.nulls.crop_patch attack.nulls.null_patch': {'x': 'pixels'},
                      'percept.features.feature_map': {'f': 'tensor'}, 'percept.gradients.gradient_map train.controls.roughness train.pbcat.guided_cells': {'g': 'tensor'},
                      'batches.take': {'dl': 'batches'}, 'datasets.ImageTensors datasets.split_tensors': {'x': 'dataset images', 'y': 'dataset labels'}, 'datasets.balanced_order': {'y': 'label order'},
@@ -236,8 +236,8 @@ def call_of(name, world):
 
 # reason → names that have no entry
 EXEMPT = {
-    'takes no argument, or values that may be anything': '''settings.import_modules settings.later train.settings.find_methods train.settings.method_table store.slug quant.quantizers.quantizer_table quant.quantizers.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
-        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset loader.EpochOrder cifar.sample_tensors deploy.runtime.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
+    'takes no argument, or values that may be anything': '''settings.import_modules settings.later settings.takes_settings train.settings.find_methods train.settings.method_table store.slug quant.quantizers.quantizer_table quant.registry.register_quantizer attack.base.declared_attacks evaluate.suite.attack_budgets evaluate.suite.attack_names
+        evaluate.suite.suite_table core.this_process pixels.warn_once core.asset epochs.EpochOrder cifar.sample_tensors deploy.runtime.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
         layouts.imagenet_names quant.checkpoint.pretrained_names tables.paper_figures train.distributed.wait_for_all folders.natural_key deploy.runtime.need_modules''',
     'is a part of the command line, whose commands are tried below': '''commands.attacks.fit_to commands.attacks.picked_attacks commands.attacks.targeted_attacks commands.checks.Rule
         commands.checks.budget_options commands.checks.check_options commands.checks.command_parser commands.checks.idle_options commands.checks.least_values commands.checks.parse_options
@@ -252,21 +252,22 @@ EXEMPT = {
         folders.is_picture folders.part_of folders.pictures_in pictures.picture_of folders.same_pictures folders.split_folders pictures.square pictures.upright quant.norm.keeps_statistics train.guard.Partner train.folder.alone train.build.check_same_classes train.settings.named_device
         train.settings.without_effect attack.criteria.top_other attack.criteria.at_class attack.views.View attack.ensemble.alike attack.state.attack_batches attack.state.seeded_loader attack.state.used_batches
         attack.state.first_state attack.lavan.Pulling attack.nes.nes_probes attack.nes.nes_estimate attack.placing.to_uint8_grid attack.places.is_free attack.policy.Evade attack.policy.agent_criterion
-        attack.policy.Policy attack.agent.box_mask attack.agent.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
+        attack.policy.Policy attack.boxes.box_mask attack.agent.PatchAgent attack.views.under_attack attack.views.unit_gradient attack.views.BitMean attack.views.gradient_to attack.views.look_at attack.views.RoundRobin
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.proposals.corner_start attack.proposals.repaint
-        attack.proposals.square_side attack.proposals.reach attack.proposals.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise pictures.to_pixels loader.crop_flip
-        seeds.keyed_generator loader.ahead loader.peek cifar.pixel_hash pictures.as_rgb evaluate.agreement.look evaluate.agreement.as_map evaluate.agreement.raw_cosine evaluate.agreement.describe evaluate.agreement.agree
+        attack.proposals.square_side attack.proposals.reach attack.proposals.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise pictures.to_pixels epochs.crop_flip
+        seeds.keyed_generator epochs.ahead epochs.peek cifar.pixel_hash pictures.as_rgb evaluate.agreement.look evaluate.agreement.as_map evaluate.agreement.raw_cosine evaluate.agreement.describe evaluate.agreement.agree
         evaluate.nulls.shuffled evaluate.nulls.noise_null evaluate.paired.paired_gap evaluate.page.replace_folder evaluate.display.text_block evaluate.display.side_by_side evaluate.tables.seen_means evaluate.tables.rate_cell evaluate.tables.table_rows
         evaluate.page.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.plan.attack_settings evaluate.plan.attack_name evaluate.plan.source_label
         evaluate.plan.seeded_copy evaluate.plan.for_images evaluate.parts.run_jobs evaluate.drawing.heat_cells evaluate.drawing.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result evaluate.agreement.looks evaluate.lines.rate_text evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.job_key
         evaluate.parts.loader_identity evaluate.plan.AttackPlan evaluate.plan.attack_plans folders.train_valid_folders train.folder.begin_run train.folder.hold_folder
-        train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.agent.spread train.ranks.check_loaders
+        train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.boxes.spread train.ranks.check_loaders
         deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
         percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.denoiser.sine_embedding purify.denoiser.noise_loss purify.entropy.spread_windows
         purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.passes.switch_once
-        train.passes.first_steps evaluate.bench.AuditSettings evaluate.bench.AuditBench evaluate.bench.make_bench settings.settings_of evaluate.jobs.TransferSettings evaluate.jobs.TransferWork
+        train.passes.first_steps evaluate.bench.AuditSettings evaluate.bench.AuditBench evaluate.bench.make_bench settings.settings_of loader.LoaderSettings imagenet.ImageNetSettings attack.textures.TextureSettings purify.denoiser.DenoiserSettings
+        evaluate.success.NullSettings evaluate.alignment.AlignmentSettings evaluate.curves.CurveSettings evaluate.jobs.TransferSettings evaluate.jobs.TransferWork
         evaluate.lines.audit_line evaluate.lines.LineDeclaration evaluate.lines.not_run evaluate.lines.compare_runs evaluate.lines.none_stronger evaluate.strength.white_box_beats_transfer
         evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
@@ -281,12 +282,12 @@ EXEMPT = {
     'draws or prints such a result': '''pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside
         tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page results.verdict results.plot_study pages.search_page''',
-    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.ImageFiles attack.textures.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
+    'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.FileSet datasets.ImageFiles attack.dictionary.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards presets.Preset presets.preset_of layouts.validation_labels layouts.has_train layouts.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls recipe.Recipe recipe.make_attack cells.read_cell cells.to_hex cells.from_hex cells.images_of
         cells.transfer_of study.Arm study.study''',
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''commands.attacks.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.ranks.RankLoader
-        train.distributed.RankTrainer train.distributed.distributed train.traffic.communication train.settings.StartSettings train.settings.TrainSettings train.build.preset_for train.build.make_data train.build.make_network
+        train.distributed.RankTrainer train.distributed.distributed train.traffic.communication train.settings.StartSettings train.settings.TrainSettings quant.checkpoint.load_start train.build.preset_for train.build.make_data train.build.make_network
         train.build.make_callback train.settings.own_options train.settings.settings_from train.settings.MethodSettings train.declare.training_method train.folder.RunState train.run.train train.settings.recorded_settings''',
     'works on an exported file, and is tried in test_deploy': '''deploy.layers.to_levels deploy.layers.int_conv deploy.layers.int_linear deploy.layers.IntLayer deploy.layers.IntConv2d deploy.layers.IntLinear deploy.extract.weight_levels
         deploy.fold.norm_pairs deploy.fold.fold_norms deploy.extract.integer_table deploy.operators.translations deploy.nodes.OnnxGraph deploy.onnx.round_bias deploy.sealed.seal deploy.onnx.class_names deploy.runtime.ort_session

@@ -1,13 +1,16 @@
 "A table of bad inputs, made from the public names and their parameters: each is refused by name before any work, or gives the right result."
 import argparse, re
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from fastcore.docments import docments
 
 import triqdef.cli as cli
 from bad_calls import CALLS, EXEMPT, World, call_of
 from badinput import cases_of, judge, public
+from triqdef.attack.textures import TextureDictionary
 
 
 @pytest.fixture(scope='session')
@@ -23,6 +26,14 @@ def test_every_public_name_is_in_the_table():
     assert names - set(CALLS) - told == set(), 'give these a valid call in bad_calls.CALLS'
     assert told - names == set() and not told & set(CALLS), 'EXEMPT names what is not there, or is in the table'
     assert {n.rpartition('.')[0] for n in methods} <= names, 'methods of no public class'
+
+def test_settings_are_shown():
+    "A function that takes a settings object shows every field with its comment."
+    takers = {n: f for n, f in public().items() if not isinstance(f, type) and is_dataclass(getattr(f, '__delwrap__', None))}
+    takers['attack.dictionary.TextureDictionary.build'] = TextureDictionary.build
+    assert {'data.image_folder_dls', 'evaluate.report.report', 'evaluate.curves.area_curve', 'evaluate.transfer.transfer_matrix'} <= set(takers)
+    told = {f'{n} {k}': v for n, f in takers.items() for k, v in docments(f).items() if k != 'changes'}
+    assert [k for k, v in told.items() if not v] == []
 
 @pytest.mark.parametrize('name', CALLS)
 def test_bad_arguments(name, world):

@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checks import as_path, check_choice, check_device, check_ints
+from .checks import as_path, check_choice, check_ints
 from .core import asset, atomic_path
 from .datasets import balanced_order, ImageTensors, split_tensors
 from .folders import class_files
-from .loader import image_dls
+from .loader import LoaderSettings
 from .pictures import read_images
+from .settings import settings_of, takes_settings
 
 # %% ../nbs/018_cifar.ipynb #bb4692b9
 cifar_classes = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
@@ -59,12 +60,11 @@ def sample_tensors()->dict:
     return dict(x_train=x[:n], y_train=y_train, x_test=x[n:], y_test=y_test, about=about)
 
 # %% ../nbs/018_cifar.ipynb #f44fdf67
-def _check_loading(valid, valid_n, train_n, seed, bs, pad, val_bs, device):
-    "Check settings of loaders before a file is read."
+def _checked(bs, valid, valid_n, train_n, settings, changes):
+    "The settings of the loaders, checked with the others before a file is read."
     check_choice(valid, ('test', 'split'), 'valid')
-    check_ints(0, valid_n=valid_n, train_n=train_n, seed=seed, pad=pad)
-    check_ints(1, bs=bs); check_ints(1, none=True, val_bs=val_bs)
-    if device is not None: check_device(device)
+    check_ints(0, valid_n=valid_n, train_n=train_n); check_ints(1, bs=bs)
+    return settings_of(LoaderSettings, settings, changes)
 
 # %% ../nbs/018_cifar.ipynb #158b8d7a
 def _balanced_first(x, y, n, seed):
@@ -76,30 +76,27 @@ def _balanced_first(x, y, n, seed):
     return x[keep], y[keep]
 
 # %% ../nbs/018_cifar.ipynb #c3ac985d
-def _cifar_like(t, valid, valid_n, train_n, vocab, seed, **kwargs):
+def _cifar_like(t, bs, valid, valid_n, train_n, s):
     "DataLoaders from a dict of x_train, y_train, x_test, y_test."
     train, test = (t['x_train'], t['y_train']), (t['x_test'], t['y_test'])
     rest = [test]
-    if valid == 'split': train, *rest = *split_tensors(*train, valid_n, seed), test
-    parts = (_balanced_first(*train, train_n, seed), *rest)
-    return image_dls(*(ImageTensors(*p, vocab) for p in parts), seed=seed, **kwargs)
+    if valid == 'split': train, *rest = *split_tensors(*train, valid_n, s.seed), test
+    parts = (_balanced_first(*train, train_n, s.seed), *rest)
+    return s.loaders(bs, *(ImageTensors(*p, cifar_classes) for p in parts))
 
 # %% ../nbs/018_cifar.ipynb #02e323cd
+@takes_settings(LoaderSettings)
 def sample_dls(
     bs:int=128,           # training batch size
     valid:str='test',     # 'test', or 'split': validate on training images, test set in dls[2]
     valid_n:int=200,      # images set aside by 'split'
     train_n:int=0,        # training images kept, a balanced share of them; 0 for all
-    pad:int=4,            # training shift in pixels
-    flip:bool=True,       # mirror half of the training images
-    seed:int=0,           # key of split, order and augmentation
-    val_bs:int=None,      # validation batch size, None for twice `bs`
-    device=None,          # where batches go; None for fastai's default device
-)->DataLoaders:
-    "The bundled CIFAR-10 sample as fastai `DataLoaders`: 2,000 + 1,000 images in [0,1]."
-    _check_loading(valid, valid_n, train_n, seed, bs, pad, val_bs, device)
-    return _cifar_like(sample_tensors(), valid, valid_n, train_n, cifar_classes, seed,
-                       bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
+    settings=None,        # a `LoaderSettings`, None for the defaults
+    **changes             # fields of `LoaderSettings`
+)->DataLoaders:         # of 2,000 + 1,000 images in [0,1]
+    "The bundled CIFAR-10 sample as fastai `DataLoaders`."
+    s = _checked(bs, valid, valid_n, train_n, settings, changes)
+    return _cifar_like(sample_tensors(), bs, valid, valid_n, train_n, s)
 
 # %% ../nbs/018_cifar.ipynb #bad7beb3
 def _decode_cifar(path):
@@ -127,20 +124,17 @@ def cifar_tensors(
     return out
 
 # %% ../nbs/018_cifar.ipynb #c65d25fb
+@takes_settings(LoaderSettings)
 def cifar_dls(
     path=None,            # folder of the fastai layout, or None to let fastai find or download it
     bs:int=128,           # training batch size
     valid:str='test',     # 'test', or 'split': validate on training images, test set in dls[2]
     valid_n:int=5000,     # images set aside by 'split'
     train_n:int=0,        # training images kept, a balanced share of them; 0 for all
-    pad:int=4,            # training shift in pixels
-    flip:bool=True,       # mirror half of the training images
-    seed:int=0,           # key of split, order and augmentation
-    val_bs:int=None,      # validation batch size, None for twice `bs`
-    device=None,          # where batches go; None for fastai's default device
     cache:bool=True,      # keep the decoded bytes in that folder, if it can be written
-)->DataLoaders:
-    "CIFAR-10 as fastai `DataLoaders`: 50,000 + 10,000 images in [0,1]."
-    _check_loading(valid, valid_n, train_n, seed, bs, pad, val_bs, device)
-    return _cifar_like(cifar_tensors(path, cache), valid, valid_n, train_n, cifar_classes, seed,
-                       bs=bs, pad=pad, flip=flip, val_bs=val_bs, device=device)
+    settings=None,        # a `LoaderSettings`, None for the defaults
+    **changes             # fields of `LoaderSettings`
+)->DataLoaders:         # of 50,000 + 10,000 images in [0,1]
+    "CIFAR-10 as fastai `DataLoaders`."
+    s = _checked(bs, valid, valid_n, train_n, settings, changes)
+    return _cifar_like(cifar_tensors(path, cache), bs, valid, valid_n, train_n, s)

@@ -13,17 +13,19 @@ import warnings
 from fastai.data.core import DataLoaders
 
 from .batches import check_batch, check_iterable, check_loader, take
-from .checks import as_path, check_count, check_device, check_ints, check_numbers
+from .checks import as_path, check_ints, check_numbers
 from .cifar import (cifar_classes, cifar_dls, cifar_tensors, pixel_hash, sample_dls,
                            sample_tensors, tiles)
 from .datasets import (balanced_order, ImageFiles, ImageSet, ImageTensors, Pictures,
                               split_tensors, Stored)
 from .folders import (class_files, files_below, is_picture, natural_key, part_of,
                              picture_endings, same_pictures, split_folders, train_valid_folders)
-from .loader import ahead, crop_flip, EpochOrder, image_dls, ImageLoader, ImageLoaders, peek
+from .loader import (ahead, crop_flip, EpochOrder, image_dls, ImageLoader, ImageLoaders,
+                            LoaderSettings, peek)
 from .pictures import (as_rgb, open_rgb, picture_of, read_image, read_images, show_images,
                               square, to_pixels, upright)
 from .seeds import keyed_generator
+from .settings import settings_of, takes_settings
 
 # %% ../nbs/020_data.ipynb #951ce86d
 def _note_parts(path, paths):
@@ -82,30 +84,26 @@ def _note_twice(train_paths, valid_paths):
                       f"too, such as {twice[0]}: accuracies will be too high", stacklevel=3)
 
 # %% ../nbs/020_data.ipynb #3b4619fc
-def _check_settings(size, bs, share, pad, val_bs, device):
-    "Check settings before a file is read."
-    if device is not None: check_device(device)
-    check_ints(1, none=True, val_bs=val_bs); check_ints(1, bs=bs, size=size)
-    check_ints(0, none=True, pad=pad); check_numbers('(0, 1)', share=share)
+def _checked(size, bs, share, settings, changes):
+    "The settings of the loaders, checked with the others before a file is read."
+    check_ints(1, bs=bs, size=size); check_numbers('(0, 1)', share=share)
+    return settings_of(LoaderSettings, settings, changes)
 
 # %% ../nbs/020_data.ipynb #c337b3f4
+@takes_settings(LoaderSettings)
 def image_folder_dls(
     path,                    # class folders, or train/ and valid/ (val/, test/) that hold them
     size:int=224,            # side in pixels
     bs:int=64,               # training batch size
     share:float=.2,          # of each class set aside if there is no validation folder, in (0,1)
-    pad:int=None,            # training shift in pixels, None for an eighth of `size`
-    flip:bool=True,          # mirror half of the training images
-    seed:int=0,              # key of split, order and augmentation
     in_memory:bool=False,    # decode everything once: 150 KB an image at 224 pixels
-    val_bs:int=None,         # validation batch size, None for twice `bs`
-    device=None,             # where batches go; None for fastai's default device
-)->DataLoaders:
-    "Any image folder as fastai `DataLoaders` of squares in [0,1]."
-    _check_settings(size, bs, share, pad, val_bs, device)
-    train, valid, vocab = _folder_parts(as_path(path), share, check_count(seed, 'seed', 0))
+    settings=None,           # a `LoaderSettings`, None for the defaults
+    **changes                # fields of `LoaderSettings`
+)->DataLoaders:            # of squares in [0,1]
+    "Any image folder as fastai `DataLoaders`."
+    s = _checked(size, bs, share, settings, changes)
+    train, valid, vocab = _folder_parts(as_path(path), share, s.seed)
     _note_classes(train[1], valid[1], vocab); _note_twice(train[0], valid[0])
     parts = [ImageFiles(*p, vocab, size) for p in (train, valid)]
     if in_memory: parts = [p.load() for p in parts]
-    return image_dls(*parts, bs=bs, val_bs=val_bs, pad=size//8 if pad is None else pad,
-                     flip=flip, seed=seed, device=device)
+    return s.loaders(bs, *parts)

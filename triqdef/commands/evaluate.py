@@ -20,7 +20,7 @@ from ..deploy.graph import need_modules
 from ..evaluate.page import check_report_folder
 from ..evaluate.seen import training_configuration
 from ..evaluate.suite import attack_names
-from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names
+from ..quant.checkpoint import load_start, pretrained, pretrained_names
 from ..train.run import check_same_classes, load_run, make_data, named_device
 
 # %% ../../nbs/972_commands.evaluate.ipynb #bfcaf087
@@ -115,8 +115,7 @@ def _undefended(args, runs):
     "Return the undefended network, or None."
     starts = (r.settings.start for r in runs.values())
     name = args.undefended or next((s for s in starts if _never_patched(s)), None)
-    if name in (None, 'none'): return None
-    return (pretrained if name in pretrained_names() else load_checkpoint)(name)
+    return None if name in (None, 'none') else load_start(name)
 
 # %% ../../nbs/972_commands.evaluate.ipynb #a42a68f0
 def _check_asked(args):

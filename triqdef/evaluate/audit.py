@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from fastcore.meta import delegates
 from torch import Tensor
 
 # %% ../../nbs/700_evaluate.audit.ipynb #03880194
@@ -37,7 +36,7 @@ from .success import Rate, Success, worst_case
 from .transfer import attack_name, evaluation_images, run_jobs
 from ..files import fingerprint, plain
 from ..quant.convert import bits_of
-from ..settings import settings_of
+from ..settings import settings_of, takes_settings
 from ..store import load_result, save_result
 
 # %% ../../nbs/700_evaluate.audit.ipynb #05467aa5
@@ -276,7 +275,7 @@ def _result(bench, lines):
                  _settings_of_bench(bench))
 
 # %% ../../nbs/700_evaluate.audit.ipynb #4752d7b3
-@delegates(AuditSettings)
+@takes_settings(AuditSettings)
 def audit(
     net,                # a multi-bit or plain network; evaluated in eval mode and restored
     dl,                 # held-out images: a loader of (x, y), or a list of batches
@@ -287,7 +286,7 @@ def audit(
     quick:bool=False,   # the quick budget; `left_out` lists what it leaves out
     settings=None,      # an `AuditSettings`, None for the defaults
     **changes           # fields of `AuditSettings`
-)->Audit:
+)->Audit:         # its lines, and the predictions behind them
     "Run the lines on one network."
     given = settings_of(AuditSettings, settings, changes)
     o, lines = _spend(budget, quick, n), _chosen(given, attack)

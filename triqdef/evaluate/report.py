@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fastcore.basics import patch
-from fastcore.meta import delegates
 from torch import nn, Tensor
 
 # %% ../../nbs/750_evaluate.report.ipynb #e0b1ea7c
@@ -34,7 +33,7 @@ from .transfer import batches_up_to, evaluation_images, transfer_matrix
 from ..files import fingerprint, plain
 from ..percept.features import check_stages, tap_stages
 from ..quant.convert import bits_of
-from ..settings import settings_of
+from ..settings import settings_of, takes_settings
 from ..store import slug
 
 # %% ../../nbs/750_evaluate.report.ipynb #70f6a00d
@@ -251,8 +250,8 @@ def _evaluate(self:Report, name, net, work):
     self.gradients[name] = gradient_maps(net, work.x[:4], work.y[:4], work.bits)
     if s.n_align and len(work.bits) > 1:
         self.alignments[name] = alignment_report(
-            net, work.batches, work.bits, s.n_align, s.stages, s.smooth, seed=s.seed,
-            progress=s.progress, label=f'{name}: ')
+            net, work.batches, work.bits, s.n_align, stages=s.stages, smooth=s.smooth,
+            seed=s.seed, progress=s.progress, label=f'{name}: ')
     if s.audit is not False:
         self.audits[name] = _audited(name, net, work, t, parts and parts/'audit')
 
@@ -286,7 +285,7 @@ def _ended(r, work, start, out):
     return r
 
 # %% ../../nbs/750_evaluate.report.ipynb #cc43291d
-@delegates(ReportSettings)
+@takes_settings(ReportSettings)
 def report(
     nets,            # a network, or a dict name → network
     dl,              # evaluation images: a loader of (x, y), or `DataLoaders`
@@ -294,7 +293,7 @@ def report(
     bits=None,       # bit-widths, None for all of the first network
     settings=None,   # a `ReportSettings`, None for the defaults
     **changes        # fields of `ReportSettings`
-)->Report:
+)->Report:        # its matrices, alignments and audits
     "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
     s, start = _bounded(settings_of(ReportSettings, settings, changes)), time.time()
     out = None if s.out is None else check_report_folder(s.out)

@@ -12,7 +12,6 @@ import hashlib, warnings
 from dataclasses import replace
 from functools import partial
 
-from fastcore.meta import delegates
 from torch import Tensor
 
 from ..attack.criteria import check_classes
@@ -30,7 +29,7 @@ from .plan import (attack_name, attack_plans, attack_settings, for_images,
 from .threat import threat_level
 from ..files import fingerprint, plain
 from ..quant.convert import bits_of
-from ..settings import settings_of
+from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #a5a57fa1
 def image_hash(
@@ -174,7 +173,7 @@ def _evaluate(net, dl, plans, bits, fit_on, s):
     return out
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #68adacaf
-@delegates(TransferSettings)
+@takes_settings(TransferSettings)
 def transfer_matrix(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,               # evaluation images: a loader of (x, y), or a list of batches
@@ -184,7 +183,7 @@ def transfer_matrix(
     fit_on=None,      # a loader of *training* images, for universal attacks
     settings=None,    # a `TransferSettings`, None for the defaults
     **changes         # fields of `TransferSettings`
-)->Transfer:
+)->Transfer:      # predictions of every patch at every target
     "Make patches at each source and score them at each target."
     s = settings_of(TransferSettings, settings, changes)
     if fit_on is not None: check_iterable(fit_on, 'fit_on')

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/quant.checkpoint.html.md"""
 
 # %% auto #0
 __all__ = ['description_of', 'save_checkpoint', 'read_tensors', 'read_description', 'load_weights', 'load_checkpoint',
-           'pretrained_names', 'pretrained']
+           'pretrained_names', 'pretrained', 'load_start']
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #bd2fbfda
 import json, re, warnings
@@ -250,3 +250,10 @@ def pretrained(
     check_device(device)
     check_choice(name, pretrained_names(), 'name')
     return load_checkpoint(asset(f'{name}.safetensors'), device)
+
+# %% ../../nbs/150_quant.checkpoint.ipynb #90831c46
+def load_start(
+    start,             # one of `pretrained_names()`, or the file of a checkpoint
+)->nn.Module:          # in eval mode, on the CPU
+    "Return a network that ships with the package, or a saved one."
+    return (pretrained if start in pretrained_names() else load_checkpoint)(start)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from ..core import check_bits, seed_everything
 from ..data import ImageTensors, cifar_dls, image_dls, image_folder_dls, sample_dls
-from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names
+from ..quant.checkpoint import load_start
 from ..quant.convert import bit_state_of, bits_of, calibrate, to_multibit
 from ..settings import later
 from ..toys import toy_images
@@ -28,15 +28,13 @@ _build_any = later('triqdef.classifiers', 'build_any')
 _classifier = later('triqdef.classifiers', 'classifier')
 
 # %% ../../nbs/564_train.build.ipynb #afa690bb
-def _started(start): return (pretrained if start in pretrained_names() else load_checkpoint)(start)
-
 def preset_for(
     s:TrainSettings,    # checked settings
 ):                       # a `Preset`, or None for a network that has none
     "Return the preset of ImageNet's pictures for the network that the settings begin with."
     if s.weights: return _classifier(s.arch, s.weights).preset
     if s.start == 'scratch': return getattr(_build_any(s.arch), 'preset', None)
-    return getattr(_started(s.start), 'preset', None)
+    return getattr(load_start(s.start), 'preset', None)
 
 # %% ../../nbs/564_train.build.ipynb #7062a24c
 def _toy_loaders(common):
@@ -96,7 +94,7 @@ def check_same_classes(
 # %% ../../nbs/564_train.build.ipynb #6e78a727
 def _from_start(s, dls):
     "The network at start, if it has the classes of the data and the builder of the settings."
-    net = _started(s.start)
+    net = load_start(s.start)
     arch = net.description['arch']
     check_same_classes(net, dls, f'the network at start, {s.start},')
     if s.arch not in (arch, StartSettings.arch):
