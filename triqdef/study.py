@@ -1,4 +1,4 @@
-"""Make the missing cells of a study. The table is the same however often the run was killed or split among processes.
+"""Make the missing cells of a study, in any number of calls and processes.
 
 Docs: https://triqdef.github.io/triqdef/study.html.md"""
 

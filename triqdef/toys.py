@@ -1,4 +1,4 @@
-"""Small pictures, a small network and small loaders for quick lessons.
+"""Small pictures, loaders and a network for quick lessons.
 
 Docs: https://triqdef.github.io/triqdef/toys.html.md"""
 

@@ -1,4 +1,4 @@
-"""Search for patches with the scores of the network alone: within a budget of queries, with one policy for each image.
+"""Search for patches by scores alone, with one policy for each image.
 
 Docs: https://triqdef.github.io/triqdef/attack.agent.html.md"""
 

@@ -1,4 +1,4 @@
-"""A base class for attacks, and one declaration of each for the suite, the study, the report and the command line.
+"""A base class for attacks, and one declaration of each.
 
 Docs: https://triqdef.github.io/triqdef/attack.base.html.md"""
 

@@ -1,4 +1,4 @@
-"""A success criterion as an object: what is maximised, and when the goal is met.
+"""A success criterion as an object.
 
 Docs: https://triqdef.github.io/triqdef/attack.criteria.html.md"""
 

@@ -1,4 +1,4 @@
-"""Attack several bit-widths at once, random bit-widths, smoothed gradients, other backward passes, and the features that FDP pushes apart.
+"""More views for every attack.
 
 Docs: https://triqdef.github.io/triqdef/attack.ensemble.html.md"""
 

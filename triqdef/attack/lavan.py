@@ -1,4 +1,4 @@
-"""Two per cent of the pixels, in a corner, until the network is sure: localised visible noise, per image and universal.
+"""Localised visible noise, per image and universal.
 
 Docs: https://triqdef.github.io/triqdef/attack.lavan.html.md"""
 

@@ -1,4 +1,4 @@
-"""Patch PGD without a gradient: noise on the pixels, two scores for each draw, and a step along the estimated slope.
+"""Two scores for each draw of noise, and a step along the estimated slope.
 
 Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 

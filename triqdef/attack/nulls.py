@@ -1,4 +1,4 @@
-"""Noise, mid-grey and a crop of another image: patches made without the network, which an attack must beat.
+"""Null patches: noise, mid-grey and a crop of another image.
 
 Docs: https://triqdef.github.io/triqdef/attack.nulls.html.md"""
 

@@ -1,4 +1,4 @@
-"""Places of a patch: drawn at random, fixed by a rule, or kept off a forbidden region.
+"""Places of a patch: at random, by a rule, or off a forbidden region.
 
 Docs: https://triqdef.github.io/triqdef/attack.places.html.md"""
 

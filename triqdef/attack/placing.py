@@ -1,4 +1,4 @@
-"""Size, shape and pixels of a patch, and the operator that puts it on images: pixel-exact, or turned and scaled.
+"""Put a patch on images, pixel-exact, or turned and scaled.
 
 Docs: https://triqdef.github.io/triqdef/attack.placing.html.md"""
 

@@ -1,4 +1,4 @@
-"""Squares in new colours that shrink, places nearby that come nearer: the proposals of a random search.
+"""The proposals of a random search: ever smaller squares, ever nearer places.
 
 Docs: https://triqdef.github.io/triqdef/attack.proposals.html.md"""
 

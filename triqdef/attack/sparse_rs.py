@@ -1,4 +1,4 @@
-"""A patch from scores alone: paint a square or move the patch, keep what helps. No gradient, an exact count of queries.
+"""Paint a square or move the patch, keep what helps.
 
 Docs: https://triqdef.github.io/triqdef/attack.sparse_rs.html.md"""
 

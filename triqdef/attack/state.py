@@ -1,4 +1,4 @@
-"""The state from which an interrupted attack continues, and batches in an order that a seed repeats.
+"""The state of an interrupted attack, and batches that a seed repeats.
 
 Docs: https://triqdef.github.io/triqdef/attack.state.html.md"""
 

@@ -1,4 +1,4 @@
-"""Fold each norm into the scale and bias of the layer before it.
+"""Fold each norm into the layer before it.
 
 Docs: https://triqdef.github.io/triqdef/deploy.fold.html.md"""
 

@@ -1,4 +1,4 @@
-"""Seal a model with a description and a checksum; refuse damaged files.
+"""Seal a model with a description and a checksum.
 
 Docs: https://triqdef.github.io/triqdef/deploy.sealed.html.md"""
 

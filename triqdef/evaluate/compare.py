@@ -1,4 +1,4 @@
-"""The same attacks, budgets and images on each network: matrices side by side, and the difference of every cell with a paired interval.
+"""Matrices side by side, and each cell's difference with a paired interval.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.compare.html.md"""
 

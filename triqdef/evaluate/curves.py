@@ -1,4 +1,4 @@
-"""One number hides where an attack stops working. A curve shows whether more area, steps or queries still help.
+"""A curve shows whether more area, steps or queries still help.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.curves.html.md"""
 

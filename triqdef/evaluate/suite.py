@@ -1,4 +1,4 @@
-"""All declared attacks with stated areas and budgets, and a quick set that takes minutes instead of hours.
+"""All declared attacks with stated areas and budgets, and a quick set.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 

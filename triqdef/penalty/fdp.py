@@ -1,4 +1,4 @@
-"""The first penalty: how alike the stage features of one patched image are at different bit-widths.
+"""How alike the stage features of a patched image are at different bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/penalty.fdp.html.md"""
 

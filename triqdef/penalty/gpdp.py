@@ -1,4 +1,4 @@
-"""The second penalty: how alike the input gradients of the patched image are at different bit-widths, and how noise can fool it.
+"""How alike the input gradients of a patched image are at different bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/penalty.gpdp.html.md"""
 

@@ -1,4 +1,4 @@
-"""Do two maps have their edges in the same places? Edge IoU: scikit-image's for reports, a soft form with gradients for training.
+"""Edge IoU: scikit-image's for reports, a soft form for training.
 
 Docs: https://triqdef.github.io/triqdef/percept.edges.html.md"""
 

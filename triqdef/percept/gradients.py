@@ -1,4 +1,4 @@
-"""Which pixels move the loss: the gradient at the input, for each image of a batch.
+"""Which pixels move the loss: the gradient at the input.
 
 Docs: https://triqdef.github.io/triqdef/percept.gradients.html.md"""
 

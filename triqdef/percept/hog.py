@@ -1,4 +1,4 @@
-"""Do two maps have the same local shape? Histograms of oriented gradients, equal to scikit-image, batched and differentiable.
+"""Histograms of oriented gradients, batched and differentiable.
 
 Docs: https://triqdef.github.io/triqdef/percept.hog.html.md"""
 

@@ -1,4 +1,4 @@
-"""Some steps of a diffusion forward, the same steps back, with any noise predictor and any scheduler of diffusers' interface.
+"""Some steps of a diffusion forward, and the same steps back.
 
 Docs: https://triqdef.github.io/triqdef/purify.diffpure.html.md"""
 

@@ -1,4 +1,4 @@
-"""The base class: levels, a set of numbers for each bit-width, and what is initialised.
+"""The base class: levels, numbers for each bit-width, and what is initialised.
 
 Docs: https://triqdef.github.io/triqdef/quant.base.html.md"""
 

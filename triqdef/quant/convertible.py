@@ -1,4 +1,4 @@
-"""Refuse layers that cannot be quantized; each message names the layer and a remedy.
+"""Refuse layers that cannot be quantized.
 
 Docs: https://triqdef.github.io/triqdef/quant.convertible.html.md"""
 

@@ -1,4 +1,4 @@
-"""Convolution and linear layers that hold one set of weights and run them at the active bit-width.
+"""Convolution and linear layers that run one set of weights at the active bit-width.
 
 Docs: https://triqdef.github.io/triqdef/quant.layers.html.md"""
 

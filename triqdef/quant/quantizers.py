@@ -1,4 +1,4 @@
-"""LSQ, DoReFa, PACT and MinMax: how each one chooses its step, for several bit-widths at once.
+"""LSQ, DoReFa, PACT and MinMax, for several bit-widths at once.
 
 Docs: https://triqdef.github.io/triqdef/quant.quantizers.html.md"""
 

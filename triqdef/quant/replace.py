@@ -1,4 +1,4 @@
-"""Put the quantized forms of layers and norms in their places, in any network.
+"""Replace layers and norms of any network by their forms for many bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/quant.replace.html.md"""
 

@@ -1,4 +1,4 @@
-"""Round in the forward pass, let the gradient through in the backward pass, differentiate twice.
+"""Round forward, let the gradient through backward, differentiate twice.
 
 Docs: https://triqdef.github.io/triqdef/quant.ste.html.md"""
 

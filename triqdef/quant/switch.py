@@ -1,4 +1,4 @@
-"""Run a block at one bit-width, or with another backward pass, and restore what was active.
+"""Run a block at one bit-width, or with another backward pass.
 
 Docs: https://triqdef.github.io/triqdef/quant.switch.html.md"""
 

@@ -82,7 +82,7 @@ def check_same_classes(
     dls,                   # data with `vocab` and `c`
     name='the network',    # what to call it in the message
 ):
-    "A `ValueError` unless the network was trained on the classes of the data, in their order."
+    "Raise a `ValueError` unless the network was trained on the data's classes, in their order."
     d, names = getattr(net, 'description', None) or {}, list(map(str, dls.vocab))
     known, n = (d.get('meta') or {}).get('vocab'), d.get('n_classes', dls.c)
     if known is None and n == dls.c or known is not None and list(map(str, known)) == names: return
