@@ -1,7 +1,7 @@
 """Write README.md from nbs/index.ipynb, without Quarto: `python scripts/readme.py [--check]`.
 
-Markdown cells stand as they are, with links made relative to the repository root; code cells become fenced blocks followed by
-their stored outputs; pictures go to nbs/images/, named by the cell that drew them. `#| hide`, `#| echo: false` and
+Markdown cells stand as they are, with links and pictures made absolute, so that the package index shows them too; code cells
+become fenced blocks followed by their stored outputs; pictures go to nbs/images/, named by the cell that drew them. `#| hide`, `#| echo: false` and
 `#| output: false` are honoured."""
 import base64, json, re, sys
 from pathlib import Path
@@ -9,7 +9,9 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 notice = '<!-- Written by `make readme` from nbs/index.ipynb: edit the notebook, not this file. -->'
 drawn = 'images/index-'     # the pictures that this script owns, below nbs/
-_ansi, _link = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), re.compile(r'(\]\()(?!https?:|mailto:|#|/)([^)\s]+)')
+pages = 'https://github.com/triqdef/triqdef/blob/main/'
+files = 'https://raw.githubusercontent.com/triqdef/triqdef/main/'     # where pictures are served from
+_ansi, _link = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), re.compile(r'(!?)(\[[^\]]*\]\()(?!https?:|mailto:|#|/)([^)\s]+)')
 _fence, _div = re.compile(r'^(```.*?^```)', re.M | re.S), re.compile(r'^:{3,}.*\n?', re.M)
 
 
@@ -22,8 +24,9 @@ def directives(source):
     return found, '\n'.join(lines).strip('\n')
 
 def _prose(text):
-    "Markdown with its links made relative to the root and Quarto's `:::` lines dropped, fenced code untouched."
-    def one(s): return _div.sub('', _link.sub(lambda m: m[1] + re.sub(r'^nbs/\.\./', '', 'nbs/' + m[2]), s))
+    "Markdown with absolute links and without Quarto's `:::` lines, fenced code untouched."
+    def link(m): return m[1] + m[2] + (files if m[1] else pages) + re.sub(r'^nbs/\.\./', '', 'nbs/' + m[3])
+    def one(s): return _div.sub('', _link.sub(link, s))
     return ''.join(p if p.startswith('```') else one(p) for p in _fence.split(text))
 
 def _fenced(text, lang=''):
@@ -36,7 +39,7 @@ def _output(out, name, images):
     data = out.get('data', {})
     if 'image/png' in data:
         images[f'{name}.png'] = base64.b64decode(_text(data['image/png']))
-        return f'![](nbs/{name}.png)'
+        return f'![]({files}nbs/{name}.png)'
     if 'text/markdown' in data: return _prose(_text(data['text/markdown']))
     return _fenced(_ansi.sub('', _text(data['text/plain']))) if 'text/plain' in data else ''
 

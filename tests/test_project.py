@@ -76,25 +76,29 @@ def test_readme_in_step(root):
 
 def test_readme_links(root):
     "Files that README.md points to exist."
-    links = re.findall(r'\]\((?!https?:|mailto:|#)([^)#\s]+)', (root/'README.md').read_text(encoding='utf-8'))
-    assert not [l for l in links if not (root/l).exists()]
+    readme = load(root/'scripts/readme.py')
+    links = re.findall(r'\]\(([^)#\s]+)', (root/'README.md').read_text(encoding='utf-8'))
+    own = [l.removeprefix(p) for l in links for p in (readme.pages, readme.files) if l.startswith(p)]
+    assert len(own) > 20 and not [l for l in own if not (root/l).exists()]
+    assert not [l for l in links if not l.startswith('https://')], 'the package index shows absolute links only'
 
 
 # README without Quarto
 
 def test_readme_render(tmp_path):
-    "Prose, code, outputs and pictures of an index come out as markdown that reads the same from the root."
+    "Prose, code, outputs and pictures of an index come out as markdown that reads the same from anywhere."
     load_ = load(Path(__file__).parent.parent/'scripts/readme.py')
     code = dict(cell_type='code', id='ab', execution_count=None, metadata={})
     png = dict(output_type='display_data', data={'image/png': 'aGk=', 'text/plain': '<Figure>'}, metadata={})
-    cells = [dict(cell_type='markdown', id='m', metadata={}, source='# T\n\n[a](000_core.ipynb) [b](../LICENSE) [c](https://x.y)\n\n```\n[d](e)\n```'),
+    cells = [dict(cell_type='markdown', id='m', metadata={}, source='# T\n\n[a](000_core.ipynb) ![p](p.png) [b](../LICENSE) [c](https://x.y)\n\n```\n[d](e)\n```'),
              dict(code, source='#| hide\nsecret', outputs=[]), dict(code, source='#| echo: false\nquiet()', outputs=[png]),
              dict(code, source='1+1', outputs=[dict(output_type='execute_result', data={'text/plain': ['\x1b[1m2\x1b[0m']})])]
     (tmp_path/'i.ipynb').write_text(json.dumps(dict(cells=cells)))
     text, images = load_.render(tmp_path/'i.ipynb')
-    assert '[a](nbs/000_core.ipynb) [b](LICENSE) [c](https://x.y)' in text and '[d](e)' in text
+    assert f'[a]({load_.pages}nbs/000_core.ipynb) ![p]({load_.files}nbs/p.png) [b]({load_.pages}LICENSE) [c](https://x.y)' in text
+    assert '[d](e)' in text
     assert 'secret' not in text and 'quiet' not in text and '```python\n1+1\n```\n\n```\n2\n```' in text
-    assert images == {'images/index-ab-0.png': b'hi'} and '![](nbs/images/index-ab-0.png)' in text
+    assert images == {'images/index-ab-0.png': b'hi'} and f'![]({load_.files}nbs/images/index-ab-0.png)' in text
 
 
 # the last line of .ci/run
