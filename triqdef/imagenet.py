@@ -17,8 +17,6 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.basics import patch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
 from .datasets import balanced_order, ImageSet
 from .labels import check_labels, Vocab
@@ -123,6 +121,7 @@ def fit(self:ImageNetFiles,
     im,    # an RGB picture
 ):
     "A picture as this dataset would show it."
+    from torchvision.transforms import functional as TF
     return TF.to_pil_image(self.preset(im))
 
 # %% ../nbs/800_imagenet.ipynb #a7cad782
@@ -139,6 +138,7 @@ def subset(self:ImageNetFiles,
 @patch
 def _window(self:ImageNetFiles, i, seed, epoch):
     "Picture i through the window of this epoch, maybe mirrored."
+    from torchvision.transforms import functional as TF, InterpolationMode
     g = keyed_generator(seed, epoch, 3, i)
     with open_rgb(self.paths[i], turn=False) as im:
         box = random_window(im.size[::-1], g, self.scale)
