@@ -15,7 +15,6 @@ from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
-import torchvision.models as tv
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -40,9 +39,17 @@ class Classifier(nn.Module):
     def forward(self, x): return self.net(self.norm(x))
 
 # %% ../nbs/820_classifiers.ipynb #9d74b6d3
+def _tv():
+    "torchvision.models, whose import takes seconds."
+    return import_module('torchvision.models')
+
+def _published():
+    "The names of torchvision's classifiers."
+    return _tv().list_models(module=_tv())
+
 def _resnet50_v1(num_classes=1000):
     "ResNet-50 as in He et al. 2016: stride 2 in the first convolution of a stage."
-    net = tv.resnet50(num_classes=num_classes)
+    net = _tv().resnet50(num_classes=num_classes)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return net
@@ -62,9 +69,9 @@ def check_arch(
     "The name, if a network can be built by it; else a `ValueError` that lists similar names."
     if not isinstance(name, str):
         raise TypeError(f"arch must be the name of a network, got {name!r}")
-    if name in models or name == 'resnet50_v1' or name in tv.list_models(module=tv): return name
+    if name in models or name == 'resnet50_v1' or name in _published(): return name
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
-    known = ['resnet50_v1', *tv.list_models(module=tv)]
+    known = ['resnet50_v1', *_published()]
     close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
     raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, "
                      f"torchvision's (such as {', '.join(close[:12])}) and timm's (timm/resnet50)")
@@ -170,7 +177,7 @@ def _torchvision_presets(name, enum):
 def _torchvision(name, weights, file, n_classes):
     "Network and preset of torchvision."
     if name == 'resnet50_v1': return _resnet50_v1(n_classes), Preset()
-    enum = tv.get_model_weights(name)
+    enum = _tv().get_model_weights(name)
     presets = _torchvision_presets(name, enum)
     picked = {'default': enum.DEFAULT, **{w.name: w for w in enum}}.get(weights)
     same = next((w for w in enum if file and Path(w.url).name == Path(file).name), None)
@@ -179,7 +186,7 @@ def _torchvision(name, weights, file, n_classes):
                       f"{presets[0]} is taken: give preset for another")
     preset = preset_of((picked or same or next(iter(enum))).transforms())
     options = {} if picked else dict(num_classes=n_classes)
-    return tv.get_model(name, weights=picked, **options), preset
+    return _tv().get_model(name, weights=picked, **options), preset
 
 # %% ../nbs/820_classifiers.ipynb #0f9392fa
 def _of_timm(name, weights, file, n_classes):
@@ -193,7 +200,7 @@ def _of_timm(name, weights, file, n_classes):
 def _check_published(name, weights, n_classes, fresh_head):
     "Refuse unknown weights, and other classes than theirs."
     known, timm = ['default'], name.startswith('timm/')
-    if not timm and name != 'resnet50_v1': known += [w.name for w in tv.get_model_weights(name)]
+    if not timm and name != 'resnet50_v1': known += [w.name for w in _tv().get_model_weights(name)]
     if name == 'resnet50_v1' or weights not in known:
         others = '' if name == 'resnet50_v1' else f' or one of {known}'
         raise ValueError(f"weights of {name} must be a file{others}, got {weights!r}")

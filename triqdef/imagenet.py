@@ -19,8 +19,6 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.basics import patch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
 from .datasets import balanced_order, FileSet
 from .labels import check_labels, Vocab
@@ -123,12 +121,14 @@ def fit(self:ImageNetFiles,
     im,    # an RGB picture
 ):
     "A picture as this dataset would show it."
+    from torchvision.transforms import functional as TF
     return TF.to_pil_image(self.preset(im))
 
 # %% ../nbs/800_imagenet.ipynb #5116ae5c
 @patch
 def _window(self:ImageNetFiles, i, seed, epoch):
     "Picture i through the window of this epoch, maybe mirrored."
+    from torchvision.transforms import functional as TF, InterpolationMode
     g = keyed_generator(seed, epoch, 3, i)
     with open_rgb(self.paths[i], turn=False) as im:
         box = random_window(im.size[::-1], g, self.scale)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from scipy.io import loadmat
-from torchvision.models import ResNet50_Weights
 
 from .checks import as_path, check_choice
 from .core import asset
@@ -27,6 +26,7 @@ def imagenet_wnids()->list:
 # %% ../nbs/796_layouts.ipynb #c0d2bb1c
 def imagenet_names()->list:
     "The 1000 class names in the same order, as torchvision's weights have them."
+    from torchvision.models import ResNet50_Weights
     return list(ResNet50_Weights.IMAGENET1K_V1.meta['categories'])
 
 # %% ../nbs/796_layouts.ipynb #fe59a28b

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
 from .checks import check_choice
 
@@ -41,6 +39,7 @@ def __call__(self:Preset,
     im:Image.Image,    # an RGB picture
 )->Tensor:             # (3,crop,crop) uint8
     "The middle of a picture, as bytes."
+    from torchvision.transforms import functional as TF, InterpolationMode
     im = TF.resize(im, self.resize, InterpolationMode(self.interpolation))
     return TF.pil_to_tensor(TF.center_crop(im, self.crop))
 

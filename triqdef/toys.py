@@ -8,6 +8,9 @@ Docs: https://triqdef.github.io/triqdef/toys.html.md"""
 __all__ = ['toy_images', 'ToyNet', 'toy_net', 'tensor_dls', 'toy_dls', 'trained_toy', 'Watched']
 
 # %% ../nbs/010_toys.ipynb #b05cfe16
+from copy import deepcopy
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
@@ -132,21 +135,27 @@ def toy_dls(
     return tensor_dls(toy_images(n, classes, size, seed), valid, bs, range(classes))
 
 # %% ../nbs/010_toys.ipynb #40d3b4ad
+@cache
+def _trained(steps, classes, size, seed):
+    "Train the network of `trained_toy`."
+    net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
+    opt = torch.optim.Adam(net.parameters(), 1e-2)
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        i = torch.randint(len(x), (128,), generator=g)
+        opt.zero_grad(); F.cross_entropy(net(x[i]), y[i]).backward(); opt.step()
+    return net.eval()
+
 def trained_toy(
     steps:int=120,    # Adam steps of 128 pictures
     classes:int=4,    # 1 to 4
     size:int=16,      # side in pixels
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
-    "Train a `ToyNet` for a second or two; it is in eval mode."
+    "Return a `ToyNet` in eval mode, trained for a second or two the first time it is asked for."
     check_ints(1, steps=steps, classes=classes); check_ints(seed=seed)
-    net, (x, y) = toy_net(classes, seed=seed), toy_images(1024, classes, size, seed + 100)
-    opt = torch.optim.Adam(net.parameters(), 1e-2)
-    g = torch.Generator().manual_seed(int(seed))
-    for _ in range(steps):
-        i = torch.randint(len(x), (128,), generator=g)
-        opt.zero_grad(); F.cross_entropy(net(x[i]), y[i]).backward(); opt.step()
-    return net.eval()
+    size = check_count(size, 'size')
+    return deepcopy(_trained(int(steps), int(classes), size, int(seed)))
 
 # %% ../nbs/010_toys.ipynb #2cec8f85
 class Watched(nn.Module):
