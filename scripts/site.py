@@ -84,7 +84,14 @@ def fenced(source):
     ticks = '`'*max(3, *(len(t) + 1 for t in re.findall('`{3,}', source)), 3)
     return f'\n\n{ticks}python\n{source}\n{ticks}\n\n'
 
-def folded(summary, inside, kind): return raw(f'<details class="{kind}"><summary>{summary}</summary>') + inside + raw('</details>')
+def folded(summary, inside, kind, anchors=()):
+    "Markdown that a reader unfolds; links to `anchors` lead to it."
+    marks = ''.join(f'<span id="{html.escape(a)}"></span>' for a in anchors)
+    return raw(f'<details class="{kind}"><summary>{marks}{summary}</summary>') + inside + raw('</details>')
+
+def anchors_of(names):
+    "The names as they are and in small letters, once each: nbdev links to either."
+    return list(dict.fromkeys(a for n in names for a in (n, n.lower())))
 
 def coded(s):
     "HTML of a comment or docstring whose only markup are backticks."
@@ -115,14 +122,14 @@ def imports(source):
     "Whether the cell imports, and does nothing else."
     return all(re.match(r'(from|import|\s|\)|#|$)', l) for l in source.splitlines())
 
-def code(cell, pictures):
-    "A lesson's cell and what it shows; a test that shows nothing is folded."
+def code(cell, pictures, fold):
+    "A lesson's cell and what it shows; a test that shows nothing is folded, with `fold` imports too."
     source, said = bare(text(cell['source'])), directives(text(cell['source']))
     outs = [] if said.get('output') == 'false' else cell['outputs']
     shown = ''.join(output(o, f"{cell['id']}-{i}.png", pictures) for i, o in enumerate(outs))
     if not source or said.get('echo') == 'false': return shown
     if said.get('code-fold', 'false') != 'false': return folded('Code', fenced(source), 'code') + shown
-    if not shown and imports(source): return folded('Imports', fenced(source), 'code')
+    if fold and not shown and imports(source): return folded('Imports', fenced(source), 'code')
     return folded('Tests', fenced(source), 'tests') if tests(source) and not shown else fenced(source) + shown
 
 
@@ -148,8 +155,8 @@ def short(name, rows, returns):
     inside = ', '.join(n + (f'={d}' if d else '') for n, _, d, _ in rows)
     return f'<p class="sig"><code>{html.escape(name)}({html.escape(inside)})' + (f' → {html.escape(returns)}' if returns else '') + '</code></p>'
 
-def api(name, shown, level=3):
-    "What `show_doc` wrote of `name`: heading, one line, docstring, table of parameters."
+def api(name, shown, taken=(), level=3):
+    "What `show_doc` wrote of `name`: heading, one line, docstring, table of parameters; a heading of the page may have its anchor."
     link, sig = re.search(r'\[source\]\((\S+?)\)', shown), re.search(r'```python\n(.*?)\n```', shown, re.S)
     lines = sig[1].splitlines() if sig else []
     rows = [(n, plain_type(t), d, c) for n, t, d, c in filter(None, map(parameter, lines))]
@@ -159,9 +166,17 @@ def api(name, shown, level=3):
     source = f' [source]({link[1]}){{.source}}' if link else ''
     body = raw(short(name, rows, returns)) + doc + '\n\n' + (raw(parameter_table(rows)) if rows else '')
     body += raw(f'<p class="returns">Returns {coded(about)}</p>') if about else ''
-    if internal.search(name): return folded(f'<code>{html.escape(name)}</code>, called by Python, torch or fastai', body, 'internal')
-    exact = raw(f'<span id="{name}"></span>') if name != name.lower() else ''
-    return f'\n\n{"#"*level} `{name}`{source} {{#{name.lower()} .api}}\n\n{exact}{body}'
+    if internal.search(name): return folded(f'<code>{html.escape(name)}</code>, called by Python, torch or fastai', body, 'internal', anchors_of([name]))
+    anchor = name.lower() + '-1'*(name.lower() in taken)
+    exact = raw(f'<span id="{name}"></span>') if name not in (name.lower(), *taken) else ''
+    return f'\n\n{"#"*level} `{name}`{source} {{#{anchor} .api}}\n\n{exact}{body}'
+
+def slugs(cells):
+    "The anchors that pandoc makes of the headings in the prose."
+    prose = '\n'.join(re.sub(r'```.*?```', '', text(c['source']), flags=re.S) for c in cells if c['cell_type'] == 'markdown')
+    for h in re.findall(r'^#+ (.*)$', prose, re.M):
+        words = re.sub(r'[^\w\s.-]', '', re.sub(r'[`*$]|\]\([^)]*\)', '', h).lower())
+        yield re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', words.strip()))
 
 def shown_name(cell):
     m = re.search(r'^show_doc\((.+?)\)', text(cell['source']), re.M) if cell['cell_type'] == 'code' else None
@@ -179,28 +194,21 @@ def definitions(source):
         return [f'{owner}.{n.name}' if owner else n.name]
     return [x for n in tree.body for x in named(n)]
 
-def exported(cell, docs):
+def exported(cell, docs, taken):
     "An exported cell: its signatures, then its source, folded."
     source = bare(text(cell['source']))
     names = definitions(source)
     if names is None: return ''
     mine = [n for n in docs if n in names or n.split('.')[-1] in names or any(n in x for x in names)]
-    said = ''.join(api(n, docs.pop(n)) for n in sorted(mine, key=lambda n: ('.' in n, n.split('.')[-1] != '__init__')))
+    said = ''.join(api(n, docs.pop(n), taken) for n in sorted(mine, key=lambda n: ('.' in n, n.split('.')[-1] != '__init__')))
     hidden = all(n.split('.')[-1].startswith('_') for n in names) and not said
     summary = 'Internal: ' + ', '.join(f'<code>{html.escape(n)}</code>' for n in names) if hidden and names else 'Source'
-    return said + folded(summary, fenced(source), 'internal' if hidden else 'code')
+    return said + folded(summary, fenced(source), 'internal' if hidden else 'code', () if said else anchors_of(names))
 
-def constructors_first(docs):
-    "Signatures by name, a constructor right behind its class."
-    for name in [n for n in docs if n.endswith('.__init__')]:
-        owner = name.rpartition('.')[0]
-        if owner in docs: docs[owner] = docs[owner].split('\n```python')[0] + docs.pop(name)[docs[owner].find('\n```python'):]
-    return docs
-
-def overview(names):
+def overview(names, taken):
     "Links to the names that a page defines, classes first."
     tops = sorted((n for n in names if '.' not in n), key=lambda n: (not n[0].isupper() or n.isupper(), 0))
-    links = ', '.join(f'[`{n}`](#{n.lower()})' for n in tops)
+    links = ', '.join(f'[`{n}`](#{n.lower()}{"-1"*(n.lower() in taken)})' for n in tops)
     return f'\n\n::: defines\nOn this page: {links}\n:::\n\n' if len(tops) > 1 else ''
 
 def as_markdown(name, cells, source):
@@ -208,17 +216,19 @@ def as_markdown(name, cells, source):
     front = yaml.safe_load(text(cells[0]['source']).strip().strip('-')) if cells and cells[0]['cell_type'] == 'raw' else {}
     docs = {n: text(o['data']['text/markdown']) for c in cells if (n := shown_name(c)) for o in c['outputs'] if 'text/markdown' in o.get('data', {})}
     there, pictures, blocks, names = {c['id']: c for c in cells if not shown_name(c)}, {}, [], list(docs)
+    taken = set(slugs(cells))
     for c in source:
         if (p := there.get(c['id'])) is None:
             said = directives(text(c['source']))
-            if c['cell_type'] == 'code' and {'export', 'exports', 'exporti'} & set(said) and 'hide' not in said: blocks.append(exported(c, docs))
+            if c['cell_type'] == 'code' and {'export', 'exports', 'exporti'} & set(said) and 'hide' not in said: blocks.append(exported(c, docs, taken))
             continue
         s = text(p['source'])
         if p['cell_type'] == 'markdown': blocks.append(re.sub(r'\[!\[[^\]]*\]\([^)]*colab[^)]*\)\]\([^)]*\)', '', s))
-        elif p['cell_type'] == 'code': blocks.append(code(p, pictures))
-    blocks += [api(n, d) for n, d in docs.items()]
+        elif p['cell_type'] == 'code': blocks.append(code(p, pictures, name[0].isdigit()))
+    blocks += [api(n, d, taken) for n, d in docs.items()]
     first = next((i for i, b in enumerate(blocks) if b.lstrip().startswith('#') or 'class=' in b or '```' in b), 0)
-    return front, '\n\n'.join([*blocks[:first], overview(names), *blocks[first:]]), pictures
+    about = f"::: about\n{front['description']}\n:::\n\n" if front.get('description') else ''
+    return front, about + '\n\n'.join([*blocks[:first], overview(names, taken), *blocks[first:]]), pictures
 
 
 # a page as HTML
@@ -265,7 +275,7 @@ def rendered(name):
         front, markdown, pictures = as_markdown(name, cells, source)
         r = subprocess.run([pandoc(), '-f', reads, '-t', 'html5', '--mathml', '--wrap=none'], input=markdown, capture_output=True, text=True, check=True)
         body = dressed(r.stdout, name)
-        page = dict(title=str(front.get('title', name)), about=str(front.get('description', '')), body=body, headings=headings(body), said=r.stderr,
+        page = dict(title=str(front.get('title', name)), about=re.sub(r'[$`*]', '', str(front.get('description', ''))), body=body, headings=headings(body), said=r.stderr,
                     pictures={k: base64.b64encode(v).decode() for k, v in pictures.items()})
         part = path.with_suffix(f'.{os.getpid()}')
         part.write_text(json.dumps(page), encoding='utf-8')

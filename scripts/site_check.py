@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 root = Path(__file__).resolve().parent.parent
-width, seconds = 400, 300
+width, seconds = 400, 1500     # a busy machine needs 5 seconds a page, an idle one a tenth
 browsers = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
 latex = re.compile(r'\\(?:[a-zA-Z]{2,}|[()\[\]])|\$\$|(?<![\w\\])\$[^\s$][^$\n]{0,80}[^\s$]\$(?!\w)')
 quiet = 'math', 'code', 'pre', 'script', 'style', 'title'
