@@ -12,7 +12,7 @@ NB_WORKERS ?= 2
 PY_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-portable test-nbs test-py export store readme colab docs-check site site-check wheel test-wheel bench hooks clean
+.PHONY: help setup demo test test-portable test-nbs test-py export store readme colab papers help-pages docs-check site site-check wheel test-wheel bench hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ readme: setup  ## README.md from nbs/index.ipynb, without Quarto
 
 colab: setup  ## the badge and the install cell of every page that runs alone on Colab
 	$(BIN)/python scripts/colab.py
+
+papers: setup  ## a link at the first mention of each paper on a page
+	$(BIN)/python scripts/papers.py
+
+help-pages: setup  ## the help of every command in the page of the command, without running the page
+	$(ONE) $(BIN)/python scripts/store_help.py
 
 docs-check: setup  ## what can be checked of the site without Quarto: every page is processed
 	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python scripts/docs_check.py

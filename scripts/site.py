@@ -7,10 +7,8 @@
 pandoc comes with `pypandoc-binary`. A page is processed as nbdev does it and rendered by pandoc, both in processes and kept in
 .site-cache/ by the hash of all that it depends on. Styles, script and frame are in scripts/pages/; equations are MathML."""
 import argparse, ast, base64, hashlib, html, json, os, posixpath, re, shutil, struct, subprocess, sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import yaml
@@ -275,7 +273,7 @@ def rendered(name):
         front, markdown, pictures = as_markdown(name, cells, source)
         r = subprocess.run([pandoc(), '-f', reads, '-t', 'html5', '--mathml', '--wrap=none'], input=markdown, capture_output=True, text=True, check=True)
         body = dressed(r.stdout, name)
-        page = dict(title=str(front.get('title', name)), about=re.sub(r'[$`*]', '', str(front.get('description', ''))), body=body, headings=headings(body), said=r.stderr,
+        page = dict(title=str(front.get('title', name)), about=re.sub(r'\[([^\]]*)\]\([^)]*\)|[$`*]', r'\1', str(front.get('description', ''))), body=body, headings=headings(body), said=r.stderr,
                     pictures={k: base64.b64encode(v).decode() for k, v in pictures.items()})
         part = path.with_suffix(f'.{os.getpid()}')
         part.write_text(json.dumps(page), encoding='utf-8')
@@ -283,10 +281,12 @@ def rendered(name):
     return name, json.loads(path.read_text(encoding='utf-8'))
 
 def render_all(names, workers):
-    "{notebook: page} of all; each worker takes the next."
+    "{notebook: page} of all. Workers fill the cache, as programs of their own: processing a page replaces `__main__`."
     kept.mkdir(exist_ok=True)
-    if workers == 1: return dict(map(rendered, names))
-    with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool: return dict(pool.map(rendered, names))
+    if workers > 1:
+        jobs = [subprocess.Popen([sys.executable, __file__, '--fill', *names[i::workers]]) for i in range(workers)]
+        if any([j.wait() for j in jobs]): sys.exit('a worker failed')
+    return dict(map(rendered, names))
 
 
 # the frame around the pages
@@ -352,7 +352,9 @@ def main(argv=None):
     p.add_argument('--only', nargs='+', metavar='NOTEBOOK', help='render these alone, such as index 400_attack.patch')
     p.add_argument('--out', type=Path, default=root/'_docs', help='the folder that is written; what it held is removed')
     p.add_argument('--workers', type=int, default=min(2, os.cpu_count() or 1), help='processes')
+    p.add_argument('--fill', nargs='+', help=argparse.SUPPRESS)
     a = p.parse_args(argv)
+    if a.fill: return [rendered(n) for n in a.fill] and 0
     os.chdir(root)
     if shutil.which('quarto') and not (a.pandoc or a.only): return subprocess.run([Path(sys.executable).parent/'nbdev-docs']).returncode
     names = chosen(a.only) if a.only else notebooks()

@@ -346,6 +346,10 @@ def colab(root):
     "Tutorials, and lessons that run alone, have a badge and the cell that installs the package on Colab; no other page has."
     return [f'{p.relative_to(root/"nbs")}: its Colab cells are missing or differ, run `make colab`' for p in script(root, 'colab').stale(root)]
 
+def papers(root):
+    "The first mention of a paper on a page is a link."
+    return [f'{p.name} names a paper without its link, run `make papers`' for p in script(root, 'papers').stale(root)]
+
 def glossary(root):
     "The page that a glossary row names uses its term, and no page before it does."
     page = (root/'nbs/explanations/glossary.ipynb')
@@ -385,4 +389,4 @@ def places(root):
 
 
 RULES = [settings_mirror, pins, packaging, quarto_link, sidebar, part_map, workflows, machine_paths, unique_numbers, import_order,
-         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary, stored, colab]
+         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary, stored, colab, papers]

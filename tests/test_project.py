@@ -221,6 +221,7 @@ def sound(root, tmp_path_factory):
     ('colab', replace('nbs/tutorials/01_first_run.ipynb', '[![Open in Colab]', '[![Open]'), '01_first_run.ipynb: its Colab'),
     ('colab', replace('nbs/100_quant.ste.ipynb', '# On Colab', '# On'), '100_quant.ste.ipynb: its Colab'),
     ('colab', replace('scripts/colab.py', 'git+', 'hg+'), '06_deploy.ipynb: its Colab'),
+    ('papers', replace('nbs/110_quant.quantizers.ipynb', '[Zhou 2016](https://arxiv.org/abs/1606.06160)', 'Zhou 2016'), '110_quant.quantizers.ipynb names'),
     ('sidebar', replace('nbs/sidebar.yml', '- index.ipynb', '- other.ipynb'), 'index.ipynb'),
     ('sidebar', replace('nbs/sidebar.yml', '- index.ipynb', '- index.ipynb\n      - index.ipynb'), 'twice'),
     ('part_map', replace('CONTRIBUTING.md', '`core`', ''), '`core`'),

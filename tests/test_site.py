@@ -1,5 +1,5 @@
 """The site without Quarto: some of its pages, rendered and opened, and the checks, which find each fault. `make site-check` does all pages."""
-import json, subprocess, sys
+import json, re, subprocess, sys
 
 import pytest
 
@@ -68,3 +68,13 @@ def test_wide_page_is_found(check, tmp_path):
     (tmp_path/'wide.html').write_text('<p style="width:900px">a</p>')
     found = check.seen(tmp_path, check.browser())
     assert len(found) == 1 and found[0].startswith('wide.html: '), found
+
+
+def test_help_is_stored(root):
+    "The page of a command shows every option that the command has."
+    store = load(root/'scripts/store_help.py')
+    found = list(store.shown(root))
+    assert len(found) >= 5
+    for path, _, cell, module, name in found:
+        said, now = (set(re.findall(r'--[\w-]+', s)) for s in (''.join(cell['outputs'][0]['text']), store.help_of(module, name)))
+        assert said == now, f'{path.name} stores another help, run `make help-pages`: {sorted(said ^ now)}'
