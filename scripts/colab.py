@@ -6,7 +6,7 @@ import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-install = "'triqdef[onnx,timm,distributed,purify] @ git+https://github.com/triqdef/triqdef'"
+install = "'triqdef[all] @ git+https://github.com/triqdef/triqdef'"
 at = 'https://colab.research.google.com/github/triqdef/triqdef/blob/main/nbs'
 badge = 'https://colab.research.google.com/assets/colab-badge.svg'
 ids = 'colab-badge', 'colab-install'

@@ -1,4 +1,4 @@
-"""One patch that works on any image at any place: Brown et al. 2017, batched, for one source bit-width or several.
+"""One patch that works on any image at any place: [Brown et al. 2017](https://arxiv.org/abs/1712.09665), batched, for one source bit-width or several.
 
 Docs: https://triqdef.github.io/triqdef/attack.gap.html.md"""
 
