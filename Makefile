@@ -12,7 +12,7 @@ NB_WORKERS ?= 2
 PY_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-portable test-nbs test-py export store readme docs-check wheel bench hooks clean
+.PHONY: help setup demo test test-portable test-nbs test-py export store readme colab papers help-pages docs-check site site-check wheel test-wheel bench hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,12 +58,31 @@ store: setup  ## run one notebook and keep its outputs: make store NB=nbs/000_ch
 readme: setup  ## README.md from nbs/index.ipynb, without Quarto
 	$(BIN)/python scripts/readme.py
 
+colab: setup  ## the badge and the install cell of every page that runs alone on Colab
+	$(BIN)/python scripts/colab.py
+
+papers: setup  ## a link at the first mention of each paper on a page
+	$(BIN)/python scripts/papers.py
+
+help-pages: setup  ## the help of every command in the page of the command, without running the page
+	$(ONE) $(BIN)/python scripts/store_help.py
+
 docs-check: setup  ## what can be checked of the site without Quarto: every page is processed
 	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python scripts/docs_check.py
+
+site: setup  ## the pages in _docs/, by Quarto where it is installed and by pandoc otherwise
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python scripts/site.py
+
+site-check: setup  ## the site by pandoc, its links, equations and sections, and in chromium its width and search
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python scripts/site.py --pandoc
+	$(BIN)/python scripts/site_check.py
 
 wheel: setup  ## the wheel and the source archive, in dist/
 	rm -rf dist build
 	$(BIN)/python -m build
+
+test-wheel: setup  ## the wheel in an environment of its own, and every tutorial and explanation there, in an empty folder
+	$(ONE) $(BIN)/python scripts/check_wheel.py --build --pages
 
 bench: setup  ## the ratios of benchmarks/, one script after the other
 	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
@@ -72,5 +91,5 @@ hooks: setup  ## merge and diff drivers for notebooks in this clone
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev-install-hooks
 
 clean:  ## what can be made again; the environment stays
-	rm -rf _proc _docs dist build .pytest_cache .hypothesis .junit.xml *.egg-info
+	rm -rf _proc _docs .site-cache dist build .pytest_cache .hypothesis .junit.xml *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

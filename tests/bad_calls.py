@@ -240,7 +240,7 @@ EXEMPT = {
         evaluate.suite.suite_table core.this_process pixels.warn_once core.asset epochs.EpochOrder cifar.sample_tensors deploy.runtime.saturates_here files.plain files.fingerprint layouts.imagenet_wnids
         layouts.imagenet_names quant.checkpoint.pretrained_names tables.paper_figures train.distributed.wait_for_all folders.natural_key deploy.runtime.need_modules''',
     'is a part of the command line, whose commands are tried below': '''commands.attacks.fit_to commands.attacks.picked_attacks commands.attacks.targeted_attacks commands.checks.Rule
-        commands.checks.budget_options commands.checks.check_options commands.checks.command_parser commands.checks.idle_options commands.checks.least_values commands.checks.parse_options
+        commands.checks.budget_options commands.checks.check_options commands.checks.command_help commands.checks.command_parser commands.checks.idle_options commands.checks.least_values commands.checks.parse_options
         commands.checks.run_options commands.checks.set_command commands.checks.without_effect_by commands.demo.add_demo commands.evaluate.add_evaluate commands.export.add_export
         commands.export.exported_files commands.export.proven_file commands.options.add_methods commands.options.add_numbers commands.options.add_settings commands.options.as_typed
         commands.options.option_name commands.options.train_settings commands.published.add_published commands.published.run_published commands.report.add_report_options

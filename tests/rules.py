@@ -26,6 +26,7 @@ class Cell:
     "One cell of a notebook: its source, its `#|` directives, its syntax tree."
     def __init__(self, d, where):
         self.kind, self.source, self.outputs, self.where = d['cell_type'], text(d['source']), d.get('outputs', []), where
+        self.id = d.get('id', '')
         self.directives = dict(m.groups() for m in re.finditer(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', self.source, re.M))
 
     @property
@@ -215,9 +216,10 @@ def first_cells(root):
         head = nb.cells[0] if nb.cells else None
         if not head or head.kind != 'markdown' or not re.match(r'# \S.*\n\n?> \S', head.source):
             bad.append(f'{nb.name} does not begin with a title and a one-line promise (`# …`, `> …`)')
-        if len(nb.cells) < 2 or not re.fullmatch(r'#\|\s*default_exp:?\s+[\w.]+\s*', nb.cells[1].source):
+        cells = [c for c in nb.cells if not c.id.startswith('colab-')]
+        if len(cells) < 2 or not re.fullmatch(r'#\|\s*default_exp:?\s+[\w.]+\s*', cells[1].source):
             bad.append(f'{nb.name}: the second cell is not `#| default_exp MODULE` alone'); continue
-        if nb.exported and nb.cells[2] is not nb.exported[0]: bad.append(f'{nb.name}: the third cell does not export')
+        if nb.exported and cells[2] is not nb.exported[0]: bad.append(f'{nb.name}: the third cell does not export')
     return bad
 
 def import_cells(root):
@@ -334,6 +336,20 @@ def stored(root):
     "A cell that shows something has its output stored."
     return [f'{c.where} shows something and stores no output' for nb in notebooks(root) for c in nb.cells if _shows(c) and not c.outputs]
 
+def script(root, name):
+    "A script as a module."
+    spec = importlib.util.spec_from_file_location(name, root/f'scripts/{name}.py')
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
+
+def colab(root):
+    "Tutorials, and lessons that run alone, have a badge and the cell that installs the package on Colab; no other page has."
+    return [f'{p.relative_to(root/"nbs")}: its Colab cells are missing or differ, run `make colab`' for p in script(root, 'colab').stale(root)]
+
+def papers(root):
+    "The first mention of a paper on a page is a link."
+    return [f'{p.name} names a paper without its link, run `make papers`' for p in script(root, 'papers').stale(root)]
+
 def glossary(root):
     "The page that a glossary row names uses its term, and no page before it does."
     page = (root/'nbs/explanations/glossary.ipynb')
@@ -357,8 +373,7 @@ SHARES = dict(runs_within_3=99, runs_within_1=74)
 
 def shape(root):
     "Cells, lines, modules and signatures are no longer, and lessons no farther from their definitions, than the bounds say."
-    spec = importlib.util.spec_from_file_location('structure', root/'scripts/structure.py')
-    structure = importlib.util.module_from_spec(spec); spec.loader.exec_module(structure)
+    structure = script(root, 'structure')
     structure.ast = SimpleNamespace(**vars(ast) | dict(parse=parsed))
     now = structure.figures(root)
     bad = [f'{k} is {now[k]}, at most {v}' for k, v in BOUNDS.items() if now[k] > v]
@@ -374,4 +389,4 @@ def places(root):
 
 
 RULES = [settings_mirror, pins, packaging, quarto_link, sidebar, part_map, workflows, machine_paths, unique_numbers, import_order,
-         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary, stored]
+         outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary, stored, colab, papers]

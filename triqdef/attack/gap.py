@@ -1,4 +1,4 @@
-"""A universal patch (Brown et al. 2017), for one source bit-width or several.
+"""A universal patch ([Brown et al. 2017](https://arxiv.org/abs/1712.09665)), for one source bit-width or several.
 
 Docs: https://triqdef.github.io/triqdef/attack.gap.html.md"""
 
