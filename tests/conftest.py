@@ -1,5 +1,5 @@
 """Shared by all tests: one thread, no display, repeatable hypothesis runs, the repository's root."""
-import os
+import gc, os
 
 for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): os.environ.setdefault(name, '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -19,8 +19,16 @@ def root():
     return Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope='session', autouse=True)
-def torchlib():
-    "Networks are written faster."
+def once():
+    "Fork the process that runs programs; networks are written faster; the collector passes over what was imported."
+    end = forked.start()
     back = forked.read_once()
+    gc.collect(); gc.freeze()
     yield
-    back()
+    gc.unfreeze()
+    back(); end()
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    "Pictures are files of one pixel: for what is not about pictures."
+    forked.undrawn(monkeypatch.setattr)
