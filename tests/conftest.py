@@ -12,6 +12,11 @@ from hypothesis import settings
 settings.register_profile('triqdef', deadline=None, max_examples=25, derandomize=True)
 settings.load_profile('triqdef')
 
+LONG = 'test_deploy test_kills test_program test_imagenet test_distributed test_architectures test_users_train'.split()
+
+def pytest_collection_modifyitems(items):
+    "The longest files come first, so that the workers end together."
+    items.sort(key=lambda i: LONG.index(i.path.stem) if i.path.stem in LONG else len(LONG))
 
 @pytest.fixture(scope='session')
 def root():

@@ -27,11 +27,15 @@ def declare():
     return better_than_chance
 
 
-@pytest.fixture
-def toys():
-    declare()
+@pytest.fixture(scope='module')
+def trained():
     dls = toy_dls(n=64)
-    yield calibrate(to_multibit(trained_toy(), (32, 2)), dls.train, 2), dls
+    return calibrate(to_multibit(trained_toy(), (32, 2)), dls.train, 2), dls
+
+@pytest.fixture
+def toys(trained):
+    declare()
+    yield trained
     del audit_lines[NEW]
 
 def test_the_audit_finds_it(toys, undrawn, tmp_path):
