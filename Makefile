@@ -43,9 +43,9 @@ test-portable: setup  ## `make test` as a CPU without AVX computes it; TEST_THRE
 test-nbs: setup  ## the notebooks alone, and which of them are slow
 	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/nbdev-test --n-workers $(NB_WORKERS) --timing --cell-timing-min 2 | $(BIN)/python scripts/slowest.py
 
-test-py: setup  ## pytest alone, a file at a time on each core
+test-py: setup  ## pytest alone, a file at a time on each core, long ones first
 	@rm -f .junit.xml
-	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest -n $(PY_WORKERS) --dist loadfile --durations=10 --junitxml=.junit.xml
+	PATH="$(abspath $(BIN)):$$PATH" $(ONE) $(BIN)/python -m pytest -n $(PY_WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 --junitxml=.junit.xml
 
 export: setup  ## triqdef/ from nbs/, notebooks cleaned
 	$(BIN)/nbdev-export

@@ -1,5 +1,5 @@
 """Shared by all tests: one thread, no display, repeatable hypothesis runs, the repository's root."""
-import os
+import gc, os
 
 for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): os.environ.setdefault(name, '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -12,6 +12,11 @@ from hypothesis import settings
 settings.register_profile('triqdef', deadline=None, max_examples=25, derandomize=True)
 settings.load_profile('triqdef')
 
+LONG = 'test_deploy test_kills test_program test_imagenet test_distributed test_architectures test_users_train'.split()
+
+def pytest_collection_modifyitems(items):
+    "The longest files come first, so that the workers end together."
+    items.sort(key=lambda i: LONG.index(i.path.stem) if i.path.stem in LONG else len(LONG))
 
 @pytest.fixture(scope='session')
 def root():
@@ -19,8 +24,16 @@ def root():
     return Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope='session', autouse=True)
-def torchlib():
-    "Networks are written faster."
+def once():
+    "Fork the process that runs programs; networks are written faster; the collector passes over what was imported."
+    end = forked.start()
     back = forked.read_once()
+    gc.collect(); gc.freeze()
     yield
-    back()
+    gc.unfreeze()
+    back(); end()
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    "Pictures are files of one pixel: for what is not about pictures."
+    forked.undrawn(monkeypatch.setattr)

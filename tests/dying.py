@@ -1,6 +1,7 @@
-"Trainings and commands that die or are stopped at a named moment, for a process of their own."
-import os, signal
+"Trainings and commands that die, are stopped at a named moment or have fewer images, for a process of their own."
+import os, signal, sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from fastai.callback.core import Callback
 import triqdef.cli as cli
 import triqdef.commands.study as study_command
 import triqdef.commands.train as train_command
+import triqdef.train.build as build
 import triqdef.train.run as run
 
 
@@ -34,8 +36,14 @@ def json_half_written():
     def write_text(self, text, *args, **kwargs): own(self, text[:20], *args, **kwargs); die()
     Path.write_text = write_text
 
+def few(put=setattr):
+    "Have at most 64 toys to train and as many to validate; `put` sets an attribute."
+    own = build.toy_images
+    put(build, 'toy_images', lambda n, **how: own(min(n, 64), **how))
+
 def train(settings, folder, where=None):
-    "`triqdef.train.run.train` of these settings, dead at `where`."
+    "`triqdef.train.run.train` of these settings and few toys, dead at `where`."
+    few()
     if where == 'while writing the state': second_state_half_written()
     if where == 'while writing run.json': json_half_written()
     if where == 'while writing the network': run.save_checkpoint = die
@@ -50,10 +58,22 @@ class Interrupt(Callback):
         if self.training and self.epoch == 1 and self.iter == 2: os.kill(os.getpid(), signal.SIGINT)
 
 def interrupted(argv):
-    "The `triqdef` program with these words, whose training gets a Ctrl-C."
+    "The `triqdef` program with these words and few toys, whose training gets a Ctrl-C."
+    few()
     signal.signal(signal.SIGINT, signal.default_int_handler)       # a job in the background ignores it
     train_command.train = partial(run.train, cbs=[Interrupt()])
     return cli.main(argv)
+
+def small(argv):
+    "The `triqdef` program with these words and few toys."
+    few()
+    return cli.main(argv)
+
+def afresh(argv, part):
+    "The `triqdef` program with these words, its modules imported anew, with one more folder of methods."
+    for name in [n for n in sys.modules if n.partition('.')[0] == 'triqdef']: del sys.modules[name]
+    import_module('triqdef.train').__path__.append(part)
+    return import_module('triqdef.cli').main(argv)
 
 def talkative(argv):
     "The `triqdef` program with these words, which says more than a pipe holds."

@@ -78,14 +78,14 @@ def test_in_a_report(colour, net):
     r = report({'toy': net}, toy_dls(64), attack_suite(('pgd', 'colour'), side=16, bounded=True), n=16, n_attack=8, n_align=0, audit=False, progress=False)
     assert 'One colour 4×4' in r.text()
 
-def test_in_a_recipe(colour, tmp_path):
+def test_in_a_recipe(colour, undrawn, tmp_path):
     assert make_attack(dict(attack='colour', size=4, queries=2)).queries == 2
     own = asset('study-cifar10.toml').read_text() + '\n[scales.toys.attacks."One colour"]\nattack = "colour"\nrole = "unseen"\nsize = 4\nqueries = 2\n'
     (tmp_path/'own.toml').write_text(own)
     cells = study(load_recipe(tmp_path/'own.toml', 'toys'), tmp_path/'study', ['qat'], progress=False)
     assert any('one-colour' in k for k in cells), list(cells)
 
-def test_on_the_command_line(colour, tmp_path, capsys):
+def test_on_the_command_line(colour, undrawn, tmp_path, capsys):
     with pytest.raises(SystemExit): main(['evaluate', '--help'])
     said = ' '.join(capsys.readouterr().out.split())
     assert 'colour' in said and '--colour-steps' in said

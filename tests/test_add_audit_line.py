@@ -27,14 +27,18 @@ def declare():
     return better_than_chance
 
 
-@pytest.fixture
-def toys():
-    declare()
+@pytest.fixture(scope='module')
+def trained():
     dls = toy_dls(n=64)
-    yield calibrate(to_multibit(trained_toy(), (32, 2)), dls.train, 2), dls
+    return calibrate(to_multibit(trained_toy(), (32, 2)), dls.train, 2), dls
+
+@pytest.fixture
+def toys(trained):
+    declare()
+    yield trained
     del audit_lines[NEW]
 
-def test_the_audit_finds_it(toys, tmp_path):
+def test_the_audit_finds_it(toys, undrawn, tmp_path):
     net, dls = toys
     a = audit(net, dls.valid, budget=BUDGET, lines=(5, NEW), progress=False)
     assert a[NEW].passed and a[NEW].values['accuracy'].keys() == {'32', '2'}
@@ -46,7 +50,7 @@ def test_all_lines_include_it(toys):
     net, dls = toys
     assert [l.number for l in audit(net, dls.valid, budget=BUDGET, progress=False).lines] == sorted(audit_lines)
 
-def test_the_report_shows_it(toys, tmp_path):
+def test_the_report_shows_it(toys, undrawn, tmp_path):
     net, dls = toys
     r = report(net, dls, PatchPGD(4, 1), audit=replace(BUDGET, n=8), n=8, n_align=0, progress=False, out=tmp_path/'r')
     assert 'Better than chance' in r.text() and 'Better than chance' in (tmp_path/'r/index.html').read_text()

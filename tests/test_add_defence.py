@@ -1,11 +1,12 @@
 "A training method in one file: without any other change it trains, runs as a study arm, is an option, and refuses what it does not read."
-import json, subprocess, sys, zipfile
+import json, os, sys, zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from forked import forked
 from triqdef import cli, train as part
 from triqdef.study import load_recipe, study
 from triqdef.train.run import find_methods, load_run, method_table, methods, recorded_settings, train, TrainSettings
@@ -97,7 +98,7 @@ def test_others_refuse_its_own(toy, tmp_path, capsys):
     with pytest.raises(ValueError, match='dim'): train(TrainSettings(**SMALL, own=dict(dim=2.)), tmp_path/'x', progress=False)
     assert not (tmp_path/'x').exists()
 
-def test_arm_of_a_study(toy, tmp_path):
+def test_arm_of_a_study(toy, undrawn, tmp_path):
     "Trained, attacked and told apart as seen, by a recipe that names it; a recipe with a setting that it does not read is refused."
     (tmp_path/'own.toml').write_text(RECIPE)
     cells = study(load_recipe(tmp_path/'own.toml', 'toys'), tmp_path/'study', progress=False)
@@ -113,12 +114,10 @@ def test_two_of_one_name(toy):
     with pytest.raises(ValueError, match='two training methods'): training_method('toy', 'another')(type('Other', (JointQAT,), {}))
     with pytest.raises(ValueError, match="no parameter 'dims'"): training_method('toy', 'the same', own='dims')(toy)
 
-@pytest.mark.skipif(sys.platform == 'win32', reason='one more process')
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='one more process')
 def test_program(toy, tmp_path):
-    "In a fresh process the program finds the file by itself."
-    code = f"import sys, triqdef.train as t; t.__path__.append({str(Path(sys.modules[toy.__module__].__file__).parent)!r}); " \
-           "from triqdef.cli import main; sys.exit(main(sys.argv[1:]))"
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, 'train', str(tmp_path/'run'), *ARGS], capture_output=True, text=True)
+    "In a process that imports the package anew the program finds the file by itself."
+    r = forked('dying:afresh', ['train', str(tmp_path/'run'), *ARGS], str(Path(sys.modules[toy.__module__].__file__).parent))
     assert r.returncode == 0, r.stderr
     assert json.loads((tmp_path/'run/run.json').read_text())['settings']['method'] == 'toy'
 

@@ -17,8 +17,8 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch.profiler import ProfilerActivity, profile
 
+import dying
 from forked import forked
-from triqdef.cli import main
 from triqdef.core import fixed_seed
 from triqdef.data import EpochOrder, ImageLoader, ImageTensors
 from triqdef.quant.convert import at_bits, calibrate, to_multibit
@@ -31,7 +31,7 @@ from triqdef.train.distributed import RankLoader, communication, distributed, jo
 from triqdef.train.run import TrainSettings, load_run, train
 
 BITS, BATCH = (32, 5, 2), 16      # images of a step, over all processes
-RUN = dict(data='toys', arch='toy_net', bits=(32, 2), bs=32, patch_size=4, attack_steps=2, device='cpu', method='triqdef', epochs=3)
+RUN = dict(data='toys', arch='toy_net', bits=(32, 2), bs=8, patch_size=4, attack_steps=2, device='cpu', method='triqdef', epochs=3)
 
 
 class MeanNet(ToyNet):
@@ -141,6 +141,7 @@ def runs(folder, found):
 
 def fits(folder):
     "What one of the two processes does, dead in the end."
+    dying.few()
     join_processes('cpu')
     found = {}
     steps(found); restored(found); runs(Path(folder), found)
@@ -158,7 +159,7 @@ def one(folder, rank, port, work):
 
 def pair(folder, port, argv=None, seconds=150):
     "Fork two processes, for the fits or for a command, and write their exit codes; nobody waits for ever."
-    work = partial(main, argv) if argv else partial(fits, folder)
+    work = partial(dying.small, argv) if argv else partial(fits, folder)
     end, pids, codes = time.monotonic() + seconds, [], {}
     for rank in (0, 1):
         pids.append(os.fork())
@@ -186,6 +187,13 @@ def both(folder, argv=None):
     r = forked('test_distributed:pair', str(folder), free_port(), argv)
     assert r.returncode == 0, r.stderr[-2000:]
     return json.loads((folder/'codes.json').read_text()), [(folder/f'{r}.log').read_text() for r in (0, 1)]
+
+@pytest.fixture(scope='module', autouse=True)
+def few():
+    "Fewer toys, here as in the two processes."
+    with pytest.MonkeyPatch.context() as m:
+        dying.few(m.setattr)
+        yield
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
@@ -278,7 +286,7 @@ def test_one_writes(two):
     assert sorted(p.name for p in (folder/'whole').iterdir()) == ['history.csv', 'network.safetensors', 'run.json', 'terms.csv']
     assert 'other settings' in a['refused'] and 'the first process did' in b['refused']
     assert json.loads((folder/'whole'/'run.json').read_text())['processes'] == 2
-    assert len(load_run(folder/'whole').terms) == 3*256//(2*32)
+    assert len(load_run(folder/'whole').terms) == 3*64//(2*8)
 
 def test_two_killed_one_goes_on(two):
     "Both processes killed in the second epoch; one process ends the run, with its own number of steps in an epoch."
@@ -294,7 +302,7 @@ def test_one_stopped_two_go_on(two, tmp_path):
         def after_batch(self):
             if self.training and self.epoch == 1: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train(TrainSettings(**RUN), tmp_path/'run', progress=False, cbs=[Stop()])
-    options = '--data toys --arch toy_net --bits 32 2 --bs 32 --patch-size 4 --attack-steps 2 --device cpu --epochs 3 --quiet'.split()
+    options = '--data toys --arch toy_net --bits 32 2 --bs 8 --patch-size 4 --attack-steps 2 --device cpu --epochs 3 --quiet'.split()
     codes, said = both(tmp_path, ['train', str(tmp_path/'run'), *options])
     assert codes == [0, 0], [s[-2000:] for s in said]
     assert ''.join(said).count('of the validation images right') == 1

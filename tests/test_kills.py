@@ -11,12 +11,12 @@ from triqdef.results import collect, study_tables
 from triqdef.study import load_recipe
 
 pytestmark = pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs fork and /proc')
-TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '64', '--patch-size', '4', '--attack-steps', '1',
+TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '16', '--patch-size', '4', '--attack-steps', '1',
         '--device', 'cpu', '--quiet']
 
 def run(*argv, seconds=None):
     "A command in a process of its own, which may die after some seconds of work; its exit code and its seconds."
-    r = command(*argv, seconds=seconds)
+    r = command(*argv, main='dying:small', seconds=seconds)
     return r.returncode, r.seconds
 
 @pytest.fixture(scope='module')

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+import dying
 from forked import command as forked_command, environment, forked
 from triqdef.evaluate.audit import audit_lines
 from triqdef.evaluate.report import Report
 from triqdef.train.run import TrainSettings, load_run, train
 
 SCRIPT = Path(sys.executable).parent/'triqdef'
-TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '64', '--patch-size', '4', '--attack-steps', '2', '--device', 'cpu', '--quiet']
+TOYS = ['--data', 'toys', '--arch', 'toy_net', '--bits', '32', '2', '--bs', '16', '--patch-size', '4', '--attack-steps', '2', '--device', 'cpu', '--quiet']
 QAT = [*TOYS[:9], '--device', 'cpu', '--quiet']      # joint QAT has no patches
-SETTINGS = dict(data='toys', arch='toy_net', bits=(32, 2), bs=64, patch_size=4, attack_steps=2, device='cpu')
+SETTINGS = dict(data='toys', arch='toy_net', bits=(32, 2), bs=16, patch_size=4, attack_steps=2, device='cpu')
 
 
 def command(*args):
@@ -46,6 +48,14 @@ def columns(path, leave_out=()):
     return [{k: v for k, v in row.items() if k not in leave_out} for row in csv.DictReader(path.open())]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def few():
+    "Fewer toys here than the program has, as in the processes of `dying`."
+    with pytest.MonkeyPatch.context() as m:
+        dying.few(m.setattr)
+        yield
+
+
 # runs that are killed
 
 def elsewhere(settings, folder, where=None):
@@ -54,7 +64,7 @@ def elsewhere(settings, folder, where=None):
 
 RESUMED = dict(SETTINGS, method='triqdef', epochs=3)
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "A run that nobody interrupted."
     folder = tmp_path_factory.mktemp('whole')/'run'
@@ -82,7 +92,7 @@ def test_run_folder(whole):
     d = json.loads((whole/'run.json').read_text(), parse_constant=lambda c: pytest.fail(f'{c} is no JSON'))
     assert d['settings']['bits'] == [32, 2] and d['settings']['seed'] == 0 and d['versions']['torch'] == torch.__version__.split('+')[0]
     terms, history = columns(whole/'terms.csv'), columns(whole/'history.csv')
-    assert [int(t['step']) for t in terms] == list(range(12)) and len(history) == 3      # 256 pictures, 64 a step
+    assert [int(t['step']) for t in terms] == list(range(12)) and len(history) == 3      # 64 pictures, 16 a step
     assert all(float(t['adv']) > 0 for t in terms) and float(terms[-1]['gpdp']) > 0
     assert {'acc_32', 'acc_2', 'valid_loss'} <= history[0].keys()
 
@@ -123,11 +133,11 @@ def here(capsys, monkeypatch):
         return Result(code or 0, capsys.readouterr())
     return run
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "A run folder made by the command."
     folder = tmp_path_factory.mktemp('trained')/'qat'
-    r = forked_command('train', folder, '--method', 'qat', '--epochs', 1, *QAT)
+    r = forked_command('train', folder, '--method', 'qat', '--epochs', 1, *QAT, main='dying:small')
     assert r.returncode == 0, r.stderr[-2000:]
     assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
     return folder
@@ -154,7 +164,7 @@ def test_train_leaves_a_run(trained, here, tmp_path):
     assert here('train', trained, '--method', 'qat', '--epochs', 1, *QAT).returncode == 0
     assert before == {f: (trained/f).stat().st_mtime_ns for f in files(trained)}, 'a finished run was trained again'
 
-def test_evaluate(trained, here, tmp_path):
+def test_evaluate(trained, here, undrawn, tmp_path):
     "A report in strict JSON with settings, seeds, versions and intervals, tables and pictures; and the same figures a second time."
     reports = []
     for name in ('one', 'two'):
@@ -169,11 +179,12 @@ def test_evaluate(trained, here, tmp_path):
     assert tables == [f for f in files(tmp_path/'two') if f.endswith('.csv')]
     for f in tables: assert (tmp_path/'one'/f).read_text() == (tmp_path/'two'/f).read_text(), f
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def quick(trained, tmp_path_factory):
     "A quick evaluation with exported networks: what it said, and where its folders are."
     folder = tmp_path_factory.mktemp('quick')
-    r = forked_command('evaluate', trained, '--quick', '--quiet', '--export', '--n', 64, '--n-align', 8, '--gap-steps', 2, '--out', folder/'report')
+    r = forked_command('evaluate', trained, '--quick', '--quiet', '--export', '--n', 64, '--n-align', 8, '--gap-steps', 2, '--out', folder/'report',
+                       main='dying:small', drawn=True)
     assert r.returncode == 0, r.stderr[-2000:]
     return r, folder
 
@@ -185,6 +196,8 @@ def test_quick_evaluate(quick):
     assert {'T1', 'T2', 'T3'} == {c['threat'] for c in j['transfer']}
     assert any('PatchAttack' in o for o in j['left_out']) and 'bounded budgets' in r.stdout
     assert sorted(p.name for p in folder.iterdir()) == ['report', 'report-onnx']
+    sizes = [Image.open(p).size for p in folder.rglob('*.png')]
+    assert len(sizes) > 5 and min(min(s) for s in sizes) > 1, 'a picture is not drawn'
 
 def test_exported_networks_in_the_audit(trained, quick, here, tmp_path):
     "A file for each bit-width, attacked in line 12; then one file and the patches of that report."
@@ -214,7 +227,7 @@ def test_a_file_that_is_another_network_does_not_stay(trained, here, tmp_path, m
         one_line(r, 2, f'{name} is not this network at 2 bits', 'far away')
     assert files(tmp_path) == ['old.onnx'] and (tmp_path/'old.onnx').read_text() == 'mine'
 
-def test_study(here, tmp_path):
+def test_study(here, undrawn, tmp_path):
     "The command makes the cells that are asked for, once; --collect puts folders together and names what is missing."
     for arm in ('qat', 'dwq'):
         r = here('study', 'cifar10', '--scale', 'toys', '--folder', tmp_path/arm, '--arms', arm, '--quiet')

@@ -3,6 +3,7 @@ import json, os
 
 import pytest
 
+import dying, forked
 from triqdef.results import collect, missing, store_study, stored_recipes
 from triqdef.study import load_recipe, study
 
@@ -10,9 +11,11 @@ RECIPE, ARMS = load_recipe('cifar10', 'toys'), ['patch-at', 'triqdef']
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    "A study of two arms."
+    "A study of two arms, of few toys and without pictures."
     folder = tmp_path_factory.mktemp('study')/'whole'
-    study(RECIPE, folder, ARMS, progress=False)
+    with pytest.MonkeyPatch.context() as m:
+        dying.few(m.setattr); forked.undrawn(m.setattr)
+        study(RECIPE, folder, ARMS, progress=False)
     return folder
 
 def test_stored_study_is_the_same_bytes(whole, tmp_path):

@@ -221,7 +221,10 @@ def keep_bits(
     state = only_state(net, 'keep_bits')
     bits = check_bit(bits, state.allowed)
     one = None if bits == 32 else BitState((bits,), state.config)
-    with at_bits(net, bits): out = copy.deepcopy(net)
+    with at_bits(net, bits):
+        norms = [m for m in net.modules() if isinstance(m, MultiBitNorm)]
+        idle = {id(n): None for m in norms for n in m.norms.values() if n is not m.active}
+        out = copy.deepcopy(net, idle)    # without the norms of other bit-widths
     new = {n: kept for n, m in out.named_modules() if (kept := _kept(m, bits, one)) is not None}
     if '' in new: return new['']
     swap_modules(out, new)
