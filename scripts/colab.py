@@ -15,7 +15,7 @@ ids = 'colab-badge', 'colab-install'
 def wanted(name):
     "The two cells of the notebook `name`, a path below nbs/."
     code = f'#| hide\n#| eval: false\n# On Colab this installs the package; elsewhere it does nothing.\n![ -e /content ] && pip install -q {install}'
-    return [dict(cell_type='markdown', id=ids[0], metadata={}, source=[f'[![Open in Colab]({badge})]({at}/{name})']),
+    return [dict(cell_type='markdown', id=ids[0], metadata={}, source=[f'[![Colab]({badge})]({at}/{name})']),
             dict(cell_type='code', execution_count=None, id=ids[1], metadata={}, outputs=[], source=code.splitlines(keepends=True))]
 
 def alone(name, cells):

@@ -63,7 +63,7 @@ def figures(root):
     return dict(cell_median=median(sizes), cell_90=sizes[int(.9*len(sizes))], cell_most=sizes[-1],
                 runs_within_3=round(100*rhythm(cells, 3), 1), runs_within_1=round(100*rhythm(cells, 1), 1),
                 lines_over_100=round(100*sum(len(l) > 100 for l in code)/len(code), 2),
-                words=sum(len(s.split()) for _, k, s in cells if k == 'markdown' and not s.startswith('[![Open in Colab]')),
+                words=sum(len(s.split()) for _, k, s in cells if k == 'markdown' and not s.startswith('[![Colab]')),
                 module_lines=max(lines.values()), modules_over_300_lines=sum(n > 300 for n in lines.values()),
                 module_names=max(names.values()), modules_over_15_names=sum(n > 15 for n in names.values()),
                 parameters=max(wide), signatures_over_9=sum(n > 9 for n in wide), dispatches=len(list(dispatches(root))))

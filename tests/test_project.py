@@ -222,7 +222,7 @@ def sound(root, tmp_path_factory):
     ('places', add('predictions.safetensors', ''), 'predictions.safetensors is in no folder'),
     ('shape', replace('triqdef/study.py', 'def study(', 'def wide(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q): pass\n\ndef study('), 'parameters is 17'),
     ('shape', replace('triqdef/study.py', 'from .core import', 'from .core import _version,'), 'imports _version'),
-    ('colab', replace('nbs/tutorials/01_first_run.ipynb', '[![Open in Colab]', '[![Open]'), '01_first_run.ipynb: its Colab'),
+    ('colab', replace('nbs/tutorials/01_first_run.ipynb', '[![Colab]', '[![Open]'), '01_first_run.ipynb: its Colab'),
     ('colab', replace('nbs/100_quant.ste.ipynb', '# On Colab', '# On'), '100_quant.ste.ipynb: its Colab'),
     ('colab', replace('scripts/colab.py', 'git+', 'hg+'), '06_deploy.ipynb: its Colab'),
     ('papers', replace('nbs/110_quant.quantizers.ipynb', '[Zhou 2016](https://arxiv.org/abs/1606.06160)', 'Zhou 2016'), '110_quant.quantizers.ipynb names'),
