@@ -146,8 +146,8 @@ def _levels_section(self:Report):
         f"The highest: {share_text(f['asr'], f['low'], f['high'])} of {f['network']}, by "
         f"{f['attack']}, {attackers[f['attacker']]}; the null there is "
         f"{share_text(f['null'], f['null_low'], f['null_high'])}.")
-    s = self.summary_table()
-    tables = [('Means over cells, and the highest', _percent(s, [c for c in s if c != 'images']))]
+    s = self.summary_table().rename(columns={'images': 'images attacked'})
+    tables = [('Means over cells, and the highest', _percent(s, s.columns[:-1]))]
     tables += [(f'Each victim: {k}', _victim_table(t)) for k, t in self.transfers.items()]
     picture = 'levels.png', self.levels_figure, 'Each attack by what it knew of the bit-width.'
     return Section('How far does it help to know the bit-width?', text, (picture,), tuple(tables))
@@ -170,7 +170,7 @@ def _difference_section(self:Report):
     shares = ['difference', 'low', 'high']
     d[shares] = (100*d[shares]).round(1)
     d = d.rename(columns={k: f'{k}, points' for k in shares}).rename(
-        columns=dict(source='made at, bits', target='scored at, bits'))
+        columns=dict(source='made at, bits', target='scored at, bits', images='images attacked'))
     text = (f'{self.names[0]} less {self.names[-1]} on the same images: in {clear} of {len(d)} '
             'cells the paired bootstrap interval (95 %) leaves out zero; by chance 1 in 20 does.')
     picture = 'difference.png', self.difference_figure, 'Red: more success on the first network.'
@@ -205,7 +205,7 @@ def _alignment_section(self:Report):
     pictures, tables = [], []
     for k, a in self.alignments.items():
         pictures.append((f'{self.where[k]}/alignment.png', None, f'{k}: agreement of bit-widths '
-                         'above the diagonal, its null below.'))
+                         '(rows, columns) above the diagonal, its null below.'))
         tables.append((f"{k}: input gradients, {a.settings['n']} images", a.table()))
         tables += [(f'{k}: {m} by depth', a.by_stage(m)) for m in measures]
     for k, m in self.gradients.items():
