@@ -168,7 +168,7 @@ CALLS = {
     'evaluate.curves.area_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, sizes=(4,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.steps_curve': lambda w: dict(net=w.net, dl=w.dl, attack=w.pgd, budgets=(1,), bits=(4,), n=4, nulls=False, seed=0, bs=4, progress=False),
     'evaluate.curves.with_setting': lambda w: dict(attack=w.pgd, name='steps', value=2), 'evaluate.faults.broken': lambda w: dict(net=w.net, how='clipped', strength=1.),
-    'evaluate.lines.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05),
+    'evaluate.lines.AuditBudget': lambda w: dict(n=8, steps=1, step_size=.1, restarts=1, queries=2, copies=1, sigma=.1, n_smooth=2, smooth_steps=1, tolerance=.05, margin=.1),
     'evaluate.masking.Momentum': lambda w: dict(bits=4, decay=.9), 'evaluate.audit.audit': lambda w: dict(net=w.net, dl=w.dl, bits=(4, 2), n=8, budget=TINY, lines=(5,), seed=0, progress=False),
     'evaluate.suite.attack_suite': lambda w: dict(names=('pgd',), side=16, size=4, target=1, seed=0), 'evaluate.suite.at_area': lambda w: dict(attacks={'pgd': w.pgd}, share=.1, hw=(16, 16)),
     'evaluate.compare.compare': lambda w: dict(transfers={'net': w.matrix}), 'evaluate.page.check_report_folder': lambda w: dict(out=w.folder/'new'),
@@ -278,8 +278,8 @@ EXEMPT = {
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.agent.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.lines.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.paired.Gap
-        evaluate.curve.Curve evaluate.tables.Report evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
-    'draws or prints such a result': '''pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
+        evaluate.curve.Curve evaluate.tables.Report evaluate.tables.Certificate evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
+    'draws or prints such a result': '''evaluate.figures.dots_figure pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside
         tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page results.verdict results.plot_study pages.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.FileSet datasets.ImageFiles attack.dictionary.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier

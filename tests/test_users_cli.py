@@ -121,7 +121,7 @@ def test_data_of_other_classes(classes, place, said, tmp_path):
 # options
 
 BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'], export=['export', 'RUN', '--bits', '4'], study=['study', 'cifar10'])
-ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'quiet'},
+ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'single_file', 'quiet'},
               train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
                      'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
               evaluate={'folders', 'data', 'device', 'model', 'n', 'out', 'quiet'},

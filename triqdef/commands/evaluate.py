@@ -50,7 +50,7 @@ def _attack_rules():
 _of_model = ('weights', 'bits', 'calibrate_n', 'valid_n', 'bs', 'workers', 'shard',
              'skip_unreadable')
 _of_report = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align',
-              'patch_size', 'target', 'seed')
+              'patch_size', 'target', 'seed', 'single_file')
 _rules = [
     Rule(_of_model, lambda a: a.model, 'without --model'),
     Rule(('weights', 'calibrate_n'), lambda a: not Path(a.model).is_file(),

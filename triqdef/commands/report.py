@@ -43,6 +43,8 @@ def add_report_options(
             ('target', 3, target), ('seed', 0, 'seed of everything drawn')]
     add_numbers(parser, rows, 'the suite')
     parser.add_argument('--out', default=out, help=f'folder of the report (default: {out})')
+    parser.add_argument('--single-file', action='store_true', help='put the pictures into '
+                        'index.html, which can then be passed on alone')
     parser.add_argument('--quiet', action='store_true', help='no progress bars')
 
 # %% ../../nbs/966_commands.report.ipynb #9eecaf74
@@ -56,7 +58,7 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
     "Make the report in `out`, and remove what interrupted processes left beside it."
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                n_align=args.n_align, out=out, seed=args.seed, exported=files,
-               progress=not args.quiet, **more)
+               single=args.single_file, progress=not args.quiet, **more)
     left = out.parent.glob(f'.{glob.escape(out.name)}-????????')
     for p in left: shutil.rmtree(p, ignore_errors=True)
     return r
@@ -71,7 +73,7 @@ def write_report(
     bits=None,    # bit-widths, or None for those of the network that has fewest
     **more,       # further fields of `ReportSettings`
 ):
-    "Make one report of all networks, show it, and write it to `args.out`."
+    "Make one report of all networks, write it to `args.out`, and print what it found."
     bits = bits or min(map(bits_of, nets.values()), key=len)
     notes = {n: _training_of(r) for n, r in runs.items()}
     export = getattr(args, 'export', False)
@@ -79,6 +81,6 @@ def write_report(
     out = check_report_folder(args.out)
     with alone(out.parent/f'.{out.name}.lock', args.out):
         r = _written(nets, dls, attacks, bits, args, files, out, runs=runs, notes=notes, **more)
-    r.show()
-    print(f"\n{args.out}: open index.html; "
-          "report.json holds every setting, seed, version and figure")
+    print(r.brief())
+    print(f"\n{Path(args.out)/'index.html'} is the report; "
+          "report.json beside it holds every setting, seed, version and figure")

@@ -10,7 +10,6 @@ __all__ = ['Audit', 'audit']
 # %% ../../nbs/700_evaluate.audit.ipynb #405d4ed3
 import textwrap
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -54,7 +53,7 @@ class Audit:
 # %% ../../nbs/700_evaluate.audit.ipynb #77a88da8
 @patch(as_prop=True)
 def passed(self:Audit):
-    "False if a line failed, None if one was not run, else True."
+    "False if a line failed, None if one was not run or is inconclusive, else True."
     results = [l.passed for l in self.lines]
     return False if False in results else None if None in results else True
 
@@ -67,20 +66,25 @@ def __getitem__(self:Audit,
     lines = {l.number: l for l in self.lines}
     return lines[check_choice(number, list(lines), 'line')]
 
+# %% ../../nbs/700_evaluate.audit.ipynb #9b034709
+@patch
+def counts(self:Audit)->str:
+    "Return how many lines passed, failed, were inconclusive or not run."
+    signs, words = [l.sign for l in self.lines], ('pass', 'FAIL', 'inconclusive', 'not run')
+    return ', '.join(f'{signs.count(w)} {w}' for w in words if w in signs)
+
 # %% ../../nbs/700_evaluate.audit.ipynb #d79503f0
 @patch
 def __repr__(self:Audit):
     "Count the results."
-    n = {s: sum(l.sign == s for l in self.lines) for s in ('pass', 'FAIL', 'not run')}
-    counts = ', '.join(f'{v} {k}' for k, v in n.items() if v)
-    return f"Audit({counts}; bits={self.bits}, {len(self.y)} images)"
+    return f"Audit({self.counts()}; bits={self.bits}, {len(self.y)} images)"
 
 # %% ../../nbs/700_evaluate.audit.ipynb #7cadfedf
 @patch
 def to_frame(self:Audit)->pd.DataFrame:
-    "A row per line: line, name, passed, figure, limit."
-    rows = [dict(line=l.number, name=l.name, passed=l.passed, figure=l.figure, limit=l.limit)
-            for l in self.lines]
+    "A row per line: line, name, passed, verdict, figure, limit."
+    rows = [dict(line=l.number, name=l.name, passed=l.passed, verdict=l.sign.lower(),
+                 figure=l.figure, limit=l.limit) for l in self.lines]
     return pd.DataFrame(rows).astype({'passed': object}).set_index('line')
 
 # %% ../../nbs/700_evaluate.audit.ipynb #d7d7ec26
@@ -120,8 +124,8 @@ def worst(self:Audit)->pd.DataFrame:    # bits, runs, asr, low, high, n, white_b
 def _smaller_budget(self:Audit):
     "The fields of the budget that differ from the full one."
     used, full = self.settings['budget'], plain(asdict(AuditBudget()))
-    return [f'{k}: {used[k]} instead of {full[k]}' for k in full
-            if used[k] != full[k] and k not in ('bs', 'size', 'step_size')]
+    return [f'{k}: {v} instead of {full[k]}' for k, v in used.items()
+            if v != full[k] and k not in ('bs', 'size', 'step_size')]
 
 # %% ../../nbs/700_evaluate.audit.ipynb #bea6feef
 @patch
@@ -137,7 +141,7 @@ def _missing_attacks(self:Audit):
 @patch
 def left_out(self:Audit)->list:
     "What this audit did less of than the full budget, and the lines it did not run."
-    missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.passed is None]
+    missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.sign == 'not run']
     return self._smaller_budget() + self._missing_attacks() + missing
 
 # %% ../../nbs/700_evaluate.audit.ipynb #5e4e1321
@@ -146,9 +150,9 @@ def text(self:Audit,
     width:int=100,    # columns of the terminal
 )->str:
     "The audit as text of fixed width."
-    def wrap(s, head): return textwrap.wrap(s, width, initial_indent=head, subsequent_indent=' '*11)
+    def wrap(s, head): return textwrap.wrap(s, width, initial_indent=head, subsequent_indent=' '*16)
     out = [f"Audit of {self.settings['attack_name']}, {len(self.y)} images, bits {self.bits}"]
-    for l in self.lines: out += wrap(l.figure, f'{l.number:>2} {l.sign:<8}{l.name}: ')
+    for l in self.lines: out += wrap(l.figure, f'{l.number:>2} {l.sign:<13}{l.name}: ')
     worst = ', '.join(f'{r.bits} bits {rate_text(Rate(round(r.asr*r.n), r.n))}'
                       for r in self.worst().itertuples())
     return '\n'.join(out + wrap(worst, 'Worst case over all variants: '))
@@ -164,9 +168,8 @@ def show(self:Audit,
 # %% ../../nbs/700_evaluate.audit.ipynb #f28c045f
 def _draw_line(ax, line, texts, top, height):
     "Draw one line of the audit in the row that begins at `top`."
-    colour, middle = {True: '#3a9d5d', False: '#c8402f', None: '#b5b5b5'}, -top - height/2
-    ax.add_patch(plt.Rectangle((0, -top - height + .25), .035, height - .5,
-                               color=colour[line.passed]))
+    middle, box = -top - height/2, (.035, height - .5)
+    ax.add_patch(plt.Rectangle((0, -top - height + .25), *box, color=line.colour))
     ax.text(.0175, middle, line.number, color='white', ha='center', va='center', fontsize=8,
             weight='bold')
     ax.text(.05, middle, line.name, va='center', fontsize=8)
@@ -176,7 +179,7 @@ def _draw_line(ax, line, texts, top, height):
 # %% ../../nbs/700_evaluate.audit.ipynb #614bcaf5
 @patch
 def plot(self:Audit,
-    caption='Green passes, red fires, grey was not run',   # a line above all
+    caption='Green passes, red fails, amber is inconclusive, grey was not run',   # a line above all
     width:int=135,   # characters of a line of figures
 ):
     "Draw a row per line with its figure; return the matplotlib figure."
@@ -247,12 +250,10 @@ def _chosen(given, attack):
     return [audit_lines[k] for k in sorted(chosen)]
 
 # %% ../../nbs/700_evaluate.audit.ipynb #eccbd925
-def _ask(line, bench, out): out.append(line.ask(bench))
-
 def _answers(bench, lines):
     "Run the lines one after the other, with a progress bar."
     given, out = bench.given, []
-    jobs = [(f'{given.label}audit, line {l.number}: {l.name}', partial(_ask, l, bench, out))
+    jobs = [(f'{given.label}audit, line {l.number}: {l.name}', lambda l=l: out.append(l.ask(bench)))
             for l in lines]
     run_jobs(jobs, bench.net, given.progress)
     return tuple(out)

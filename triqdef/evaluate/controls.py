@@ -18,7 +18,8 @@ from . import masking, strength      # they declare the lines that line 11 asks
 from .bench import AuditSettings, make_bench
 from .curves import with_setting
 from .faults import broken, faults
-from .lines import audit_line, audit_lines, not_run, rate_text
+from .lines import (all_of, audit_line, audit_lines, decided, inconclusive, not_run,
+                                    rate_text, reaches)
 from .success import asr
 from .transfer import attack_name
 from ..quant.convert import bit_state_of, bits_of, keep_bits
@@ -70,23 +71,33 @@ def _faults_for(net, lines):
     return [how for how in faults if how not in left_out]
 
 # %% ../../nbs/695_evaluate.controls.ipynb #af9fe69a
+def _first_to_fire(bench, lines):
+    "The number of the first line that fails; else None, or 'inconclusive' if one is."
+    found = None
+    for k in lines:
+        line = audit_lines[k].ask(bench)
+        if line.passed is False: return k
+        if line.inconclusive: found = inconclusive
+    return found
+
+# %% ../../nbs/695_evaluate.controls.ipynb #a1fb1570
 def _fired(bench, under):
-    "Fault → the first line that fires on the undefended network broken so, or None."
+    "Fault → the first line that fires on the undefended network broken so."
     o, net, fired = bench.budget, bench.given.undefended, {}
     few = replace(o, n_smooth=min(o.n_smooth, 32), smooth_steps=min(o.smooth_steps, 10),
                   queries=min(o.queries, 500), ends=True)
     for how in _faults_for(net, o.control_lines):
         b = make_bench(broken(net, how), bench.x[:64], bench.y[:64], under.bits, few,
                        bench.attack, under.given)
-        failed = (k for k in o.control_lines if audit_lines[k].ask(b).passed is False)
-        fired[how] = next(failed, None)
+        fired[how] = _first_to_fire(b, o.control_lines)
     return fired
 
 # %% ../../nbs/695_evaluate.controls.ipynb #e2a9f2f8
 def _control_text(rates, fired):
     "The rates, and what fired, in words."
     text = '; '.join(f'{k} at {b} bits {rate_text(r)}' for (k, b), r in rates.items())
-    found = {how: f'line {k} fires' if k else 'silent' for how, k in fired.items()}
+    said = {None: 'silent', inconclusive: inconclusive}
+    found = {how: said.get(k, f'line {k} fires') for how, k in fired.items()}
     return text + '; ' + ', '.join(f'{how}: {s}' for how, s in found.items())
 
 # %% ../../nbs/695_evaluate.controls.ipynb #aa4c32ff
@@ -97,14 +108,16 @@ def _control_text(rates, fired):
             'and the audit fires on each broken one')
 def tools_work(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Try the attacks, and the audit, on an undefended network."
-    if bench.given.undefended is None: return not_run('needs an undefended network: undefended=…')
+    if bench.given.undefended is None:
+        return not_run('needs an undefended network: --undefended, undefended=…')
     under = _undefended(bench)
     rates, fired = _control_rates(bench, under), _fired(bench, under)
     rows = [dict(attack=k, bits=b, **r.to_dict()) for (k, b), r in rates.items()]
-    passed = all(r.value >= .9 for r in rates.values()) and all(fired.values())
-    return passed, _control_text(rates, fired), dict(rates=rows, fired=fired)
+    found = [reaches(r, .9, bench.budget.margin) for r in rates.values()]
+    found += [k if k == inconclusive else k is not None for k in fired.values()]
+    return all_of(found), _control_text(rates, fired), dict(rates=rows, fired=fired)
 
 # %% ../../nbs/695_evaluate.controls.ipynb #2da74428
 def _logits(net, x):
@@ -129,21 +142,25 @@ def _export_row(bench, b, f):
     clean, adv = (_classes(f, x, bench.budget.bs) for x in (bench.x, bench.kept[name][0]))
     s, here = asr(clean, adv, bench.y), bench.score(name, b)
     same, (lo, hi) = (adv == bench.runs[name][b]).float().mean().item(), here.interval
+    ends = max(lo - s.value, s.value - hi), max(hi - s.value, s.value - lo)
     row = dict(bits=b, asr=s.rate.to_dict(), own=here.rate.to_dict(), same=same,
                inside=lo <= s.value <= hi)
+    row['verdict'] = decided(row['inside'], *ends, bench.budget.margin)
     return row, (f"{b} bits: {100*s.value:.1f} % exported, {here.rate} here, "
                  f"{100*same:.1f} % equal predictions")
 
 # %% ../../nbs/695_evaluate.controls.ipynb #eb0433ab
+_needed = 'the exported network: --export, or exported=… (bits → function)'
+
 @audit_line(12, 'Export', 'Does the exported network give the same success?',
             'success on the exported network lies in the interval of the success on this one')
 def export_agrees(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Score the patches of the white box on the exported networks."
     given, net = bench.given.exported, bench.net
     if given is None and bit_state_of(net) is None:
-        return not_run('needs exported=…: bits → function')
+        return not_run(f'needs {_needed}')
     functions = _extracted(bench) if given is None else given
     bits = check_bits(functions, bench.bits, 'exported')
     return _export_result([_export_row(bench, b, functions[b]) for b in bits], given is not None)
@@ -152,8 +169,8 @@ def export_agrees(
 def _export_result(pairs, exported):
     "What line 12 gives for rows and texts; agreement of extracted modules is no pass."
     rows, texts = zip(*pairs)
-    inside, values = all(r['inside'] for r in rows), dict(rows=list(rows), exported=exported)
-    if exported: return inside, '; '.join(texts), values
-    remark = 'not run: needs exported=…: bits → function; '*inside
+    verdict, values = all_of(r['verdict'] for r in rows), dict(rows=list(rows), exported=exported)
+    if exported: return verdict, '; '.join(texts), values
+    remark = f'not run: needs {_needed}; '*(verdict is not False)
     figure = f"{remark}extracted torch modules, not ONNX: {'; '.join(texts)}"
-    return None if inside else False, figure, values
+    return None if verdict is not False else False, figure, values

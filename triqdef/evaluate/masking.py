@@ -18,7 +18,8 @@ from ..attack.views import as_view, under_attack, View
 from ..core import device_of, fixed_seed
 from .alignment import raw_cosine
 from .bench import AuditBench
-from .lines import audit_line, compare_runs, none_stronger, not_run
+from .lines import (all_of, audit_line, compare_runs, none_stronger, not_run,
+                                    stays_below, verdicts)
 from .success import Rate
 from ..quant.convert import at_bits, bit_state_of, bits_of
 
@@ -63,10 +64,11 @@ def _gradient_text(r):
     return f"{r['bits']} bits: vanishes on {gone}{again}, margin {r['margin']:.3g}"
 
 # %% ../../nbs/690_evaluate.masking.ipynb #eedbf918
-def _has_gradients(r):
-    "Whether a row of line 5 is within its limits; NaN is not."
+def _has_gradients(r, margin):
+    "Return whether a row of line 5 is within its limits; NaN is not."
     agrees = r['repeat'] is None or r['repeat'] >= .99
-    return r['vanish']['value'] <= .05 and agrees and r['margin'] <= 16
+    gone = Rate(r['vanish']['k'], r['vanish']['n'])
+    return all_of((stays_below(gone, .05, margin), agrees and r['margin'] <= 16))
 
 # %% ../../nbs/690_evaluate.masking.ipynb #750a1c92
 @audit_line(5, 'Gradients exist',
@@ -75,11 +77,13 @@ def _has_gradients(r):
             '(cosine ≥ 0.99), median logit margin at most 16')
 def gradients_exist(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Return vanishing gradients, repeated gradients and logit margins at each bit-width."
     rows = [_gradient_row(bench, b) for b in bench.bits]
-    figure = '; '.join(_gradient_text(r) for r in sorted(rows, key=_has_gradients))
-    return all(map(_has_gradients, rows)), figure, dict(gradients=rows)
+    found = [_has_gradients(r, bench.budget.margin) for r in rows]
+    worst = sorted(range(len(rows)), key=lambda i: verdicts.index(found[i]))
+    figure = '; '.join(_gradient_text(rows[i]) for i in worst)
+    return all_of(found), figure, dict(gradients=rows)
 
 # %% ../../nbs/690_evaluate.masking.ipynb #4bc093a2
 def _losses(bench, b):
@@ -103,13 +107,13 @@ def _beside(bench, b, variants, own):
             'by more than {0:g} points and outside the paired interval')
 def no_better_loss(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare logit margin and cross entropy at a temperature with the white box."
     if getattr(bench.attack, 'target', None) is not None:
         return not_run('the attack has a target or a criterion of its own; audit an untargeted one')
     pairs = [p for b in bench.some
              for p in _beside(bench, b, _losses(bench, b), 'cross entropy')]
-    return none_stronger(compare_runs(pairs, bench.budget.tolerance))
+    return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
 
 # %% ../../nbs/690_evaluate.masking.ipynb #5df804e8
 def _swaps(bench, b):
@@ -127,12 +131,12 @@ def _swaps(bench, b):
             'by more than {0:g} points and outside the paired interval')
 def no_better_backward(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare backward swaps with the network's own backward pass."
     if bit_state_of(bench.net) is None: return not_run('not a quantized network, nothing to swap')
     pairs = [p for b in bench.some for p in _beside(bench, b, _swaps(bench, b), 'own backward')]
     if not pairs: return not_run('no swap is possible at these bit-widths')
-    return none_stronger(compare_runs(pairs, bench.budget.tolerance))
+    return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
 
 # %% ../../nbs/690_evaluate.masking.ipynb #4497dd16
 class Momentum(View):
@@ -215,11 +219,11 @@ def _alignment_text(cosines, back):
             'raise the cosine over its null by more than 0.2 and to more than double')
 def no_gain_by_smoothing(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare momentum and averaged gradients with one gradient; blur and compare alignment."
     pairs = [_momentum_pair(bench, b) for b in bench.some]
     pairs += [_smoothed_pair(bench, b) for b in bench.some[-1 if bench.budget.ends else 0:]]
-    rows = compare_runs(pairs, bench.budget.tolerance)
+    rows = compare_runs(pairs, bench.budget.tolerance, bench.budget.margin)
     if len(bench.bits) < 2: return none_stronger(rows, note='one bit-width, no alignment')
     c = bench.alignment()
     back = max(c.values()) > max(2*c[0], c[0] + .2)

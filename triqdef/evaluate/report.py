@@ -59,6 +59,7 @@ class ReportSettings(_MeasureSettings):
     runs:dict = None            # name → run folder or `load_run`, with the training settings
     quick:bool = False          # bounded budgets: minutes instead of hours; the report says so
     out:object = None           # a folder to write to, None for none
+    single:bool = False         # put the pictures into its index.html, to pass that on alone
     seed:int = 0                # of everything that is drawn here
     seeds:int = 1               # how many training seeds stand behind the networks
     notes:dict = None           # anything else to keep: paths, commands
@@ -280,7 +281,7 @@ def _ended(r, work, start, out):
     reused = sum(t.reused for t in r.transfers.values())
     r.settings |= dict(seconds=round(time.time() - start, 1), reused=reused)
     if out is None: return r
-    r.save(out)
+    r.save(out, work.settings.single)
     shutil.rmtree(work.parts, ignore_errors=True)
     return r
 

@@ -18,8 +18,9 @@ from ..attack.ensemble import BitEnsemble, FeaturePull
 from ..attack.patch import patch_mask
 from .bench import AuditBench
 from .curves import Curve, with_setting
-from .lines import audit_line, compare_runs, none_stronger, not_run
-from .success import asr, worst_case
+from .lines import (all_of, audit_line, compare_runs, decided, none_stronger,
+                                    not_run, reaches)
+from .success import asr, Rate, worst_case
 
 # %% ../../nbs/685_evaluate.strength.ipynb #93bbd68c
 def _pairs_given(t):
@@ -44,19 +45,20 @@ def _pairs_made(bench):
             'no patch made at another bit-width is better, by the paired interval')
 def white_box_beats_transfer(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare transfer with the white box, from a matrix if one was given."
     if len(bench.bits) < 2: return not_run('one bit-width, nothing to transfer')
     given = bench.given.transfer
     pairs = [] if given is None else _pairs_given(given)
-    return none_stronger(compare_runs(pairs or _pairs_made(bench)))
+    pairs = pairs or _pairs_made(bench)
+    return none_stronger(compare_runs(pairs, margin=bench.budget.margin))
 
 # %% ../../nbs/685_evaluate.strength.ipynb #0df8dd8e
 def _search_pair(bench, label, attack, b):
-    "A gradient-free attack at the places of the white box, beside it."
+    "A gradient-free attack at the places and of the area of the white box, beside it."
     white = bench.white(b)
-    if hasattr(attack, 'places'):
-        attack = with_setting(attack, 'places', bench.kept[white][1])
+    same = dict(size=bench.attack.size, places=bench.kept[white][1])
+    for k in same.keys() & vars(attack).keys(): attack = with_setting(attack, k, same[k])
     name = f'{label} at {b}'
     bench.made(name, attack, b)
     return label, b, bench.score(name, b), 'white box', bench.score(white, b)
@@ -67,11 +69,11 @@ def _search_pair(bench, label, attack, b):
             'no gradient-free attack is better at the same place, by the paired interval')
 def gradient_beats_search(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare gradient-free attacks with the white box at its places."
     tools = bench.gradient_free(bench.attack.size)
     pairs = [_search_pair(bench, k, a, b) for k, a in tools.items() for b in bench.some]
-    return none_stronger(compare_runs(pairs))
+    return none_stronger(compare_runs(pairs, margin=bench.budget.margin))
 
 # %% ../../nbs/685_evaluate.strength.ipynb #f788ce95
 def _sides(bench):
@@ -96,13 +98,22 @@ def _area_curve(bench, sides):
     return c
 
 # %% ../../nbs/685_evaluate.strength.ipynb #fc958f60
+def _area_verdicts(curve, margin):
+    "Whether success never falls, and whether it reaches 95 % by half of the image."
+    drops = curve.drops().itertuples()
+    rises = all_of(decided(d.low <= 0, d.low, d.high, margin) for d in drops)
+    half = [i for i, x in enumerate(curve.x) if x <= .5]
+    def best(b): return max((curve.success(i, b).rate for i in half), key=float, default=Rate(0, 0))
+    return rises, all_of(reaches(best(b), .95, margin) for b in curve.bits)
+
+# %% ../../nbs/685_evaluate.strength.ipynb #74c627d5
 def _area_text(curve, rises, full):
     "The success at each area, for each bit-width."
     rows = curve.to_frame()
     def path(b): return ', '.join(f"{100*a:.0f}" for a in rows[rows.target == b].asr)
     areas = ', '.join(f'{100*a:.0f}' for a in curve.x)
     paths = '; '.join(f'{b} bits {path(b)} %' for b in curve.bits)
-    faults = '; it falls'*(not rises) + '; 95 % is not reached'*(not full)
+    faults = '; it falls'*(rises is False) + '; 95 % is not reached'*(full is False)
     return f"{areas} % of the image: {paths} (n = {rows.n.min()}){faults}"
 
 # %% ../../nbs/685_evaluate.strength.ipynb #db5cad17
@@ -111,15 +122,14 @@ def _area_text(curve, rises, full):
             'never falls by the paired interval, and reaches 95 % by half of the image')
 def rises_with_area(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Return whether the area curve rises and reaches 95 %."
     sides = _sides(bench)
     if len(sides) < 2: return not_run('one area, no curve')
     c = _area_curve(bench, sides)
-    rises = c.monotone()
-    full = all(i is not None and c.x[i] <= .5 for i in c.reaches(.95).values())
+    rises, full = _area_verdicts(c, bench.budget.margin)
     values = dict(curve=c.to_frame().to_dict('records'), drops=c.drops().to_dict('records'))
-    return rises and full, _area_text(c, rises, full), values
+    return all_of((rises, full)), _area_text(c, rises, full), values
 
 # %% ../../nbs/685_evaluate.strength.ipynb #509aceeb
 def _more_steps(bench, b):
@@ -147,11 +157,11 @@ def _more_starts(bench, b):
             'by more than {0:g} points and outside the paired interval')
 def budget_suffices(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare twice the steps or queries, and two more starts, with the white box."
     pairs = []
     for b in bench.some: pairs += [*_more_steps(bench, b), _more_starts(bench, b)]
-    return none_stronger(compare_runs(pairs, bench.budget.tolerance))
+    return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
 
 # %% ../../nbs/685_evaluate.strength.ipynb #3134bf14
 @patch
@@ -205,12 +215,12 @@ def _all_but_victim(bench, b):
             'by more than {0:g} points and outside the paired interval')
 def no_gain_by_ensembles(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare ensembles of all bit-widths, and of all but the victim, with single sources."
     if len(bench.bits) < 2: return not_run('one bit-width, no ensemble')
     pairs = [p for how in bench.budget.ensembles for p in _all_together(bench, how)]
     if len(bench.bits) > 2: pairs += [_all_but_victim(bench, b) for b in bench.some]
-    return none_stronger(compare_runs(pairs, bench.budget.tolerance))
+    return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
 
 # %% ../../nbs/685_evaluate.strength.ipynb #1f54bc55
 @audit_line(10, 'Feature pulling',
@@ -219,10 +229,10 @@ def no_gain_by_ensembles(
             'by more than {0:g} points and outside the paired interval')
 def no_gain_by_features(
     bench,    # an `AuditBench`
-)->tuple:     # (passed, figure, values)
+)->tuple:     # (verdict, figure, values)
     "Compare feature pulling with the white box."
     if len(bench.bits) < 2: return not_run('one bit-width, no features to bring together')
     name = bench.variant('feature pulling', 'all', view=FeaturePull(bench.bits))
     pairs = [('feature pulling', b, bench.score(name, b), 'white box', bench.white_score(b))
              for b in bench.bits]
-    return none_stronger(compare_runs(pairs, bench.budget.tolerance))
+    return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
