@@ -51,7 +51,7 @@ def _settings(name, of, changes):
     if name is None and of.settings is None:
         raise ValueError(f"{of.name} does not say what its images are: give --data, {data_help}")
     s = of.settings or TrainSettings(bs=32)
-    s = replace(s, data=name or s.data, train_n=0, valid_n=0)
+    s = replace(s, data=name or s.data, train_n=0, valid_n=0, device='')
     s = replace(s, **{k: v for k, v in changes.items() if v})
     if changes.get('path') and s.data != 'imagenet':
         raise ValueError("--path has no effect without data 'imagenet'")
