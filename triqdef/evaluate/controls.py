@@ -99,7 +99,8 @@ def tools_work(
     bench,    # an `AuditBench`
 )->tuple:     # (passed, figure, values)
     "Try the attacks, and the audit, on an undefended network."
-    if bench.given.undefended is None: return not_run('needs an undefended network: undefended=…')
+    if bench.given.undefended is None:
+        return not_run('needs an undefended network: --undefended, or undefended=')
     under = _undefended(bench)
     rates, fired = _control_rates(bench, under), _fired(bench, under)
     rows = [dict(attack=k, bits=b, **r.to_dict()) for (k, b), r in rates.items()]
@@ -143,7 +144,7 @@ def export_agrees(
     "Score the patches of the white box on the exported networks."
     given, net = bench.given.exported, bench.net
     if given is None and bit_state_of(net) is None:
-        return not_run('needs exported=…: bits → function')
+        return not_run('needs exported files: --export, or exported=')
     functions = _extracted(bench) if given is None else given
     bits = check_bits(functions, bench.bits, 'exported')
     return _export_result([_export_row(bench, b, functions[b]) for b in bits], given is not None)
@@ -154,6 +155,6 @@ def _export_result(pairs, exported):
     rows, texts = zip(*pairs)
     inside, values = all(r['inside'] for r in rows), dict(rows=list(rows), exported=exported)
     if exported: return inside, '; '.join(texts), values
-    remark = 'not run: needs exported=…: bits → function; '*inside
+    remark = 'not run: needs exported files: --export, or exported=; '*inside
     figure = f"{remark}extracted torch modules, not ONNX: {'; '.join(texts)}"
     return None if inside else False, figure, values
