@@ -1,11 +1,21 @@
-"""Store the help of every command in the page that shows it: `python scripts/store_help.py`, without running the page.
+"""Store what `triqdef COMMAND --help` says: `python scripts/store_help.py`, after a change of options; a test compares.
 
-Such a cell is `print(command_help(add_NAME))`; add_NAME is of the module that the page exports."""
-import importlib, json, re
+In the package, with what shells complete, so that printing it needs no torch; and in the page of each command, whose cell
+`print(command_help(add_NAME))` names a function of the module that the page exports, without running the page."""
+import importlib, json, os, re
 from pathlib import Path
+
+os.environ['COLUMNS'] = '80'
 
 root = Path(__file__).resolve().parent.parent
 
+
+def text():
+    "The table of the package as JSON."
+    from triqdef.cli import parser
+    from triqdef.commands.completion import command_table
+    from triqdef.quant.checkpoint import pretrained_names
+    return json.dumps(command_table(parser(), pretrained_names()), indent=1, ensure_ascii=False) + '\n'
 
 def shown(root=root):
     "(path, notebook, cell, module, function) of every cell that shows the help of a command."
@@ -21,8 +31,12 @@ def help_of(module, name):
     from triqdef.commands.checks import command_help
     return command_help(getattr(importlib.import_module(module), name))
 
-
-if __name__ == '__main__':
+def write():
+    from triqdef.commands.completion import help_file
+    help_file().write_text(text(), encoding='utf-8')
     for p, d, c, module, name in shown():
         c['outputs'] = [dict(name='stdout', output_type='stream', text=(help_of(module, name) + '\n').splitlines(keepends=True))]
         p.write_text(json.dumps(d, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__': write()

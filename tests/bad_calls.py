@@ -244,7 +244,10 @@ EXEMPT = {
         commands.checks.run_options commands.checks.set_command commands.checks.without_effect_by commands.demo.add_demo commands.evaluate.add_evaluate commands.export.add_export
         commands.export.exported_files commands.export.proven_file commands.options.add_methods commands.options.add_numbers commands.options.add_settings commands.options.as_typed
         commands.options.option_name commands.options.train_settings commands.published.add_published commands.published.run_published commands.report.add_report_options
-        commands.report.write_report commands.study.add_study commands.train.add_train''',
+        commands.report.write_report commands.study.add_study commands.train.add_train commands.progress.progress_line commands.progress.Shown commands.progress.shown_progress
+        commands.networks.shipped_list commands.networks.is_published commands.networks.network_kind commands.networks.Named commands.networks.FileNetwork commands.networks.as_network
+        commands.data.data_lines commands.data.as_data commands.data.as_multibit commands.sheet.sheet_places commands.sheet.check_sheet commands.sheet.patch_sheet commands.attack.Found commands.attack.add_attack
+        commands.list.add_list commands.completion.command_table commands.completion.help_file commands.completion.stored_table commands.completion.completion_script commands.completion.add_completion''',
     'is itself a check, and has its lesson': '''train.guard.check_optimizer train.guard.check_batch_pair train.guard.class_labels checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
         checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap batches.check_iterable batches.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.denoiser.check_scheduler cells.check_cell_keys''',

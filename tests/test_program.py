@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 
 import dying
 from forked import command as forked_command, environment, forked
+from triqdef.cli import parser
+from triqdef.commands.completion import command_table, stored_table
 from triqdef.evaluate.audit import audit_lines
 from triqdef.evaluate.report import Report
+from triqdef.quant.checkpoint import pretrained_names
 from triqdef.train.run import TrainSettings, load_run, train
 
 SCRIPT = Path(sys.executable).parent/'triqdef'
@@ -139,7 +142,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')/'qat'
     r = forked_command('train', folder, '--method', 'qat', '--epochs', 1, *QAT, main='dying:small')
     assert r.returncode == 0, r.stderr[-2000:]
-    assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder}' and '2 bits' in r.stdout
+    assert r.stdout.strip().splitlines()[-1] == f'next: triqdef evaluate {folder} --quick' and '2 bits' in r.stdout
     return folder
 
 QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8, '--patch-size', 4, '--pgd-steps', 2, '--gap-steps', 2, '--no-audit', '--quiet']
@@ -147,13 +150,39 @@ QUICK = ['--attacks', 'pgd', 'gap', '--n', 48, '--n-attack', 16, '--n-align', 8,
 def test_help_teaches(here):
     r = triqdef('--help')
     assert r.returncode == 0 and not r.stderr
-    for word in ('demo', 'train', 'evaluate', 'export', 'study', 'exit codes'): assert word in r.stdout
-    for name in ('demo', 'train', 'evaluate', 'export', 'study'):
+    for word in ('demo', 'attack', 'train', 'evaluate', 'export', 'study', 'list', 'completion', 'exit codes'): assert word in r.stdout
+    for name in ('demo', 'attack', 'train', 'evaluate', 'export', 'study', 'list'):
         r = here(name, '--help')
         assert r.returncode == 0 and ('example' in r.stdout or name == 'demo') and 'default' in r.stdout
         for line in r.stdout.splitlines(): assert len(line) <= 80, line
     version = here('--version')
     assert version.returncode == 0 and version.stdout.startswith('triqdef 0.')
+
+def test_help_is_stored(root, monkeypatch):
+    "What is printed without torch is what the parser says; after a change of options: python scripts/store_help.py."
+    monkeypatch.setenv('COLUMNS', '80')
+    now = command_table(parser(), pretrained_names())
+    own = {n: {k: v for k, v in d.items() if k != 'help' or sys.version_info < (3, 13)} for n, d in now.items()}    # its argparse writes otherwise
+    assert own == {n: {k: d[k] for k in own.get(n, d)} for n, d in stored_table().items()}
+
+def test_start_is_light():
+    "Version, help and completion import no torch, and a word that is no command is refused without it."
+    code = "import sys; from triqdef.cli import main\nfor argv in (['--version'], ['--help'], ['attack', '--help'], ['completion', 'bash'], ['fly']):\n" \
+           "    try: main(argv)\n    except SystemExit: pass\nprint([m for m in ('torch', 'numpy', 'fastcore', 'pandas') if m in sys.modules])"
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=180, env=environment())
+    assert r.stdout.splitlines()[-1] == '[]' and '--print-cm' in r.stdout and 'complete -o' in r.stdout and 'invalid choice' in r.stderr, r
+
+def test_no_warning_of_others():
+    "A process of its own, whose libraries warn when they are imported, says nothing on stderr."
+    env = {k: v for k, v in environment().items() if k != 'PYTHONWARNINGS'}
+    r = subprocess.run(command('list', 'quantizers'), capture_output=True, text=True, timeout=180, env=env)
+    assert r.returncode == 0 and not r.stderr and 'lsq' in r.stdout and r.stdout.splitlines()[-1].startswith('next: triqdef'), r
+
+def test_stopped_while_it_imports(here, monkeypatch):
+    "Ctrl-C before a command has begun is no traceback."
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr('triqdef.cli._parse_options', stop)
+    one_line(here('list'), 130, 'interrupted')
 
 def test_train_leaves_a_run(trained, here, tmp_path):
     "The folder is what the function leaves, and the function's weights are the command's."
@@ -244,7 +273,7 @@ BAD_COMMANDS = {
     'no number': (['train', 'RUN', '--epochs', 'two'], 'two'), 'method': (['train', 'RUN', '--method', 'fgsm'], "'triqdef'"),
     'bits': (['train', 'RUN', *TOYS, '--bits', '32', '1'], 'between 2 and 16'), 'data': (['train', 'RUN', '--data', 'nowhere'], "'cifar10'"),
     'other settings': (['train', 'TRAINED', '--method', 'qat', '--lr', '5', *QAT], 'other settings'),
-    'unwritable': (['train', 'FILE/run', *TOYS], 'FILE'), 'no run': (['evaluate', 'EMPTY'], 'no run.json'), 'absent': (['evaluate', 'absent'], 'no run.json'),
+    'unwritable': (['train', 'FILE/run', *TOYS], 'FILE'), 'no run': (['evaluate', 'EMPTY'], 'no run.json'), 'absent': (['evaluate', 'absent'], 'no run folder, checkpoint or network'),
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from forked import forked
 from triqdef.cli import main, parser
-from triqdef.commands import demo, evaluate, export, study as study_command
+from triqdef.commands import attack, demo, evaluate, export, study as study_command
 from triqdef.commands.checks import idle_options, parse_options
 from triqdef.commands.options import as_typed
 from triqdef.files import fingerprint
@@ -118,21 +118,94 @@ def test_data_of_other_classes(classes, place, said, tmp_path):
                      make_data(TrainSettings(data=str(other), size=16, bs=2)))
 
 
+def test_folder_of_some_classes(place, said, tmp_path):
+    "Folders named as some of the network's classes are labelled by their names, not by their numbers."
+    whole = pictures(tmp_path/'ten', ('cat', 'ship'), n=3, side=32)
+    r = said('attack', 'cifar10-resnet20-qat', '--data', whole, '--bits', 4, '--steps', 1, '--out', tmp_path/'a', '--device', 'cpu', '--quiet')
+    assert r[0] == 0 and 'labels: 2 of the 10 classes of cifar10-resnet20-qat, by their names' in r[1], r
+    assert {p.name.split('-')[1] for p in (tmp_path/'a/pictures').rglob('*.png')} == {'cat', 'ship'}
+
+
+# attack what you have
+
+ATTACK = ['--steps', 1, '--n', 8, '--patch-size', 4, '--device', 'cpu']
+
+def test_attack(place, said, tmp_path):
+    "Patches, a sheet, pictures, a table; then ten lines at most, the last one the next command; what they name exists."
+    r = said('attack', place/'run', *ATTACK, '--attack', 'gap', 'pgd', '--out', tmp_path/'a', '--quiet')
+    assert r[0] == 0 and len(r[1].partition('attacking')[2].splitlines()) <= 11, r
+    assert r[1].splitlines()[-1] == f"next: triqdef evaluate {place/'run'} --quick"
+    for p in r[1].splitlines()[-2].split(', '): assert Path(p).exists(), p
+    d = json.loads((tmp_path/'a/attack.json').read_text())
+    assert len(d['table']) == 2*3*2 and {'success', 'null', 'low', 'clean'} <= d['table'][0].keys()
+    assert (tmp_path/'a/sheet.pdf').read_bytes()[:5] == b'%PDF-' and len(list((tmp_path/'a/patches').glob('*.png'))) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+def test_stopped_attack_goes_on(place, said, tmp_path, monkeypatch):
+    "Ctrl-C while the folder is written: nothing half-written, and the same command makes no patch anew."
+    args = ['attack', place/'run', *ATTACK, '--out', tmp_path/'a', '--quiet']
+    def stop(*_): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(attack.Found, 'save', stop)
+        r = said(*args)
+    assert r[0] == 130 and [p.name for p in tmp_path.iterdir()] == ['.a-unfinished'], r
+    monkeypatch.setattr('triqdef.attack.gap.GAP._step_fit', stop)
+    assert said(*args)[0] == 0 and [p.name for p in tmp_path.iterdir()] == ['a']
+
+def test_every_way_to_name_a_network(place, said, tmp_path):
+    "A run, its checkpoint, weights of timm with their own classes, a file for attacks that see scores; a folder without classes."
+    timm = pytest.importorskip('timm')
+    torch.save(timm.create_model('test_vit', num_classes=2).state_dict(), tmp_path/'own.pth')
+    flat = tmp_path/'flat'
+    flat.mkdir()
+    for i in range(6): Image.fromarray(np.random.RandomState(i).randint(0, 256, (20, 24, 3)).astype('u1')).save(flat/f'{i}.png')
+    for args in ([place/'run/network.safetensors'], ['timm/test_vit', '--weights', tmp_path/'own.pth', '--data', place/'ab', '--bits', 8],
+                 [place/'run', '--data', flat]):
+        n = ATTACK if flat not in args else [a if a != 8 else 3 for a in ATTACK]
+        r = said('attack', *args, *n, '--out', tmp_path/'a', '--quiet')
+        assert r[0] == 0, r
+    assert 'what run says counts as right' in r[1]
+    r = said('export', place/'run', '--bits', 2, '-o', tmp_path/'2.onnx', '--gap-steps', 1, '--quiet')
+    assert f"next: triqdef attack {tmp_path/'2.onnx'} --data {place/'ab'} --attack sparse-rs --quick" in r[1], r
+    refused(said('attack', tmp_path/'2.onnx', '--data', place/'ab', *ATTACK, '--out', tmp_path/'b'), 'gap need gradients', 'sparse-rs')
+    refused(said('evaluate', tmp_path/'2.onnx', '--data', place/'ab', '--quick', '--out', tmp_path/'b'), 'needs gradients')
+    r = said('attack', tmp_path/'2.onnx', '--data', place/'ab', *ATTACK, '--attack', 'sparse-rs', '--out', tmp_path/'b', '--quiet')
+    assert r[0] == 0 and json.loads((tmp_path/'b/attack.json').read_text())['table'][0]['tried_at'] == 2, r
+
+@pytest.mark.parametrize('option,value', [('--bits', 33), ('--bits', 1), ('--patch-size', 40), ('--print-cm', 18), ('--data', 'nowhere'), ('--n', 0), ('--steps', 0),
+                                          ('--target', 2), ('--weights', 'x.pth'), ('--device', 'cuda:9')])
+def test_bad_attack(option, value, place, said, tmp_path):
+    refused(said('attack', place/'run', *ATTACK, option, value, '--out', tmp_path/'a'), dict([('--print-cm', 'cm'), ('--device', 'device')]).get(option, option.strip('-')))
+    assert not list(tmp_path.iterdir())
+
+def test_training_begins_with_what_is_named(place, said, tmp_path):
+    "A run folder and published weights are starts; without --start it is what ships, where the data are CIFAR-10."
+    from triqdef.commands.train import _settings
+    def start(*argv): return _settings(parse_options(parser, ['train', 'r', *map(str, argv)]))
+    assert start().start == 'cifar10-resnet20-fp' and start('--data', place/'ab').start == 'scratch' and start('--arch', 'resnet56').start == 'scratch'
+    assert start('--start', place/'run').start == str(place/'run/network.safetensors')
+    s = start('--start', 'resnet18')
+    assert (s.start, s.arch, s.weights) == ('scratch', 'resnet18', 'default')
+    refused(said('train', tmp_path/'r', '--start', 'resnet18', '--arch', 'resnet50'), '--arch has no effect')
+
+
 # options
 
-BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'], export=['export', 'RUN', '--bits', '4'], study=['study', 'cifar10'])
+BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'], export=['export', 'RUN', '--bits', '4'], study=['study', 'cifar10'],
+            attack=['attack', 'cifar10-resnet20-qat'])
 ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'single_file', 'quiet'},
               train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
                      'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
-              evaluate={'folders', 'data', 'device', 'model', 'n', 'out', 'quiet'},
+              evaluate={'networks', 'data', 'device', 'model', 'bits', 'n', 'out', 'quiet'},
+              attack={'network', 'data', 'attack', 'steps', 'n', 'seed', 'out', 'device', 'quiet'},
               export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'wide', 'report', 'data', 'n', 'seed', 'quiet'},
               study={'name', 'scale', 'collect', 'quiet'})
 MODES = dict(demo=[[], ['--train'], ['--quick']], evaluate=[[], ['--no-audit'], ['--attacks', 'gap'], ['--attacks', 'pgd'], ['--attacks', 'mpa'], ['--data', 'toys'],
                        ['--model', 'resnet50'], ['--model', __file__], ['--model', 'resnet50', '--n', '0']],
-             export=[[], ['--report', 'R'], ['--data', 'toys']], study=[[], ['--collect', 'F']],
+             export=[[], ['--report', 'R'], ['--data', 'toys']], attack=[[], ['--attack', 'pgd'], ['--attack', 'mpa'], ['--steps', '2']], study=[[], ['--collect', 'F']],
              train=[['--method', m, '--data', 'toys'] for m in methods] + [['--start', 'cifar10-resnet20-fp'], ['--bits', '4'], ['--data', 'folder']])
 
-RULES = dict(demo=demo._rules, evaluate=evaluate._all_rules(), export=export._rules, study=study_command._rules)
+RULES = dict(demo=demo._rules, evaluate=evaluate._all_rules(), export=export._rules, study=study_command._rules, attack=attack._rules)
 
 def actions(command):
     return {a.dest: a for a in parser()._subparsers._group_actions[0].choices[command]._actions if a.dest != 'help'}

@@ -1,4 +1,4 @@
-"""`triqdef demo`, `train`, `evaluate`, `export` and `study`: from images to a report, an integer network or a study, without Python.
+"""`triqdef COMMAND`: exit code 0 is done, 2 bad input, 130 interrupted, 141 a reader that has gone, 1 a bug.
 
 Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 
@@ -8,33 +8,60 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 __all__ = ['user_errors', 'parser', 'main']
 
 # %% ../nbs/980_cli.ipynb #11936a05
-import os, sys, warnings
+import argparse, os, sys, warnings
+from functools import partial
 
-import torch
-
-from .commands.attacks import make_attacks
-from .commands.checks import command_parser, parse_options, run_options
-from .commands.demo import add_demo, demo_networks, small_print
-from .commands.evaluate import add_evaluate
-from .commands.export import add_export
-from .commands.study import add_study
-from .commands.train import add_train
-from .core import versions
+from . import __version__
+from .commands.completion import add_completion, stored_table
+from .settings import later
 
 # %% ../nbs/980_cli.ipynb #d7c12202
-_commands = (add_demo, add_train, add_evaluate, add_export, add_study)
-_about = 'Train, attack and evaluate multi-bit quantized networks against adversarial patches.'
-_codes = 'exit codes: 0 done, 2 bad input, 130 interrupted (the same command goes on), 1 a bug'
+def _command(module, name, about): return later(f'triqdef.commands.{module}', name), about
 
-def parser():
-    "Return the parser of all commands."
-    p = command_parser(_commands, description=_about, epilog=_codes)
-    p.add_argument('--version', action='version', version=f"triqdef {versions()['triqdef']}")
+_commands = dict(
+    demo=_command('demo', 'add_demo', 'attack trained networks on bundled real images, '
+                  'in 2 minutes'),
+    attack=_command('attack', 'add_attack', 'attack a network on your pictures; patches to print'),
+    train=_command('train', 'add_train', 'train a multi-bit network into a run folder'),
+    evaluate=_command('evaluate', 'add_evaluate', 'attack trained networks and write a report'),
+    export=_command('export', 'add_export', 'write one bit-width as an ONNX file of integers, '
+                    'and prove it'),
+    study=_command('study', 'add_study', 'train and attack every arm of a study, cell by cell'),
+    list=_command('list', 'add_list', 'list networks, attacks, defences, … with a line each'),
+    completion=(add_completion, 'print a completion script for bash or zsh'))
+
+# %% ../nbs/980_cli.ipynb #f2f59e07
+_about = 'Train, attack and evaluate multi-bit quantized networks against adversarial patches.'
+_codes = ('begin with: triqdef demo; exit codes: 0 done, 2 bad input, '
+          '130 interrupted (the same command goes on), 1 a bug')
+
+def _top():
+    "Return a parser, and its commands; `--help` and `--version` need no more than it."
+    p = argparse.ArgumentParser('triqdef', description=_about, epilog=_codes)
+    p.add_argument('--version', action='version', version=f'triqdef {__version__}')
+    return p, p.add_subparsers(required=True, metavar='COMMAND', dest='command')
+
+def _named(argv):
+    "Return the command that the arguments name."
+    p, commands = _top()
+    for name, (_, about) in _commands.items(): commands.add_parser(name, help=about, add_help=False)
+    return p.parse_known_args(argv)[0].command
+
+# %% ../nbs/980_cli.ipynb #f453c7a1
+def parser(
+    names=None,    # the commands to import, None for all
+):
+    "Return the parser of commands."
+    p, commands = _top()
+    for n in names or _commands: _commands[n][0](commands)
     return p
 
 # %% ../nbs/980_cli.ipynb #eef4cf31
-user_errors = (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError,
-               torch.cuda.OutOfMemoryError)
+user_errors = (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError)
+
+def _is_of_user(e):
+    "Whether a user can mend this error; memory of a GPU is one, without importing torch for it."
+    return isinstance(e, user_errors) or type(e).__name__ == 'OutOfMemoryError'
 
 def _closed():
     "Stop writing, since the reader of the output has gone; 141, as other programs return."
@@ -47,32 +74,54 @@ def _interrupted(args):
     print(f'\ntriqdef: interrupted; {again}', file=sys.stderr)
     return 130
 
-# %% ../nbs/980_cli.ipynb #60bd80ca
-def _exit_code(args):
-    "Run the command; print an error that a user can mend as one sentence."
+# %% ../nbs/980_cli.ipynb #30f188f0
+_parse_options = later('triqdef.commands.checks', 'parse_options')
+_run_options = later('triqdef.commands.checks', 'run_options')
+_shown_progress = later('triqdef.commands.progress', 'shown_progress')
+
+def _run(name, argv, keep):
+    "Parse, import and run one command; `keep` gets its options."
+    if name == 'completion':
+        args = parser([name]).parse_args(argv)
+        return args.run(args)
+    keep.append(_parse_options(partial(parser, [name]), argv))
+    with _shown_progress(): _run_options(keep[0])
+
+# %% ../nbs/980_cli.ipynb #8ba957cc
+def _exit_code(name, argv):
+    "Run a command; print an error that a user can mend as one sentence."
+    args = []
     try:
-        run_options(args)
+        _run(name, argv, args)
         sys.stdout.flush()
     except BrokenPipeError: return _closed()
-    except user_errors as e:
-        if os.environ.get('TRIQDEF_TRACEBACK'): raise
+    except (*user_errors, RuntimeError) as e:
+        if os.environ.get('TRIQDEF_TRACEBACK') or not _is_of_user(e): raise
         print(f'triqdef: {e}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt: return _interrupted(args)
+    except KeyboardInterrupt: return _interrupted(*args or [None])
     return 0
 
 # %% ../nbs/980_cli.ipynb #098098b5
 def _tell(message, *_): print(f'triqdef: {message}', file=sys.stderr)
 
+def _stored(argv):
+    "Return the stored help that is asked for, or None; a loaded library has its own."
+    asked = len(argv) == 2 and argv[1] in ('-h', '--help') and 'torch' not in sys.modules
+    return stored_table()[argv[0]]['help'] if asked else None
+
 def main(
     argv=None,    # arguments, or None for those of the process
 )->int:           # exit code
     "Run the `triqdef` program."
-    args = parse_options(parser, argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    name = _named(argv)
+    if text := _stored(argv): return print(text, end='') or 0
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings('ignore', category=kind)
         warnings.showwarning = _tell
-        return _exit_code(args)
+        return _exit_code(name, argv)
 
 # %% ../nbs/980_cli.ipynb #3a627a64
 if __name__ == '__main__': sys.exit(main())

@@ -99,9 +99,18 @@ def _check_least(args):
 # %% ../../nbs/953_commands.checks.ipynb #7379c263
 def _check_seeds(args):
     "Refuse seeds outside the range of NumPy."
-    for s in (args.seed,) if hasattr(args, 'seed') else args.seeds or ():
+    for s in (args.seed,) if hasattr(args, 'seed') else getattr(args, 'seeds', None) or ():
         if not 0 <= s < 2**32:
             raise ValueError(f"a seed must lie between 0 and {2**32 - 1}, got {s}")
+
+# %% ../../nbs/953_commands.checks.ipynb #f2d150b6
+def _check_widths(args):
+    "Refuse a bit-width that no quantizer has."
+    bits = getattr(args, 'bits', None) or ()
+    for b in (bits,) if isinstance(bits, int) else bits:
+        if b != 32 and not 2 <= b <= 16:
+            raise ValueError("--bits must be 32 (full precision) or lie between 2 and 16, "
+                             f"got {b}")
 
 # %% ../../nbs/953_commands.checks.ipynb #f9272b1b
 def _expand_home(args):
@@ -117,11 +126,13 @@ def set_command(
     run,           # function: options → None, does the work
     idle,          # function: options → dict name → reason, of those without effect
     least=None,    # name → smallest value; None for `least_values()`
+    prepare=None,  # function: options → None, changes them before they are checked
     **more,        # other defaults
 ):
     "Attach to a command what it does and how its options are checked."
     least = least_values() if least is None else least
-    parser.set_defaults(run=run, idle=idle, least=least, **more)
+    prepare = prepare or (lambda args: None)
+    parser.set_defaults(run=run, idle=idle, least=least, prepare=prepare, **more)
 
 # %% ../../nbs/953_commands.checks.ipynb #e6fed85b
 def check_options(
@@ -129,7 +140,8 @@ def check_options(
 ):
     "Complete paths; refuse options without effect and numbers out of range."
     _expand_home(args)
-    _check_least(args)
+    args.prepare(args)
+    _check_least(args); _check_widths(args)
     for n, why in idle_options(args).items():
         raise ValueError(f"{option_name(n)} has no effect {why}: leave it out")
     _check_seeds(args)

@@ -75,10 +75,9 @@ def _run(args):
     attacks = make_attacks(args, nets['TriQDef'], dls)
     print(f"attacking: {', '.join(attacks)}; {args.n} test images")
     write_report(nets, dls, attacks, args, runs, audit=False, smooth=(0, 2))
-    if own:
-        again = as_typed(out/'triqdef')
-        print(f"\nthe audit and all attacks: triqdef evaluate {again} --quick")
     print(f"\n{small_print}")
+    network = as_typed(out/'triqdef') if own else demo_networks['TriQDef']
+    print(f"next, the audit and all attacks: triqdef evaluate {network} --quick")
 
 # %% ../../nbs/976_commands.demo.ipynb #2a741393
 _about = (

@@ -8,20 +8,23 @@ Docs: https://triqdef.github.io/triqdef/commands.evaluate.html.md"""
 __all__ = ['add_evaluate']
 
 # %% ../../nbs/972_commands.evaluate.ipynb #5e35ae47
-from dataclasses import replace
 from pathlib import Path
 
 from ..attack.base import declared_attacks
 from .attacks import fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
+from .data import as_data, as_multibit, data_help
+from .networks import as_network, is_published, network_help
+from .options import as_typed
 from .published import add_published, run_published
 from .report import add_report_options, write_report
 from ..deploy.graph import need_modules
 from ..evaluate.page import check_report_folder
 from ..evaluate.seen import training_configuration
 from ..evaluate.suite import attack_names
-from ..quant.checkpoint import load_start, pretrained, pretrained_names
-from ..train.run import check_same_classes, load_run, make_data, named_device
+from ..quant.checkpoint import pretrained, pretrained_names
+from ..quant.switch import bits_of
+from ..train.run import check_same_classes, named_device, TrainSettings
 
 # %% ../../nbs/972_commands.evaluate.ipynb #bfcaf087
 def _any(holds):
@@ -46,16 +49,21 @@ def _attack_rules():
             Rule(('n_attack',), _any(lambda d: not d.universal),
                  'without an attack that works image by image')]
 
-# %% ../../nbs/972_commands.evaluate.ipynb #85f8bdf2
-_of_model = ('weights', 'bits', 'calibrate_n', 'valid_n', 'bs', 'workers', 'shard',
-             'skip_unreadable')
+# %% ../../nbs/972_commands.evaluate.ipynb #4a0aac9f
+_of_model = ('calibrate_n', 'valid_n', 'bs', 'workers', 'shard', 'skip_unreadable')
 _of_report = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align',
               'patch_size', 'target', 'seed', 'single_file')
+
+def _published(args):
+    "Whether a network of torchvision or timm is named."
+    return any(map(is_published, [args.model, *args.networks]))
+
 _rules = [
-    Rule(_of_model, lambda a: a.model, 'without --model'),
-    Rule(('weights', 'calibrate_n'), lambda a: not Path(a.model).is_file(),
+    Rule(_of_model, lambda a: a.model, 'without --model, or --data imagenet'),
+    Rule(('calibrate_n',), lambda a: not Path(a.model).is_file(),
          'beside a checkpoint, which is calibrated'),
-    Rule(('undefended',), lambda a: not a.model, 'beside --model'),
+    Rule(('weights',), _published, 'without a network of torchvision or timm'),
+    Rule(('undefended',), lambda a: not a.model, 'beside a published network'),
     Rule(_of_report, lambda a: a.n != 0, 'beside --n 0'),
     Rule(('undefended',), lambda a: not a.no_audit, 'beside --no-audit'),
     Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
@@ -67,11 +75,16 @@ def _all_rules():
     return [*_rules, *_attack_rules(), no_attack, *map(_budget_rule, budgets)]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #9a414d6d
-def _run_names(folders):
-    "Return the last names of the folders, with as many parents as tell them apart."
-    parts = [Path(f).resolve().parts for f in folders]
-    if len(set(parts)) < len(parts):
-        raise ValueError(f"run folders need to differ, got {folders}")
+def _place(name):
+    "Return the parts of a path; a name of a published or shipped network is one part."
+    if not Path(name).exists(): return (name,)
+    path = Path(name).resolve()
+    return (path.parent if path.name == 'network.safetensors' else path).parts
+
+def _names(networks):
+    "Return their last names, with as many parents as tell them apart."
+    parts = [_place(n) for n in networks]
+    if len(set(parts)) < len(parts): raise ValueError(f"networks need to differ, got {networks}")
     for k in range(1, 99):
         names = ['-'.join(p[-k:]) for p in parts]
         if len(set(names)) == len(parts): return names
@@ -83,23 +96,22 @@ def _available(device):
     except ValueError: return ''
 
 # %% ../../nbs/972_commands.evaluate.ipynb #68bebc36
-def _data_settings(first, args):
-    "Return the settings of the data: those of a run, with what the options change."
-    data, path = args.data or first.data, args.path or first.path
-    if args.path and data != 'imagenet':
-        raise ValueError("--path has no effect without data 'imagenet'")
-    valid_n = max(first.valid_n, args.n) if data == 'imagenet' and first.valid_n else 0
-    return replace(first, data=data, path=path, device=args.device or _available(first.device),
-                   train_n=0, valid_n=valid_n)
+def _changes(of, args):
+    "Return what differs from the data of a training."
+    s = of.settings or TrainSettings()
+    watched = (args.data or s.data) == 'imagenet' and s.valid_n
+    return dict(path=args.path, device=args.device or _available(s.device),
+                valid_n=max(s.valid_n, args.n) if watched else 0)
 
-def _data_of(runs, args):
-    "Return the data of the first run, or those asked for, with the test set to score on."
-    one = next(iter(runs.values()))
-    s, sizes = _data_settings(one.settings, args), {n: r.settings.size for n, r in runs.items()}
-    if Path(s.data).is_dir() and len(set(sizes.values())) > 1:
+def _data_of(named, args):
+    "Return the data of the first network, or those asked for, with the test set to score on."
+    one = next(iter(named.values()))
+    dls = as_data(args.data, one, **_changes(one, args))
+    sizes = {n: o.settings.size for n, o in named.items() if o.settings}
+    if hasattr(dls.valid_ds, 'paths') and len(set(sizes.values())) > 1:
         raise ValueError(f"the runs were trained on images of other sides, {sizes}: "
                          "evaluate them one by one")
-    return make_data(s, getattr(one.net, 'preset', None))
+    return dls
 
 # %% ../../nbs/972_commands.evaluate.ipynb #40caf87d
 def _never_patched(start):
@@ -111,11 +123,12 @@ def _never_patched(start):
     return known and all(s['attack'] is None for s in c.stages)
 
 # %% ../../nbs/972_commands.evaluate.ipynb #417de0eb
-def _undefended(args, runs):
+def _undefended(args, named):
     "Return the undefended network, or None."
-    starts = (r.settings.start for r in runs.values())
+    starts = (o.settings.start for o in named.values() if o.settings)
     name = args.undefended or next((s for s in starts if _never_patched(s)), None)
-    return None if name in (None, 'none') else load_start(name)
+    if name in (None, 'none'): return None
+    return as_network(name).net
 
 # %% ../../nbs/972_commands.evaluate.ipynb #a42a68f0
 def _check_asked(args):
@@ -123,32 +136,52 @@ def _check_asked(args):
     if args.export and (args.no_audit or not args.n):
         raise ValueError("--export is for line 12 of the audit: leave --no-audit and --n 0 out")
     if args.export: need_modules('onnx', 'onnxscript', 'onnxruntime')
-    if not args.model and not args.folders:
-        raise ValueError("nothing to evaluate: name run folders, "
-                         "or a published network with --model")
+    if not args.model and not args.networks:
+        raise ValueError("nothing to evaluate: name a network, such as a run folder")
 
 # %% ../../nbs/972_commands.evaluate.ipynb #26c33b94
-def _checked_nets(runs, dls):
-    "Return the networks on the device of the data, whose classes they have."
-    nets = {n: r.net.to(dls.device) for n, r in runs.items()}
-    for n, net in nets.items(): check_same_classes(net, dls, n)
-    return nets
+def _as_model(args):
+    "Take the one published network for ImageNet as that of --model."
+    alone = len(args.networks) == 1 and not args.model and args.data == 'imagenet'
+    if alone and is_published(args.networks[0]): args.model = args.networks.pop()
 
+def _nets(named, args, dls):
+    "Return the networks on the device of the data, whose classes they have, and bit-widths."
+    nets, chosen = {}, args.bits
+    for n, of in named.items():
+        if of.kind == 'onnx':
+            raise ValueError(f"evaluate needs gradients, {of.name} has none: "
+                             "triqdef attack takes it")
+        check_same_classes(of.net, dls, n)
+        nets[n], bits = as_multibit(of, args.bits, dls)
+        if args.bits: chosen = bits
+    return nets, chosen
+
+# %% ../../nbs/972_commands.evaluate.ipynb #a480177a
+def _next(of, net):
+    "Return the command that makes a file of the network at its lowest bit-width."
+    start = f"triqdef train runs/defended --start {as_typed(of.name)}"
+    if of.record is None: return start
+    return f"triqdef export {as_typed(of.name)} --bits {bits_of(net)[-1]}"
+
+# %% ../../nbs/972_commands.evaluate.ipynb #2df3f192
 def _run(args):
-    "Attack the networks of finished runs, or a published one, and write a report."
+    "Attack networks, or a published one on ImageNet, and write a report."
     _check_asked(args)
     if args.model: return run_published(args)
-    runs = {n: load_run(f) for n, f in zip(_run_names(args.folders), args.folders)}
-    dls = _data_of(runs, args)
-    nets = _checked_nets(runs, dls)
+    check_report_folder(args.out)
+    named = {k: as_network(n, args.weights if is_published(n) else 'default')
+             for k, n in zip(_names(args.networks), args.networks)}
+    dls = _data_of(named, args)
+    nets, bits = _nets(named, args, dls)
     fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else {})
-    undefended = _undefended(args, runs)
+    undefended = _undefended(args, named)
     if undefended is not None:
         check_same_classes(undefended.to(dls.device), dls, 'the undefended network')
-    check_report_folder(args.out)
-    attacks = make_attacks(args, next(iter(nets.values())), dls)
-    write_report(nets, dls, attacks, args, runs, audit=not args.no_audit, undefended=undefended,
-                 quick=args.quick)
+    records = {k: of.record for k, of in named.items() if of.record and nets[k] is of.net}
+    write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, records,
+                 bits, audit=not args.no_audit, undefended=undefended, quick=args.quick)
+    print(f"next: {_next(next(iter(named.values())), next(iter(nets.values())))}")
 
 # %% ../../nbs/972_commands.evaluate.ipynb #cd4e4174
 _about = (
@@ -160,11 +193,11 @@ _about = (
 _help = dict(
     quick='at most 500 images and small budgets: about 5 minutes for a ResNet-20 at four '
           'bit-widths on 2 cores',
-    undefended="network without a defence for the audit: a pretrained name, a checkpoint or "
-               "'none'; default: what a run began from, if no patch was in its training",
+    undefended="network without a defence for the audit, or 'none'; default: what a run began "
+               "from, if no patch was in its training",
     export='export every bit-width to ONNX files (in OUT-onnx) and let line 12 of the audit '
            'attack those',
-    data="'sample', 'cifar10', 'imagenet' or a folder; default: the data of the first run")
+    data=f"{data_help}; default: the data of the first network's training")
 
 def _budget_note(option):
     "Return what a budget is, for the help."
@@ -177,7 +210,7 @@ def _add_choices(p):
     "Add the options that say what is attacked, and with what."
     quick = ', '.join(attack_names(True))
     of = f"of {', '.join(attack_names())} (default: all; with --quick {quick})"
-    p.add_argument('folders', nargs='*', help='run folders, finished; none with --model')
+    p.add_argument('networks', nargs='*', metavar='NETWORK', help=network_help)
     p.add_argument('--quick', action='store_true', help=_help['quick'])
     p.add_argument('--attacks', nargs='+', choices=attack_names(), metavar='NAME', help=of)
     p.add_argument('--no-audit', action='store_true',
@@ -200,4 +233,4 @@ def add_evaluate(
     more = [(o.replace('_', '-'), None, _budget_note(o)) for o in budget_options()
             if o not in ('gap_steps', 'pgd_steps')]
     add_report_options(p, 'report', (1000, 500, 200), more)
-    set_command(p, _run, lambda args: without_effect_by(_all_rules(), args))
+    set_command(p, _run, lambda args: without_effect_by(_all_rules(), args), prepare=_as_model)

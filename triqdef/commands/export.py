@@ -9,55 +9,33 @@ __all__ = ['proven_file', 'exported_files', 'add_export']
 
 # %% ../../nbs/963_commands.export.ipynb #d26dc3cc
 import glob
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-
 from ..attack.gap import GAP
 from ..batches import take
 from ..checks import check_choice
 from .attacks import fit_to
 from .checks import Rule, set_command, without_effect_by
-from .options import add_numbers
+from .data import as_data, data_help
+from .networks import as_network, Named
+from .options import add_numbers, as_typed
 from ..core import atomic_path
 from ..deploy.onnx import check_writable_file, export_onnx, OnnxNet
 from ..deploy.parity import check_parity, exported_success, ParityError
 from ..deploy.speed import kernels
-from ..evaluate.tables import Report
+from ..evaluate.report import Report
 from ..evaluate.transfer import evaluation_images
-from ..quant.checkpoint import load_checkpoint, pretrained, pretrained_names
+from ..quant.checkpoint import pretrained_names
 from ..quant.switch import bit_state_of, bits_of
 from ..seeds import generator
 from ..store import slug
-from ..train.run import alone, check_same_classes, check_writable, load_run, make_data
-from ..train.run import recorded_settings, TrainSettings
+from ..train.run import alone, check_writable
 
 # %% ../../nbs/963_commands.export.ipynb #f172b57d
 def _multibit_names():
     "Return the networks that ship and have several bit-widths."
     return [n for n in pretrained_names() if '-fp' not in n]
-
-# %% ../../nbs/963_commands.export.ipynb #01e084de
-def _recorded(net, name, data):
-    "Return the training settings that a checkpoint holds; without them, data must be named."
-    known = (net.description.get('meta') or {}).get('settings')
-    if known: return recorded_settings(known)
-    if not data: raise ValueError(f"{name} does not say what its images are: give --data")
-    return TrainSettings()
-
-# %% ../../nbs/963_commands.export.ipynb #8463e480
-def _exportable(name, data):
-    "Return a network and its settings: of a run folder, a checkpoint or one that ships."
-    if name in pretrained_names(): return pretrained(name), TrainSettings()
-    if Path(name).is_file():
-        net = load_checkpoint(name)
-        return net, _recorded(net, name, data)
-    if not Path(name).is_dir():
-        raise ValueError(f"there is no run folder or checkpoint {name}; "
-                         f"what ships is {', '.join(_multibit_names())}")
-    run = load_run(name)
-    return run.net, run.settings
 
 # %% ../../nbs/963_commands.export.ipynb #c2fcad11
 def _check_network(net, out, args):
@@ -65,6 +43,7 @@ def _check_network(net, out, args):
     network = Path(args.network)
     if out.exists() and network.exists() and out.samefile(network):
         raise ValueError(f"{out} is the network itself: name another file")
+    if network.suffix == '.onnx': raise ValueError(f"{network} is an ONNX file already")
     if bit_state_of(net) is None:
         raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
     check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
@@ -160,28 +139,33 @@ def _checked_export(net, xy, patches, out, args):
     print(_successes(net, OnnxNet(out), xy, patches, parity, args).to_string())
 
 # %% ../../nbs/963_commands.export.ipynb #763e94b3
-def _data_of(net, s, args):
-    "Return the data that the settings or the options say, fitted to the options."
-    s = replace(s, data=args.data or s.data, path=args.path or s.path, device='cpu', train_n=0,
-                valid_n=0)
-    if args.path and s.data != 'imagenet':
-        raise ValueError("--path has no effect without data 'imagenet'")
-    dls = make_data(s, getattr(net, 'preset', None))
-    check_same_classes(net, dls, args.network)
+def _data_of(of, args):
+    "Return the data of the training or of the options, fitted to the options."
+    dls = as_data(args.data, of, path=args.path, device='cpu')
     fit_to(args, dls, names=('n',))
     return dls
+
+# %% ../../nbs/963_commands.export.ipynb #d517783a
+def _next(of, out, args):
+    "Return the command that attacks the file."
+    s, path = of.settings, args.path or of.settings and of.settings.path
+    options = dict(data=args.data or s.data, path=path)
+    given = ''.join(f' --{k} {as_typed(v)}' for k, v in options.items() if v)
+    return f"triqdef attack {as_typed(out)}{given} --attack sparse-rs --quick"
 
 # %% ../../nbs/963_commands.export.ipynb #08ea458c
 def _run(args):
     "Export one bit-width of a trained network."
     name = Path(args.network).resolve().name
     out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
-    net, s = _exportable(args.network, args.data)
+    of = as_network(args.network)
+    net = of.net
     _check_network(net, out, args)
     patches = _report_patches(args.report, name, args.of) if args.report else None
-    dls = _data_of(net, s, args)
+    dls = _data_of(of, args)
     xy = evaluation_images(net, dls.valid, args.n)
     _checked_export(net, xy, patches or _fresh_patch(net, dls, args), out, args)
+    print(f"next: {_next(of, out, args)}")
 
 # %% ../../nbs/963_commands.export.ipynb #9147c13a
 _about = (
@@ -223,8 +207,7 @@ def _add_patches(p):
     p.add_argument('--report', help='folder of a report: its patches are tried; '
                    'without it GAP makes one now')
     p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: RUN's)")
-    p.add_argument('--data', help="'sample', 'cifar10', 'imagenet' or a folder; "
-                   'default: the data of the run')
+    p.add_argument('--data', help=f"{data_help}; default: the data of the run")
     p.add_argument('--path', default='', help="the folder of 'imagenet'")
     add_numbers(p, _numbers, 'a quarter of the image')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
@@ -244,7 +227,7 @@ def add_export(
                             help='write one bit-width as an ONNX file of integers, and prove it',
                             epilog='example: triqdef export runs/tri --bits 4 -o net4.onnx '
                             '--report report')
-    p.add_argument('network', metavar='RUN', help='a run folder, a checkpoint, or a network that '
+    p.add_argument('network', metavar='NETWORK', help='a run folder, a checkpoint, or one that '
                    f"ships: {', '.join(_multibit_names())}")
     p.add_argument('-o', '--out', help='the file (default: RUN-BITS.onnx)')
     _add_form(p)

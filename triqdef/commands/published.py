@@ -1,4 +1,4 @@
-"""`triqdef evaluate --model resnet50 …` makes a published classifier multi-bit, predicts the validation set, and attacks its first pictures.
+"""`triqdef evaluate resnet50 --data imagenet …` makes a published classifier multi-bit, predicts the validation set, and attacks its first pictures.
 
 Docs: https://triqdef.github.io/triqdef/commands.published.html.md"""
 
@@ -32,9 +32,9 @@ from ..train.run import check_same_classes, check_writable
 _numbers = [('calibrate-n', 256, 'training pictures to calibrate on'),
             ('valid-n', 0, 'validation pictures, the first of the fixed order; 0 for all'),
             ('bs', 32, 'pictures a forward pass'), ('workers', 0, 'processes that decode')]
-_group = ('a published network, made multi-bit and calibrated: --data imagenet --path FOLDER '
-          '--model resnet50; --n 0 leaves the attacks out')
-_bits_help = 'bit-widths (default: 32 8 4 2, or those of the checkpoint)'
+_group = ('resnet50 --data imagenet --path FOLDER: a published network, made multi-bit and '
+          'calibrated, on ImageNet; --n 0 leaves the attacks out')
+_bits_help = 'bit-widths (default: those of the network, or 32 8 4 2)'
 _shard_help = ('i/n: predict the i-th of n shards (from 0) of the validation pictures; default: '
                'all, or by the rank of this process')
 
@@ -46,7 +46,7 @@ def add_published(
     g = parser.add_argument_group('ImageNet', _group)
     for name, value, about in (
         ('path', '', 'folder with train and val in one of the usual layouts'),
-        ('model', '', 'a name of torchvision, timm/NAME, or a checkpoint'),
+        ('model', '', 'the network, also a checkpoint, in place of NETWORK'),
         ('weights', 'default', "'default' (downloaded), a name of torchvision's or a file")):
         g.add_argument('--' + name, default=value, help=about)
     g.add_argument('--bits', type=int, nargs='+', metavar='B', help=_bits_help)
@@ -73,11 +73,11 @@ def _no_empty(folder):
 # %% ../../nbs/969_commands.published.ipynb #0459a075
 def _check_published(args):
     "Refuse options of runs, and other data than ImageNet."
-    if args.folders:
-        raise ValueError("--model names a published network: leave the run folders out")
+    if args.networks:
+        raise ValueError("--model names the one network: leave the others out")
     if args.data != 'imagenet' or not args.path:
-        raise ValueError("a published network is evaluated on ImageNet: "
-                         "give --data imagenet and --path FOLDER")
+        raise ValueError("--model is for ImageNet: give --data imagenet and --path FOLDER; "
+                         f"for other pictures: triqdef evaluate {args.model} --data FOLDER")
 
 # %% ../../nbs/969_commands.published.ipynb #28debda5
 def _calibrated(args, folder, device):
@@ -143,3 +143,4 @@ def _attack(net, bits, args, device):
     attacks = make_attacks(args, net, dls)
     write_report({name: net}, dls, attacks, args, {}, bits, audit=not args.no_audit,
                  quick=args.quick)
+    print(f"next: triqdef train runs/tri --start {args.model} --data imagenet --path {args.path}")

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from .checks import Rule, set_command, without_effect_by
+from .options import as_typed
 from ..core import versions
 from ..results import cells_of, collect, store_study, study_remark
 from ..study import load_recipe, study
+from ..tables import study_tables
 
 # %% ../../nbs/978_commands.study.ipynb #5a90b40a
 def _check_collected(cells, recipe):
@@ -37,6 +39,14 @@ def _collect(recipe, args):
     store_study(args.out, cells, [recipe])
     print(f'{remark}\n\n{args.out}: {len(cells)} cells')
 
+# %% ../../nbs/978_commands.study.ipynb #655785f8
+def _summary(folder, recipe):
+    "Return a row for each arm: means over bit-widths and attacks, in per cent."
+    table = study_tables(collect(folder), recipe)['ablation']
+    if not len(table): return 'no cell has figures yet'
+    shares = table.set_index('arm').select_dtypes('number')
+    return f"%, means\n{(100*shares).round(1).to_string(na_rep='')}"
+
 # %% ../../nbs/978_commands.study.ipynb #5dd6cc10
 def _run(args):
     "Make the missing cells of a study."
@@ -50,7 +60,9 @@ def _run(args):
           f"{torch.get_num_threads()} threads", flush=True)
     cells = study(recipe, folder, args.arms, args.seeds, args.only, not args.quiet, args.device,
                   report_cell)
-    print(f"{folder}: {len(cells)} cells are there")
+    print(f"{folder}: {len(cells)} cells are there\n\n{_summary(folder, recipe)}")
+    scale, where = f'--scale {recipe.scale}', as_typed(folder)
+    print(f"next: triqdef study {as_typed(args.name)} {scale} --collect {where}")
 
 # %% ../../nbs/978_commands.study.ipynb #fcc4da86
 _about = (

@@ -8,20 +8,52 @@ Docs: https://triqdef.github.io/triqdef/commands.train.html.md"""
 __all__ = ['add_train']
 
 # %% ../../nbs/960_commands.train.ipynb #f3231e08
+from dataclasses import replace
+from pathlib import Path
+
 from .checks import set_command
+from .networks import as_network, is_published, network_help
 from .options import add_methods, add_settings, as_typed, train_settings
 from ..core import this_process
+from ..quant.checkpoint import pretrained_names
 from ..train.run import train, TrainSettings, without_effect
+
+# %% ../../nbs/960_commands.train.ipynb #b3cf554e
+_shipped = 'cifar10-resnet20-fp'
+
+def _start(args):
+    "Return what --start stands for, as settings."
+    if 'start' not in args.written:
+        own = {'arch', 'weights'} & args.written or args.data not in ('sample', 'cifar10')
+        return {} if own else dict(start=_shipped)
+    if args.start in (*pretrained_names(), 'scratch'): return {}
+    if not is_published(args.start):
+        file = Path(args.start)/'network.safetensors'
+        return dict(start=str(file)) if file.is_file() else {}
+    if 'arch' in args.written: raise ValueError("--arch has no effect beside --start: leave it out")
+    return dict(start='scratch', arch=args.start, weights=args.weights or 'default')
+
+# %% ../../nbs/960_commands.train.ipynb #f4fa31a9
+def _settings(args):
+    "Return the settings that the options say."
+    return replace(train_settings(args), **_start(args))
+
+def _sized(s, args):
+    "Return settings with the size of the weights' own pictures, where none was written."
+    if not s.weights or 'size' in args.written or not Path(s.data).is_dir(): return s
+    side = as_network(s.arch, s.weights).preset.crop
+    print(f"size: {side} pixels, as the weights of {s.arch} want")
+    return replace(s, size=side)
 
 # %% ../../nbs/960_commands.train.ipynb #c8fed411
 def _run(args):
     "Train, and print accuracies and the next command."
-    run = train(train_settings(args), args.folder, progress=not args.quiet)
+    run = train(_sized(_settings(args), args), args.folder, progress=not args.quiet)
     if this_process()[0]: return
     last = run.history.iloc[-1]
     accuracies = ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
     print(f"{run.folder}: {accuracies} of the validation images right")
-    print(f"next: triqdef evaluate {as_typed(run.folder)}")
+    print(f"next: triqdef evaluate {as_typed(run.folder)} --quick")
 
 # %% ../../nbs/960_commands.train.ipynb #7838d019
 _about = (
@@ -30,7 +62,7 @@ _about = (
     'command goes on after the last finished epoch and ends with the same weights.')
 
 # %% ../../nbs/960_commands.train.ipynb #d9615791
-def _idle(args): return without_effect(train_settings(args))
+def _idle(args): return without_effect(_settings(args))
 
 def add_train(
     commands,    # subparsers of argparse
@@ -43,4 +75,6 @@ def add_train(
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     add_settings(p, TrainSettings)
     add_methods(p)
+    start = next(a for a in p._actions if a.dest == 'start')
+    start.help = f"{network_help}, or 'scratch' (default: {_shipped} for CIFAR-10, else scratch)"
     set_command(p, _run, _idle, least={})

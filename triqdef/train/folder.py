@@ -102,7 +102,9 @@ def begin_run(
     if path.exists() and any((folder/n).exists() for n in ('state.pt', 'network.safetensors')):
         diff = settings_differ(run_record(folder)['settings'], new)
         if diff:
-            raise ValueError(f"{folder} holds a run with other settings (there, asked): {diff}")
+            differ = ', '.join(f'{k} is {a!r}, not {b!r}' for k, (a, b) in diff.items())
+            raise ValueError(f"{folder} holds a run with other settings: there {differ}. Give "
+                             "those to go on, or another folder for a new run")
     elif any(p.name != 'run.json' and p.name[0] != '.' for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run")
     else:
