@@ -43,9 +43,8 @@ class Kept:
         "Return the value of `key`, made now if it is not there or no longer valid."
         graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if graph and not self.graphs: return make()
-        key, n = (key, graph, torch.is_inference_mode_enabled()), len(tensors)
-        marks, value = self.found.get(key, ((), None))
-        if not marks or len(marks) != n or not all(map(_same, tensors, marks)):
+        key = key, len(tensors), graph, torch.is_inference_mode_enabled()
+        if key not in self.found or not all(map(_same, tensors, self.found[key][0])):
             value = make()
             self.found[key] = [_mark(t) for t in tensors], value
-        return value
+        return self.found[key][1]
