@@ -95,7 +95,7 @@ CALLS = {
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
     'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
     'quant.switch.bit_state_of': lambda w: dict(net=w.net), 'quant.switch.bits_of': lambda w: dict(net=w.net), 'quant.switch.at_bits': lambda w: dict(net=w.net, bits=4),
-    'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)),
+    'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)), 'quant.frozen.weights_once': lambda w: dict(net=w.net, what='values'),
     'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
     'quant.calibrate.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
     'quant.convert.quant_summary': lambda w: dict(net=w.net), 'quant.convert.keep_bits': lambda w: dict(net=w.net, bits=4),
@@ -274,7 +274,8 @@ EXEMPT = {
         evaluate.lines.audit_line evaluate.lines.LineDeclaration evaluate.lines.not_run evaluate.lines.compare_runs evaluate.lines.none_stronger evaluate.strength.white_box_beats_transfer
         evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
-        evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill''',
+        evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
+        quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.base.Purifier evaluate.faults.Broken''',

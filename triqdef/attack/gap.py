@@ -16,8 +16,9 @@ from fastcore.basics import patch
 
 from .base import declare, UniversalAttack
 from .criteria import as_criterion
-from .patch import (check_fits, check_where, patch_hw, patch_mask, place,
+from .patch import (check_fits, check_where, paste, patch_hw, patch_mask,
                                   random_places)
+from .transfers import move_together
 from .views import RoundRobin
 from ..core import check_choice, check_ints, check_numbers
 from ..files import plain
@@ -102,9 +103,12 @@ def _start(self:GAP, s, x):
 def _gradient(self:GAP, net, view, x, y, p, step, g):
     "What Adam descends, and the mean loss that is maximised, on one batch."
     d = self.draw(len(x), x.shape[-2:], g)
-    whole = self.shape == 'square' and 'angle' not in d
+    most = d['scale'].max().item() if 'scale' in d else 1.
+    at, *turn = move_together(x.device, *d.values())
+    whole = self.shape == 'square' and not turn
     mask = None if whole else patch_mask(*self.size, self.shape, device=x.device)
-    loss, _, grad = view(net, lambda p: place(x, p, mask=mask, **d), p, y, self.target, step)
+    def render(p): return paste(x, p, at, *turn or (None, None), most, mask)
+    loss, _, grad = view(net, render, p, y, self.target, step)
     return -grad/len(x), loss.mean()
 
 # %% ../../nbs/435_attack.gap.ipynb #cb2b4648

@@ -19,9 +19,10 @@ from torch import Tensor
 from .base import best_of, declare, ImageAttack, PatchRun, UniversalAttack
 from .criteria import Criterion, check_classes
 from .patch import (check_fits, check_where, noise_patch, patch_hw, patch_mask,
-                                  place, random_places, to_uint8_grid)
+                                  paste, place, random_places, to_uint8_grid)
 from .pgd import step_for
 from .state import first_state, load_state, save_state, state_file
+from .transfers import move_together
 from .views import as_view, under_attack
 from ..core import check_choice, check_images, check_ints, check_numbers, generator
 from ..files import plain
@@ -131,10 +132,10 @@ def _begin(self:LaVAN, x):
 @patch
 def _looker(self:LaVAN, net, view, x, y):
     "Return a function that looks at patches `p` of the images `rows` at places `at`."
-    mask = self._mask(x)
+    mask = None if self.shape == 'square' else self._mask(x)
     def look(rows, p, at, step, grad=True):
         images = x[rows]
-        render = lambda p: place(images, p, at, mask=mask)
+        render = lambda p: paste(images, p, at, mask=mask)
         return view(net, render, p, y[rows], self.goal, step, grad)
     return look
 
@@ -156,9 +157,9 @@ def _move(self:LaVAN, grad):
 
 # %% ../../nbs/440_attack.lavan.ipynb #cc62feb6
 @patch
-def _step(self:LaVAN, s, view, look):
-    "Look at the images that are not done, keep the best, and change their patches."
-    rows, last = (s['met'] < 1).nonzero()[:, 0], s['done'] == self.steps
+def _step(self:LaVAN, s, view, look, rows):
+    "Look at the images `rows`, keep the best, and change their patches."
+    last = s['done'] == self.steps
     view.select(rows, len(s['met']))
     q, at = to_uint8_grid(s['p'][rows]), s['at'][rows]
     loss, met, grad = look(rows, q, at, s['done'], not last)
@@ -188,8 +189,9 @@ def _climb(self:LaVAN, s, view, net, x, y, file):
     if self._searches() and not s['done']: self._search(s, look, x)
     steps = range(s['done'], self.steps + 1)
     for _ in progress_bar(steps) if self.progress else steps:
-        if (s['met'] >= 1).all(): break
-        self._step(s, view, look)
+        rows = (s['met'] < 1).nonzero()[:, 0]    # the one read of a step
+        if not len(rows): break
+        self._step(s, view, look, rows)
         save_state(file, s, view)
 
 # %% ../../nbs/440_attack.lavan.ipynb #6548cb2a
@@ -259,9 +261,9 @@ def _start(self:LaVAN, s, x):
 @patch
 def _step_fit(self:LaVAN, s, view, net, x, y):
     "Look at a batch and change the patch; return the mean loss."
-    at = self._draw(len(x), x.shape[-2:], s['random']).to(x.device)
-    q, mask = to_uint8_grid(s['p']), self._mask(x)
-    render = lambda p: place(x, p, at, mask=mask)
+    at, = move_together(x.device, self._draw(len(x), x.shape[-2:], s['random']))
+    q, mask = to_uint8_grid(s['p']), None if self.shape == 'square' else self._mask(x)
+    render = lambda p: paste(x, p, at, mask=mask)
     loss, _, grad = view(net, render, q, y, Pulling(self.goal), s['done'])
     step = self._move(grad/len(x))*(1 - s['done']/self.steps)
     s['p'] = (s['p'] + step).clamp(0, 1)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .nulls import crop_patch, grey_patch, noise_patch, null_patch
 from .places import allowed_places, check_where, is_free, random_places
-from .placing import (check_fits, check_hw, check_pixels, patch_hw, patch_mask, place,
-                                    to_uint8_grid)
+from .placing import (check_fits, check_hw, check_pixels, paste, patch_hw, patch_mask,
+                                    place, to_uint8_grid)
 from ..core import (as_path, atomic_path, check_choice, check_device, check_generator,
                           check_images, check_int)
 

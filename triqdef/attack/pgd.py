@@ -15,11 +15,12 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 
-from .base import best_of, declare, ImageAttack, PatchRun
+from .base import attack_again, best_of, declare, ImageAttack, PatchRun
 from .criteria import as_criterion, check_classes
 from .patch import (allowed_places, check_fits, check_where, is_free, noise_patch,
-                                  patch_hw, patch_mask, place, random_places, to_uint8_grid)
+                                  patch_hw, patch_mask, paste, random_places, to_uint8_grid)
 from .state import load_state, save_state, state_file
+from .transfers import move_together
 from .views import as_view, under_attack
 from ..core import check_choice, check_images, check_ints, check_numbers, generator
 
@@ -58,29 +59,42 @@ def _check(self:PatchPGD):
     check_choice(self.keep, ('success', 'loss'), 'keep')
 
 # %% ../../nbs/430_attack.pgd.ipynb #578ee262
+_ways = torch.tensor([[0, 1], [1, 0], [0, -1], [-1, 0]])
+
+@patch
+def _moves(self:PatchPGD, n, g, first=0):
+    "The moves of a start, (k,n,2) pixels: one of four ways each, nothing before the `first`."
+    if not (is_free(self.places) and self.stride): return torch.zeros(0, n, 2, dtype=torch.long)
+    k = self.steps//self.move_every
+    drawn = [_ways[torch.randint(4, (n,), generator=g)] for _ in range(min(first, k), k)]
+    none = torch.zeros(min(first, k), n, 2, dtype=torch.long)
+    return torch.cat([none, self.stride*torch.stack(drawn)]) if drawn else none
+
+# %% ../../nbs/430_attack.pgd.ipynb #511c8d88
 @patch
 def _start(self:PatchPGD, x, g):
-    "Random pixels and places."
-    hw = tuple(x.shape[-2:])
-    at = random_places(len(x), hw, self.size, g, self.forbidden, self.places).to(x.device)
-    p = noise_patch(x, self.size, g).to(torch.promote_types(x.dtype, torch.float32))
-    return p*patch_mask(*self.size, self.shape, device=x.device), at
+    "Random pixels, places and moves."
+    hw, like = tuple(x.shape[-2:]), torch.empty(1).expand(x.shape)
+    at = random_places(len(x), hw, self.size, g, self.forbidden, self.places)
+    p = noise_patch(like, self.size, g)*patch_mask(*self.size, self.shape)
+    p, at, moves = move_together(x.device, p, at, self._moves(len(x), g))
+    return p.to(torch.promote_types(x.dtype, torch.float32)), at, moves
 
 # %% ../../nbs/430_attack.pgd.ipynb #726d0400
 @patch
 def _allowed(self:PatchPGD, x):
     "Which places a move may reach, (H−h+1, W−w+1) bool, or None where the place is fixed."
     if not (is_free(self.places) and self.stride): return None
-    return allowed_places(x.shape[-2:], self.size, self.forbidden).to(x.device)
+    allowed = allowed_places(x.shape[-2:], self.size, self.forbidden)
+    return allowed if self.forbidden is None else allowed.to(x.device)
 
 # %% ../../nbs/430_attack.pgd.ipynb #ac36cf75
 @patch
-def _moved(self:PatchPGD, at, allowed, g):
-    "Places a stride away in one of four directions each, where the image and `allowed` permit it."
-    ways = torch.tensor([[0, 1], [1, 0], [0, -1], [-1, 0]])
-    step = self.stride*ways[torch.randint(4, (len(at),), generator=g)].to(at.device)
-    limit = torch.tensor(allowed.shape, device=at.device) - 1
-    new = torch.minimum((at + step).clamp_min(0), limit)
+def _moved(self:PatchPGD, at, allowed, move):
+    "Places (B,2) after a `move` (B,2), where the image and `allowed` permit it."
+    new = at + move
+    new = torch.stack([new[:, k].clamp(0, n - 1) for k, n in enumerate(allowed.shape)], 1)
+    if self.forbidden is None: return new
     return torch.where(allowed[new[:, 0], new[:, 1]][:, None], new, at)
 
 # %% ../../nbs/430_attack.pgd.ipynb #7feb72a2
@@ -90,7 +104,7 @@ def _looker(self:PatchPGD, net, view, x, y):
     mask = None
     if self.shape == 'circle': mask = patch_mask(*self.size, self.shape, device=x.device)
     def look(p, at, step, grad=True):
-        return view(net, lambda p: place(x, p, at, mask=mask), p, y, self.target, step, grad)
+        return view(net, lambda p: paste(x, p, at, mask=mask), p, y, self.target, step, grad)
     return look
 
 # %% ../../nbs/430_attack.pgd.ipynb #9efc304a
@@ -107,7 +121,7 @@ def _record(self:PatchPGD, s, p, loss, met):
 @patch
 def _try_move(self:PatchPGD, s, look, allowed, i, loss):
     "Move the patches whose loss rises by it; return which those are, (B,) bool."
-    at = self._moved(s['at'], allowed, s['random'])
+    at = self._moved(s['at'], allowed, s['moves'][i//self.move_every])
     better = look(to_uint8_grid(s['p']), at, i, False)[0] > loss
     s['at'], s['looks'] = torch.where(better[:, None], at, s['at']), s['looks'] + 1
     return better
@@ -127,7 +141,9 @@ def _update(self:PatchPGD, s, look, allowed, i, loss, grad):
 def _step(self:PatchPGD, s, look, allowed, x):
     "Look at the patches of state `s`, keep the best, and change them."
     i = s['done'] % (self.steps + 1)
-    if i == 0: s['p'], s['at'] = self._start(x, s['random'])
+    if i == 0: s['p'], s['at'], s['moves'] = self._start(x, s['random'])
+    if 'moves' not in s:    # a state saved when moves were drawn one by one
+        s['moves'] = self._moves(len(x), s['random'], i//self.move_every).to(x.device)
     p = to_uint8_grid(s['p'])
     loss, met, grad = look(p, s['at'], i, i < self.steps)
     self._record(s, p, loss, met)
@@ -147,8 +163,9 @@ def _walk(self:PatchPGD, s, look, x, file, view):
 @patch
 def _found(self:PatchPGD, s, x, history):
     "The state as a `PatchRun`."
-    mask = patch_mask(*self.size, self.shape, device=x.device)
-    x_adv = place(x, s['patches'], s['places'], mask=None if self.shape == 'square' else mask)
+    mask = None
+    if self.shape == 'circle': mask = patch_mask(*self.size, self.shape, device=x.device)
+    x_adv = paste(x, s['patches'], s['places'], mask=mask)
     losses = torch.stack(s['losses']) if history else None
     return PatchRun(x_adv, s['patches'], s['places'], s['loss'], s['met'], losses, s['looks'])
 
@@ -173,6 +190,16 @@ def run(self:PatchPGD,
         self._walk(s, self._looker(net, view, x, y), x, file, view)
         file.done()
         return self._found(s, x, history)
+
+# %% ../../nbs/430_attack.pgd.ipynb #a39a9e1d
+@attack_again.register
+def _(attack:PatchPGD, net, x, y, bits=None):
+    view = as_view(bits)
+    s = dict(losses=[], looks=0, done=0, random=generator(attack.seed))
+    with under_attack(net):
+        x, y = x.detach().as_subclass(Tensor), y.as_subclass(Tensor).long()
+        attack._walk(s, attack._looker(net, view, x, y), x, state_file(attack, None, net), view)
+        return attack._found(s, x, False).x_adv
 
 # %% ../../nbs/430_attack.pgd.ipynb #f366e9e2
 def step_for(

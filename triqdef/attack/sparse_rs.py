@@ -19,7 +19,7 @@ from torch import Tensor
 from .base import declare, ImageAttack, PatchRun, UniversalAttack
 from .criteria import as_criterion, check_classes
 from .patch import (allowed_places, check_fits, check_where, is_free, Patch, patch_hw,
-                                  patch_mask, place, random_places)
+                                  patch_mask, paste, place, random_places)
 from .proposals import corner_start, nearby_places, reach, repaint, square_side
 from .state import (attack_batches, first_state, load_state, save_state,
                                   seeded_loader, state_file)
@@ -74,7 +74,7 @@ def scores_of(
     step:int=0,     # number of the query
 )->tuple:           # loss (B,), share of the bit-widths fooled (B,)
     "Make one query for each image."
-    render = lambda p: place(x, p.to(x.dtype), at, mask=mask)
+    render = lambda p: paste(x, p.to(x.dtype), at, mask=mask)
     return view(net, render, p, y, goal, step, False)[:2]
 
 # %% ../../nbs/445_attack.sparse_rs.ipynb #22c92c6b

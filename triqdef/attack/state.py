@@ -110,10 +110,12 @@ def plain_batch(
 def _kept(dl, device, skip):
     "Yield the batches of one walk over `dl`, without images of class `skip`; refuse an empty walk."
     count = 0
-    for x, y in (plain_batch(b, device) for b in dl):
-        if skip is not None: x, y = x[y != skip], y[y != skip]
+    for x, y in (plain_batch(b, None) for b in dl):
+        if skip is not None:
+            rows = (y != skip).nonzero()[:, 0]
+            if len(rows) < len(y): x, y = x[rows.to(x.device)], y[rows]
         count += len(x)
-        yield x, y
+        yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
     if count: return
     if skip is None: raise ValueError("the loader is empty")
     raise ValueError("the loader has no image to attack: "

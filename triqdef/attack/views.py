@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from .criteria import goal_loss, goal_met
 from ..core import check_bit, check_bits, check_logits, check_network, eval_mode, fast_layout
 from ..quant.convert import at_bits, bits_of
+from ..quant.frozen import weights_once
 
 # %% ../../nbs/410_attack.views.ipynb #97510eb3
 @contextmanager
@@ -26,7 +27,7 @@ def under_attack(
 ):
     "Set eval mode, freeze parameters and enable gradients for a block; restore all at its end."
     flags = [(p, p.requires_grad) for p in check_network(net).parameters()]
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(net):
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(net), weights_once(net):
         for p, _ in flags: p.requires_grad_(False)
         try: yield net
         finally:

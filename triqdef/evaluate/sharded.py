@@ -24,6 +24,7 @@ from ..files import fingerprint, Resume
 from ..loader import ImageLoader
 from ..networks import device_of, eval_mode
 from ..pixels import check_images, fast_layout
+from ..quant.frozen import weights_once
 from ..quant.switch import at_bits, bits_of
 
 # %% ../../nbs/830_evaluate.sharded.ipynb #06f0adab
@@ -140,8 +141,9 @@ def predict_shard(
 def _predict_all(net, data, bits, state, progress, **kwargs):
     "Predict all pictures of a dataset and keep the results."
     dl = ImageLoader(data, device=device_of(net), **kwargs)
-    for batch in progress_bar(dl, total=len(dl)) if progress else dl:
-        state.add(_batch(net, batch, bits))
+    with weights_once(net):
+        for batch in progress_bar(dl, total=len(dl)) if progress else dl:
+            state.add(_batch(net, batch, bits))
     state.save()
 
 # %% ../../nbs/830_evaluate.sharded.ipynb #ce2f250f

@@ -24,6 +24,7 @@ from ..core import (as_labels, check_finite, check_images, check_ints, check_num
 from ..data import check_iterable, peek
 from .rate import Rate, wilson
 from ..quant.convert import at_bits
+from ..quant.frozen import weights_once
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/600_evaluate.success.ipynb #a26a17d1
@@ -187,7 +188,7 @@ def predict(
     if isinstance(data, (Tensor, np.ndarray)): check_images(data)
     else: check_iterable(data)
     device, preds, labels = device_of(net), [], []
-    with eval_mode(net), torch.no_grad(), at_bits(net, bits), peek(data):
+    with eval_mode(net), torch.no_grad(), at_bits(net, bits), weights_once(net), peek(data):
         for x, y in _batches(data, bs):
             preds.append(_classes_of(net, x.to(device)))
             if y is not None: labels.append(as_labels(y, len(x), 'cpu'))

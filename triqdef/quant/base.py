@@ -42,8 +42,8 @@ class Quantizer(nn.Module):
     "The base class of all quantizers: widths by active bit-width, sign, and what is initialised."
     name, kinds, paper = '', ('weight', 'act'), ''
     per_channel, first, last = False, 'cover', None
-    exports, initial, by_value = False, 0., False
-    _mark = None     # for quantizers pickled before this existed
+    exports, initial, by_value, repeats = False, 0., False, True
+    _mark = _kept = None     # for quantizers pickled before these existed
     def __init__(self,
         widths:dict,        # active bit-width → width used, 2 to 16; others pass unchanged
         kind:str=None,      # 'weight' or 'act' (sign found from data); None: the first of `kinds`
@@ -208,10 +208,24 @@ def start(self:Quantizer,
 
 # %% ../../nbs/103_quant.base.ipynb #65474bb2
 @patch
+def kept(self:Quantizer,
+    key,        # what is wanted, any hashable
+    tensors,    # what it is made of, a tuple of tensors
+    make,       # function without arguments that makes it
+):
+    "Return what `make` gives, or what it gave before, inside a block of `weights_once`."
+    if self._kept is None or torch.compiler.is_compiling(): return make()
+    return self._kept(key, tensors, make)
+
+# %% ../../nbs/103_quant.base.ipynb #ac2dc4a3
+@patch
 def forward(self:Quantizer, v, bits):
     if bits not in self.widths: return v
     if not self.by_value and not self.ready[bits]: self.start(v, bits)
-    return self.quantized(v, bits)
+    if self._kept is None or self.kind != 'weight' or not self.repeats:
+        return self.quantized(v, bits)
+    numbers = (*self.parameters(), *self.buffers())
+    return self.kept(('values', bits), (v, *numbers), lambda: self.quantized(v, bits))
 
 # %% ../../nbs/103_quant.base.ipynb #9d9497d0
 @patch

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core import check_bit, check_bits, check_choice
+from .conv import conv2d
 from .quantizers import make_quantizer
 from .ste import grad_from, soft_round
 from .padding import pad_input, SameConv2d
@@ -158,4 +159,4 @@ class QConv2d(nn.Conv2d):
 
     def forward(self, x):
         x, w = _quantized(self, x)
-        return self._conv_forward(x if self.pads is None else pad_input(self, x), w, self.bias)
+        return conv2d(self, x if self.pads is None else pad_input(self, x), w, self.bias)

@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..checks import check_network
 from .base import Quantizer
+from .frozen import weights_once
 from .norm import MultiBitNorm
+from .ste import wanted_inputs
 from .switch import at_bits, backward_as, bit_state_of
 
 # %% ../../nbs/860_quant.memory.ipynb #a384c3a6
@@ -103,7 +105,8 @@ def again(self:_Frame):
     out = ExitStack()
     for c in (at_bits(self.block, self.bits), backward_as(self.block, *self.passing),
               _modes(self.flags), _buffers(self.buffers), _random(self.random, self.device),
-              torch.autocast(**self.autocast), torch.enable_grad()): out.enter_context(c)
+              torch.autocast(**self.autocast), torch.enable_grad(),
+              weights_once(self.block, 'nothing')): out.enter_context(c)
     return out
 
 # %% ../../nbs/860_quant.memory.ipynb #42da7f7a
@@ -140,14 +143,6 @@ def _pull(frame, tensors, want, g, **kwargs):
     return out
 
 # %% ../../nbs/860_quant.memory.ipynb #5f0647f9
-def _wanted(ctx):
-    "Which tensor inputs of a node the present backward pass goes on to."
-    will = getattr(torch._C, '_will_engine_execute_node', lambda node: True)
-    def wanted(node):
-        try: return node is not None and will(node)
-        except RuntimeError: return True     # `autograd.grad` by a parameter: torch cannot say
-    return [wanted(n) for n, _ in ctx.next_functions]
-
 def _leaves(tensors): return [t.detach().requires_grad_(t.requires_grad) for t in tensors]
 
 def _pull_twice(frame, tensors, want, need, g, v):
@@ -174,7 +169,7 @@ class _BlockGrad(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *v):
-        frame, need = ctx.frame, _wanted(ctx)
+        frame, need = ctx.frame, wanted_inputs(ctx)
         want = [w and a is not None for w, a in zip(ctx.want, v)]
         g, *tensors = _leaves(ctx.saved_tensors)
         with frame.again(): grads = _pull_twice(frame, tensors, want, need, g, v)
@@ -194,7 +189,7 @@ class _Block(Function):
     @staticmethod
     def backward(ctx, g):
         if g is None: return None, *[None]*len(ctx.next_functions)
-        wanted = _wanted(ctx)
+        wanted = wanted_inputs(ctx)
         return None, *_BlockGrad.apply(ctx.frame, wanted, g, *ctx.saved_tensors, *ctx.frame.params)
 
 # %% ../../nbs/860_quant.memory.ipynb #04fedfe7

@@ -34,11 +34,12 @@ def _second_order(v, g, gx, gw, gb, x, w, mean, rstd, eps):
     "Derivatives of ⟨v, γ r P(g)⟩ by g, x and γ, per the equations above."
     n = x.numel()/x.shape[1]
     vx, vw, vb = _backward(v, x, w, mean, rstd, eps)
-    s = (v*g).sum((0, 2, 3))/n - (vb/n)*(gb/n) - (vw/n)*(gw/n)
-    slope = -w*rstd**3*s
-    dx = (x*_per_channel(slope)).sub_(_per_channel(slope*mean))
-    dx.addcmul_(vx, _per_channel(-rstd*gw/n)).addcmul_(gx, _per_channel(-rstd*vw/n))
-    return vx, dx, n*rstd*s
+    by_w = rstd*torch.sub((v*g).sum((0, 2, 3)), (vb*gb).addcmul_(vw, gw), alpha=1/n)
+    r = rstd/n
+    slope = w*rstd*by_w*r
+    dx = torch.addcmul(_per_channel(slope*mean), x, _per_channel(slope), value=-1)
+    for t, share in ((vx, gw*r), (gx, vw*r)): dx.addcmul_(t, _per_channel(share), value=-1)
+    return vx, dx, by_w
 
 # %% ../../nbs/130_quant.norm.ipynb #44ceb64d
 class _BatchNormGrad(Function):

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from torch.autograd import Function
 
 from ..core import check_numbers
 from .base import levels, Quantizer, steps_of
@@ -30,14 +31,24 @@ class LSQ(Quantizer):
     def build(self): self.log_steps = self.by_bits(self.shape)
 
 # %% ../../nbs/110_quant.quantizers.ipynb #bc878cc2
+class _Step(Function):
+    "exp(ρ) in value, with the derivative 1/s by ρ."
+    @staticmethod
+    def forward(ctx, rho):
+        ctx.save_for_backward(s := rho.exp())
+        return s
+
+    @staticmethod
+    def backward(ctx, g): return g/ctx.saved_tensors[0].detach()
+
+# %% ../../nbs/110_quant.quantizers.ipynb #c1cc0d92
 @patch
 def step(self:LSQ,
     bits:int,    # an active bit-width
 )->Tensor:       # positive, of the step's shape
     "Return the step at `bits`: exp(ρ) in value, with the derivative 1/s by ρ."
     rho = self.log_steps[str(bits)]
-    s = rho.detach().exp()
-    return s + (rho - rho.detach())/s
+    return self.kept(('step', bits), (rho,), lambda: _Step.apply(rho))
 
 # %% ../../nbs/110_quant.quantizers.ipynb #2a1e9a31
 @patch

@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..attack.base import check_attack
+from ..attack.base import attack_again, check_attack
 from ..attack.pgd import PatchPGD
 from ..core import check_bit, check_choice, check_numbers, fixed_seed
 from .accuracy import accuracy_at
@@ -121,6 +121,7 @@ def check_source(self:TriQDef,
 @patch
 def build(self:TriQDef):
     "Build the objective."
+    self.tried = False    # whether a batch was checked
     with self.saving(): self.objective = self.objective_of(loss_func=self.task_loss, **self.kwargs)
 
 # %% ../../nbs/520_train.callback.ipynb #19686c6a
@@ -156,7 +157,9 @@ def patched_batch(self:TriQDef,
     key = (self.seed, self.now, 0, rank) if rank else (self.seed, self.now)
     seed, x, y = fixed_seed(hash(key) % 2**31), self.x[:n], self.classes()[:n]
     with torch.autocast(self.x.device.type, enabled=False), self.saving(), seed:
-        return self.attack.attack(self.net, x, y, bits=self._source_bits())
+        bits = self._source_bits()
+        if self.tried: return attack_again(self.attack, self.net, x, y, bits)
+        return self.attack.attack(self.net, x, y, bits=bits)
 
 # %% ../../nbs/520_train.callback.ipynb #77659392
 @patch
@@ -164,9 +167,10 @@ def _terms(self:TriQDef):
     "The terms of this batch; the clean loss at the highest bit-width is fastai's."
     x_adv = self.patched_batch() if self.objective.patched else None
     ramp = self.bact.penalty_weight(self.progress)
+    terms = self.objective.terms if self.tried else self.objective
     with self.saving():
-        return self.objective(self.net, self.x, self.learn.yb[0], x_adv, self.active, ramp=ramp,
-                              first=self.learn.loss_grad, teacher=self.learn.pred)
+        return terms(self.net, self.x, self.learn.yb[0], x_adv, self.active, ramp=ramp,
+                     first=self.learn.loss_grad, teacher=self.learn.pred)
 
 # %% ../../nbs/520_train.callback.ipynb #8fa0da21
 @patch
@@ -174,7 +178,7 @@ def after_loss(self:TriQDef):
     "Add the other terms to `loss_grad`; `loss` stays what fastai computed."
     self.check_between()
     self.prepare()
-    terms = self._terms()
+    terms, self.tried = self._terms(), True
     values = self.company.joined(terms).check(f" at step {self.now}")
     self.history.append(dict(step=self.now, bits=self.active, **values))
     self.learn.loss_grad = self.company.complete(terms.total, self.net, self.active)

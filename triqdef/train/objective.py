@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import check_bits, check_images, check_labels, check_logits, check_numbers
+from ..core import (check_bits, check_images, check_labels, check_logits, check_numbers,
+                          device_of)
 from ..penalty.fdp import bit_pairs, fdp
 from ..penalty.gpdp import gpdp
 from ..percept.features import check_stages, stage_names, tap_stages
 from ..quant.convert import at_bits, bits_of
+from ..quant.frozen import weights_once
 
 # %% ../../nbs/510_train.objective.ipynb #721a87ae
 @dataclass
@@ -192,9 +194,6 @@ def penalties(self:Objective,
 @patch
 def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
     "L_adv, FDP and GPDP from one patched forward pass per bit-width."
-    if x_adv is None:
-        raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
-    check_images(x_adv, 'x_adv')
     if self.stages is None and self.lambda_fdp: self.stages = stage_names(net, x_adv[:2])
     compare = ramp > 0 and len(bits) > 1
     wanted = compare and self.lambda_fdp > 0, compare and self.lambda_gpdp > 0
@@ -230,10 +229,35 @@ def _check_call(self:Objective, net, x, y, x_adv, bits, ramp):
     check_numbers('[0, 1]', ramp=ramp)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     y = _check_batch(x, y, self.loss_func)
+    if (device := device_of(net)) != x.device:
+        raise ValueError(f"the network is on {device}, the images are on {x.device}: "
+                         "move one of them with .to(…)")
     if x_adv is not None: check_images(x_adv, 'x_adv')
+    elif self.patched:
+        raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
     return bits, y
 
 # %% ../../nbs/510_train.objective.ipynb #e033e8e0
+@patch
+def terms(self:Objective,
+    net:nn.Module,    # a multi-bit network
+    x:Tensor,         # images, (B,3,H,W) in [0,1]
+    y:Tensor,         # labels, (B,)
+    x_adv,            # patched images, or None where no term needs them
+    bits:tuple,       # active bit-widths, high to low
+    ramp:float=1.,    # factor on the two penalties, 0 to 1
+    first=None,       # as of a call
+    teacher=None,     # as of a call
+)->Terms:
+    "Return the terms of a checked batch; both passes share the weights of a bit-width."
+    x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
+    with weights_once(net, 'graphs'):
+        clean = self._clean_terms(net, x, y, bits, first, teacher)
+        terms = dict(clean=sum(clean)/len(clean))
+        if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
+    return self._weighted(terms, ramp)
+
+# %% ../../nbs/510_train.objective.ipynb #429123f0
 @patch
 def __call__(self:Objective,
     net:nn.Module,     # a multi-bit network
@@ -247,8 +271,4 @@ def __call__(self:Objective,
 )->Terms:
     "The terms of one step (paper, equation of L_total)."
     bits, y = self._check_call(net, x, y, x_adv, bits, ramp)
-    x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
-    clean = self._clean_terms(net, x, y, bits, first, teacher)
-    terms = dict(clean=sum(clean)/len(clean))
-    if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
-    return self._weighted(terms, ramp)
+    return self.terms(net, x, y, x_adv, bits, ramp, first, teacher)

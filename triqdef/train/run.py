@@ -32,6 +32,7 @@ from .build import (check_same_classes, make_callback, make_data, make_network,
 from .declare import methods, training_method
 from .folder import (alone, begin_run, check_writable, hold_folder, load_run, RunState,
                                   sweep_folder)
+from .optimizer import adam_at_once
 from .settings import (find_methods, method_table, MethodSettings, named_device,
                                     own_options, recorded_settings, settings_from, StartSettings,
                                     TrainSettings, without_effect)
@@ -130,8 +131,9 @@ def _train(s, folder, progress, cbs):
     _check_images(s, net, dls, trainer)
     keeper = RunState(folder, s, trainer)
     half = [MixedPrecision(amp_mode=s.amp)] if s.amp else []
-    learn = Learner(dls, net, loss_func=F.cross_entropy, wd=s.wd, path=folder,
-                    metrics=accuracy_at(*s.bits), cbs=[EpochOrder(), trainer, keeper, *half, *cbs])
+    learn = Learner(dls, net, loss_func=F.cross_entropy, opt_func=adam_at_once, wd=s.wd,
+                    path=folder, metrics=accuracy_at(*s.bits),
+                    cbs=[EpochOrder(), trainer, keeper, *half, *cbs])
     with ExitStack() as held:
         _by_first(lambda: held.enter_context(hold_folder(folder, s)) and None)
         _fit(s, folder, learn, trainer, keeper, progress)

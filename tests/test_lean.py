@@ -1,0 +1,150 @@
+"""What a step costs on a GPU, counted without one, and that nothing kept for speed goes stale."""
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback    # gives Learner its no_bar
+from fastai.learner import Learner
+
+from pretend import pretend_cuda
+from triqdef.attack.base import attack_again
+from triqdef.attack.gap import GAP
+from triqdef.attack.lavan import LaVAN
+from triqdef.attack.pgd import PatchPGD
+from triqdef.data import ImageTensors, image_dls
+from triqdef.evaluate.success import predict, success
+from triqdef.models import resnet20
+from triqdef.percept.gradients import input_gradient
+from triqdef.quant.convert import at_bits, calibrate, to_multibit
+from triqdef.quant.frozen import weights_once
+from triqdef.quant.layers import QConv2d
+from triqdef.toys import toy_images, toy_net
+from triqdef.train.callback import TriQDef
+from triqdef.train.curriculum import BACT
+from triqdef.train.objective import Objective
+from triqdef.train.optimizer import adam_at_once
+
+
+def network(make=toy_net, bits=(32, 4)):
+    torch.manual_seed(0)
+    return calibrate(to_multibit(make(4).eval(), bits), [toy_images(16, seed=3)])
+
+class Steps(Callback):
+    "Keeps the counts of each training step."
+    order, run_valid = -100, False
+    def __init__(self, counts): self.counts, self.seen = counts, []
+    def before_batch(self): self.counts.reset()
+    def after_batch(self): self.seen.append((self.counts.totals(), +self.counts.ops, +self.counts.waits))
+
+def report(ops, waits): return '\n'.join(f'{n:6} {k}' for c in (waits, ops) for k, n in c.most_common(25))
+
+
+def test_training_step():
+    "One TriQDef step of a ResNet-20 with its 5-step attack: kernels and waits."
+    with pretend_cuda() as counts:
+        sets = [ImageTensors(*toy_images(n, size=16, seed=n), vocab=range(4)) for n in (24, 8)]
+        dls = image_dls(*sets, bs=8, seed=0, device='cuda')
+        cb, steps = TriQDef(curriculum=BACT((32, 4), warmup=0.), source=4), Steps(counts)
+        learn = Learner(dls, network(resnet20).to('cuda'), loss_func=F.cross_entropy, opt_func=adam_at_once, cbs=[cb, steps])
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    (ops, waits, copies), by_op, by_wait = steps.seen[-1]
+    print(ops, waits, copies)
+    assert ops <= 6250 and waits <= 2, report(by_op, by_wait)
+    assert waits + copies <= 4
+
+
+def cost(counts, run, few, many):
+    "What a step adds to an attack: ops, waits and copies of `many` steps less those of `few`."
+    run(1)      # what is read once is read now
+    out = []
+    for steps in (few, many):
+        counts.reset(); run(steps)
+        out.append(counts.totals())
+    return [(b - a)/(many - few) for a, b in zip(*out)]
+
+@pytest.mark.parametrize('attack', ['pgd', 'gap', 'lavan', 'lavan-universal'])
+def test_attack_steps(attack):
+    "A step of an attack waits for nothing but its own rule to stop."
+    with pretend_cuda() as counts:
+        net, loader = network(resnet20).to('cuda'), [toy_images(8, size=16)]
+        x, y = (t.to('cuda') for t in loader[0])
+        make = dict(pgd=lambda n: PatchPGD(4, steps=n, seed=0).run(net, x, y, bits=4),
+                    lavan=lambda n: LaVAN(4, steps=n, confidence=None, loss='ce', target=1, seed=0).run(net, x, y, bits=4),
+                    gap=lambda n: GAP(4, 1, n, 4, seed=0).fit(net, loader, bits=4))
+        make['lavan-universal'] = lambda n: LaVAN(4, steps=n, bs=4, seed=0).fit(net, loader, bits=4)
+        ops, waits, copies = cost(counts, make[attack], 5, 10)
+    print(attack, ops, waits, copies)
+    assert ops <= 480 and waits <= (1 if attack == "lavan" else 0) and copies <= 3
+
+def test_evaluation():
+    "Weights are quantized once for all batches; a batch waits once, for its classes."
+    with pretend_cuda() as counts:
+        net, x = network(resnet20).to('cuda'), toy_images(32, size=16)[0].to('cuda')
+        def run(n): return predict(net, x[:8*n], bits=4, bs=8)
+        ops, waits, _ = cost(counts, run, 2, 4)
+    print(ops, waits)
+    assert ops <= 200 and waits <= 2
+
+
+MOVED = dict(predict=lambda net, x, y: predict(net, x, bits=4), success=lambda net, x, y: success(net, x, y, x, bits=4),
+             gap=lambda net, x, y: GAP(4, 1, 2, 4, seed=0).fit(net, [(x, y)], bits=4), calibrate=lambda net, x, y: calibrate(net, [x]))
+REFUSED = dict(pgd=lambda net, x, y: PatchPGD(4, steps=2).attack(net, x, y, bits=4), lavan=lambda net, x, y: LaVAN(4, steps=2).attack(net, x, y, bits=4),
+               gradient=input_gradient, objective=lambda net, x, y: Objective()(net, x, y, x))
+
+@pytest.mark.parametrize('net_on,images_on', [('cpu', 'cuda'), ('cuda', 'cpu')])
+@pytest.mark.parametrize('name', [*MOVED, *REFUSED])
+def test_devices(name, net_on, images_on):
+    "What takes a loader, or predicts, moves images to the network; what returns images names both devices."
+    with pretend_cuda():
+        net, (x, y) = network().to(net_on), (t.to(images_on) for t in toy_images(8, size=16))
+        if name in MOVED: MOVED[name](net, x, y)
+        else:
+            with pytest.raises(ValueError, match='is on c.*, the images are on c'): REFUSED[name](net, x, y)
+
+
+CHANGES = dict(data=lambda p, new: p.data.mul_(1.5), copy=lambda p, new: p.copy_(new), mul=lambda p, new: p.mul_(-1.), assign=lambda p, new: setattr(p, 'data', new.clone()))
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('inside', [False, True])
+def test_nothing_stale(change, inside):
+    "A changed weight is quantized anew, between calls and inside one."
+    net, (x, y) = network(), toy_images(8)
+    net.eval()
+    def run():
+        with torch.no_grad(), at_bits(net, 4): return net(x)
+    with torch.no_grad(), weights_once(net) if inside else nullcontext():
+        before = run()
+        predict(net, x, bits=4); PatchPGD(4, steps=1).attack(net, x, y, bits=4)
+        w = next(m.weight for m in net.modules() if isinstance(m, QConv2d) and m.weight_quant.widths.get(4) == 4)
+        CHANGES[change](w, torch.randn_like(w))
+        after = run()
+    fresh = copy.deepcopy(net)
+    with torch.no_grad(), at_bits(fresh, 4): assert torch.equal(after, fresh(x))
+    assert not torch.equal(before, after)
+
+def test_nothing_stale_after_updates():
+    "An update, a loaded state and a copy use their own weights."
+    net, (x, y) = network(), toy_images(16)
+    other = network(); other.load_state_dict({k: v*1.1 if v.is_floating_point() else v for k, v in net.state_dict().items()})
+    opt, seen = torch.optim.Adam(net.parameters(), 1e-2), []
+    for _ in range(3):
+        x_adv = PatchPGD(4, steps=2, seed=0).attack(net, x, y, bits=4)
+        opt.zero_grad(); Objective()(net.train(), x, y, x_adv).total.backward(); opt.step()
+        seen.append(predict(copy.deepcopy(net), x, bits=4)[0])
+        assert torch.equal(predict(net, x, bits=4)[0], seen[-1])
+    with weights_once(net), torch.no_grad(), at_bits(net.eval(), 4), at_bits(other.eval(), 4):
+        net(x); net.load_state_dict(other.state_dict())
+        assert torch.equal(net(x), other(x))
+
+def test_again():
+    "An attack on a checked batch is the same attack."
+    net, (x, y) = network(), toy_images(8)
+    for a in (PatchPGD(4, steps=6, restarts=2, seed=0), PatchPGD(4, steps=3, forbidden=[(0, 0, 8, 8)], shape='circle', seed=1), GAPLike()):
+        assert torch.equal(attack_again(a, net, x, y, 4), a.attack(net, x, y, bits=4))
+
+class GAPLike:
+    "An attack of a user."
+    def attack(self, net, x, y, bits=None): return 1 - x
