@@ -24,6 +24,7 @@ def worst_cell(
     cells = [c for c in row['cells'] if c['threat'] == threat]
     return max(cells, key=lambda c: c['asr'], default={})
 
+# %% ../nbs/789_shipped.ipynb #f4bacca8
 def _cell(c):
     "Return the success of a cell as percent with its interval."
     return f"{100*c['asr']:.0f} [{100*c['low']:.0f}, {100*c['high']:.0f}]" if c else '–'

@@ -75,6 +75,7 @@ def _is_flat(folder):
     inside = (is_picture(f) for d in folder.iterdir() if d.is_dir() for f in files_below(d))
     return bool(pictures_in(folder)) and not any(inside)
 
+# %% ../../nbs/958_commands.data.ipynb #3feedbc4
 def _class_folders(s, of):
     "Return the loaders of a folder with class folders."
     common = dict(bs=s.bs, seed=s.seed, device=s.device or None)

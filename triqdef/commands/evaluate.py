@@ -81,6 +81,7 @@ def _place(name):
     path = Path(name).resolve()
     return (path.parent if path.name == 'network.safetensors' else path).parts
 
+# %% ../../nbs/972_commands.evaluate.ipynb #4e07b472
 def _names(networks):
     "Return their last names, with as many parents as tell them apart."
     parts = [_place(n) for n in networks]

@@ -48,6 +48,7 @@ def _attacks():
         patch = 'one patch for all pictures' if d.universal else 'a patch for each picture'
         yield n, f"{patch}; sees {knows}; {d.full} steps or queries, quick {d.quick}; {d.paper}"
 
+# %% ../../nbs/977_commands.list.ipynb #45e126e7
 def _defences():
     "Yield training methods, and purifiers of images."
     for n, cls in find_methods().items():

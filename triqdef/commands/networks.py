@@ -104,6 +104,7 @@ def _described(name, kind, net):
     if not known: return Named(name, kind, net, TrainSettings() if kind == 'shipped' else None)
     return Named(name, kind, net, recorded_settings(known), net)
 
+# %% ../../nbs/957_commands.networks.ipynb #077e9a84
 def _of_run(name):
     "The network of a run folder."
     run = load_run(name)

@@ -68,6 +68,7 @@ def _draw(fig, place, label, p, cm):
     ax.imshow(_pixels(p, cm), interpolation='none', aspect='auto')
     ax.text(0, 1.02, label, size=7, va='bottom', transform=ax.transAxes)
 
+# %% ../../nbs/973_commands.sheet.ipynb #8923cfbb
 def check_sheet(
     cm,    # width of a patch on paper
 ):

@@ -38,6 +38,7 @@ def _settings(args):
     "Return the settings that the options say."
     return replace(train_settings(args), **_start(args))
 
+# %% ../../nbs/960_commands.train.ipynb #d35c2e16
 def _sized(s, args):
     "Return settings with the size of the weights' own pictures, where none was written."
     if not s.weights or 'size' in args.written or not Path(s.data).is_dir(): return s

@@ -28,6 +28,7 @@ def _at(bits):
     if isinstance(bits, int): return f'{bits} bits'
     return 'all bit-widths' if bits == 'all' else str(bits)
 
+# %% ../../nbs/735_evaluate.questions.ipynb #d6f28207
 def _found_row(f):
     "One row of a card from a row of `findings`: text, and numbers for a bar."
     null = share_text(f['null'], f['null_low'], f['null_high'])
@@ -57,6 +58,7 @@ def _certificate_text(self:Report, network):
     b = min(c.rates, key=lambda b: c.rates[b].value)
     return f'{rate_text(c.rates[b])} of the images at {_at(b)}: {c.claim}'
 
+# %% ../../nbs/735_evaluate.questions.ipynb #ffeb2003
 @patch
 def _accuracy_text(self:Report, network):
     "The lowest and the highest clean accuracy of a network."

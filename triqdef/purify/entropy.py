@@ -39,8 +39,7 @@ def grey_levels(
 # %% ../../nbs/864_purify.entropy.ipynb #6fbcd33f
 def _check_window(x, window, stride):
     "Refuse windows that are too small, or larger than the images."
-    check_ints(2, window=window)
-    check_ints(1, stride=stride)
+    check_ints(2, window=window); check_ints(1, stride=stride)
     if window < 2 or stride < 1:
         raise ValueError(f"window must be at least 2, stride 1, got {window} and {stride}")
     check_pixels(x, 4, 'images')

@@ -33,8 +33,7 @@ from ..seeds import fixed_seed, generator
 # %% ../../nbs/870_purify.jedi.ipynb #23ae6afd
 def _check_settings(window, stride, bins, quantile, dynamic, grow):
     "Refuse settings outside their ranges."
-    check_ints(2, window=window)
-    check_ints(1, stride=stride)
+    check_ints(2, window=window); check_ints(1, stride=stride)
     check_ints(bins=bins)
     check_ints(0, grow=grow)
     check_numbers('(0, 1)', quantile=quantile)
