@@ -8,7 +8,8 @@ Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 __all__ = ['user_errors', 'parser', 'main']
 
 # %% ../nbs/980_cli.ipynb #11936a05
-import argparse, os, sys, warnings
+import argparse, os, signal, sys, threading, warnings
+from contextlib import contextmanager
 from functools import partial
 
 from . import __version__
@@ -74,6 +75,18 @@ def _interrupted(args):
     print(f'\ntriqdef: interrupted; {again}', file=sys.stderr)
     return 130
 
+# %% ../nbs/980_cli.ipynb #d48abe03
+def _quit(*_): os._exit(_interrupted(None))
+
+@contextmanager
+def _at_once():
+    "End the process at Ctrl-C: a library whose import is cut short would fail instead."
+    now, main = signal.getsignal(signal.SIGINT), threading.main_thread()
+    if threading.current_thread() is not main or now is signal.SIG_IGN: yield; return
+    signal.signal(signal.SIGINT, _quit)
+    try: yield
+    finally: signal.signal(signal.SIGINT, now)
+
 # %% ../nbs/980_cli.ipynb #30f188f0
 _parse_options = later('triqdef.commands.checks', 'parse_options')
 _run_options = later('triqdef.commands.checks', 'run_options')
@@ -84,7 +97,7 @@ def _run(name, argv, keep):
     if name == 'completion':
         args = parser([name]).parse_args(argv)
         return args.run(args)
-    keep.append(_parse_options(partial(parser, [name]), argv))
+    with _at_once(): keep.append(_parse_options(partial(parser, [name]), argv))
     with _shown_progress(): _run_options(keep[0])
 
 # %% ../nbs/980_cli.ipynb #8ba957cc
