@@ -70,6 +70,18 @@ def processed(name):
     return json.loads(path.read_text(encoding='utf-8'))['cells'], json.loads(source)['cells'], key
 
 
+def introduction(source):
+    "What a notebook's first cell says below title and promise: nbdev makes front matter of the cell and drops the rest."
+    return re.sub(r'\A# .*\n*(?:> .*\n*)*', '', text(source[0]['source'])) if source else ''
+
+def with_introduction(cells, source):
+    "The processed cells, and behind the front matter the rest of the first cell, its names linked as nbdev links them."
+    said = introduction(source)
+    if not said.strip() or any(c['id'] == source[0]['id'] for c in cells): return cells
+    from nbdev.doclinks import NbdevLookup
+    return [*cells[:1], dict(cell_type='markdown', id=source[0]['id'], metadata={}, source=NbdevLookup().linkify(said)), *cells[1:]]
+
+
 # a page as markdown
 
 def directives(source): return dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', source, re.M))
@@ -270,7 +282,7 @@ def rendered(name):
     cells, source, key = processed(name)
     path = kept/(hashed(key, Path(__file__).read_bytes(), (nbs/'sidebar.yml').read_bytes(), (nbs/'nbdev.yml').read_bytes()) + '.json')
     if not path.exists():
-        front, markdown, pictures = as_markdown(name, cells, source)
+        front, markdown, pictures = as_markdown(name, with_introduction(cells, source), source)
         r = subprocess.run([pandoc(), '-f', reads, '-t', 'html5', '--mathml', '--wrap=none'], input=markdown, capture_output=True, text=True, check=True)
         body = dressed(r.stdout, name)
         page = dict(title=str(front.get('title', name)), about=re.sub(r'\[([^\]]*)\]\([^)]*\)|[$`*]', r'\1', str(front.get('description', ''))), body=body, headings=headings(body), said=r.stderr,
@@ -346,6 +358,16 @@ def chosen(words):
     if len(found) < len(words): sys.exit(f'of {words}, only {found} are notebooks')
     return found
 
+def by_quarto():
+    "Render by Quarto. The pages are processed first, and get their introductions back; nbdev-docs leaves them as they are."
+    from nbdev.serve import proc_nbs
+    cache = proc_nbs(nbs)
+    for name in notebooks():
+        page = json.loads((cache/name).read_text(encoding='utf-8'))
+        page['cells'] = with_introduction(page['cells'], json.loads((nbs/name).read_text(encoding='utf-8'))['cells'])
+        (cache/name).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding='utf-8')
+    return subprocess.run([Path(sys.executable).parent/'nbdev-docs']).returncode
+
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--pandoc', action='store_true', help='render by pandoc, even where Quarto is installed')
@@ -356,7 +378,7 @@ def main(argv=None):
     a = p.parse_args(argv)
     if a.fill: return [rendered(n) for n in a.fill] and 0
     os.chdir(root)
-    if shutil.which('quarto') and not (a.pandoc or a.only): return subprocess.run([Path(sys.executable).parent/'nbdev-docs']).returncode
+    if shutil.which('quarto') and not (a.pandoc or a.only): return by_quarto()
     names = chosen(a.only) if a.only else notebooks()
     write(names, a.out, a.workers)
     print(f'Success: {len(names)} pages in {a.out.name}/, open {a.out.name}/index.html')

@@ -2,7 +2,7 @@
 
 Dead links and anchors, links into the repository to files that are not there, raw LaTeX, headings with nothing below them, files from
 other hosts; and in chromium, where it is installed, pages wider than 400 px, scripts that fail and a search that finds nothing."""
-import json, re, shutil, subprocess, sys, tempfile, threading
+import json, os, re, shutil, signal, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from functools import partial
 from html.parser import HTMLParser
@@ -130,11 +130,12 @@ def served(out, pages):
 def seen(out, program):
     "Sentences on what the browser finds."
     pages = [p.relative_to(out).as_posix() for p in sorted(out.rglob('*.html'))]
-    with served(out, pages) as server, tempfile.TemporaryDirectory() as profile:
+    with served(out, pages) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         args = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', f'--user-data-dir={profile}']
-        run = subprocess.Popen([program, *args, f'http://127.0.0.1:{server.server_port}/harness'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen([program, *args, f'http://127.0.0.1:{server.server_port}/harness'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               start_new_session=True)
         try: return server.found if server.done.wait(seconds) else [f'{program} has not opened all pages in {seconds} s']
-        finally: run.terminate(); run.wait()
+        finally: os.killpg(run.pid, signal.SIGTERM); run.wait()
 
 
 def main(argv=None):

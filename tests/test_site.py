@@ -42,6 +42,7 @@ def test_a_page(out):
     deploy = html(out, 'tutorials/deploy.html')
     assert 'src="../pictures/tutorials-deploy/' in deploy and 'href="../index.html"' in deploy and 'Open in Colab' in deploy
     assert 'pip install -q' not in deploy
+    assert 'The command writes the file' in deploy      # below title and promise, in the first cell
 
 def test_search_index(out):
     text = html(out, 'index.js')
