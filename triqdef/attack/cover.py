@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/attack.cover.html.md"""
 # %% auto #0
 __all__ = ['mask_starts', 'covered', 'mask_set']
 
-# %% ../../nbs/393_attack.cover.ipynb #ade53b66
+# %% ../../nbs/393_attack.cover.ipynb #4d360094
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from .placing import check_fits, check_hw
 from ..core import check_choice, check_count, check_ints
 
-# %% ../../nbs/393_attack.cover.ipynb #09bddb6e
+# %% ../../nbs/393_attack.cover.ipynb #f7d96b52
 def mask_starts(
     length:int,     # n, pixels of the image along the axis, at least 1
     patch:int,      # p, pixels of the patch, at least 1 and at most n
@@ -30,7 +30,7 @@ def mask_starts(
     side = patch + stride - 1
     return side, [min(i, length - side) for i in range(0, free, stride)]
 
-# %% ../../nbs/393_attack.cover.ipynb #b3fb2fbb
+# %% ../../nbs/393_attack.cover.ipynb #d8eed9d5
 def _bands(length, patch, masks):
     "Bands along one axis, (k,length) bool."
     side, starts = mask_starts(length, patch, masks)
@@ -42,7 +42,7 @@ def _grid(image_hw, hw, k):
     rows, cols = (_bands(n, p, k) for n, p in zip(image_hw, hw))
     return (rows[:, None, :, None] & cols[None, :, None]).flatten(0, 1)
 
-# %% ../../nbs/393_attack.cover.ipynb #2c6bf680
+# %% ../../nbs/393_attack.cover.ipynb #947ac3fe
 def covered(
     masks:Tensor,    # (n,H,W) bool, True is hidden
     hw,              # side of the patch in pixels, or (h, w)
@@ -54,7 +54,7 @@ def covered(
     h, w = check_fits(hw, masks.shape[-2:])
     return F.max_pool2d((~masks).float()[:, None], (h, w), 1)[:, 0] == 0
 
-# %% ../../nbs/393_attack.cover.ipynb #bb7d059c
+# %% ../../nbs/393_attack.cover.ipynb #7ec2e0a9
 def _own(masks, image_hw, hw):
     "Masks of a user on the CPU, which cover every place of one patch."
     if masks.ndim == 3 and tuple(masks.shape[1:]) != tuple(image_hw):
@@ -65,7 +65,7 @@ def _own(masks, image_hw, hw):
     raise ValueError(f"no mask covers a patch of {hw[0]} × {hw[1]} at {len(left)} of its places, "
                      f"such as {tuple(left[0].tolist())}")
 
-# %% ../../nbs/393_attack.cover.ipynb #6f00c7eb
+# %% ../../nbs/393_attack.cover.ipynb #f2c72568
 def mask_set(
     image_hw,         # (H, W) of the image in pixels
     patch_hw,         # side of the patch in pixels, or (h, w)

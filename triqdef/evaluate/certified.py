@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.certified.html.md"""
 # %% auto #0
 __all__ = ['Certificate', 'certified']
 
-# %% ../../nbs/636_evaluate.certified.ipynb #f0c86abc
+# %% ../../nbs/636_evaluate.certified.ipynb #1bd7c181
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,7 +24,7 @@ from ..pixels import check_images
 from ..quant.switch import at_bits, bits_of
 from ..seeds import generator
 
-# %% ../../nbs/636_evaluate.certified.ipynb #3859fc89
+# %% ../../nbs/636_evaluate.certified.ipynb #0db2d0f3
 @dataclass(frozen=True, eq=False)
 class Certificate:
     "Which images no patch makes wrong, at each bit-width."
@@ -35,7 +35,7 @@ class Certificate:
     right:dict       # bits → (N,) bool: right without a patch, by double masking
     forwards:dict    # bits → mean forward passes of a prediction without a patch
 
-# %% ../../nbs/636_evaluate.certified.ipynb #40e547a6
+# %% ../../nbs/636_evaluate.certified.ipynb #44f6dcda
 @patch
 def rate(self:Certificate,
     bits:int,    # a bit-width of the certificate
@@ -52,7 +52,7 @@ def accuracy(self:Certificate,
     right = self.right[check_choice(bits, self.right, 'bits')]
     return Rate(int(right.sum()), len(right))
 
-# %% ../../nbs/636_evaluate.certified.ipynb #f8d50a39
+# %% ../../nbs/636_evaluate.certified.ipynb #2428e788
 @patch
 def bound(self:Certificate,
     bits:int,    # a bit-width of the certificate
@@ -61,7 +61,7 @@ def bound(self:Certificate,
     rate = self.rate(bits)
     return Rate(rate.n - rate.k, rate.n, rate.level)
 
-# %% ../../nbs/636_evaluate.certified.ipynb #9f1a54bc
+# %% ../../nbs/636_evaluate.certified.ipynb #07ea331c
 @patch
 def to_dict(self:Certificate)->dict:
     "Return values that JSON can hold, with a row for each bit-width."
@@ -78,7 +78,7 @@ def to_frame(self:Certificate)->pd.DataFrame:
             for b in self.held}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('bits')
 
-# %% ../../nbs/636_evaluate.certified.ipynb #497c251c
+# %% ../../nbs/636_evaluate.certified.ipynb #6e002622
 def _check_steady(net, x):
     "Refuse a network that gives the same images other logits."
     z, *others = (logits_of(net, x[:8].clone()) for _ in range(4))
@@ -86,7 +86,7 @@ def _check_steady(net, x):
     raise ValueError("net gives other logits to the same images: a certificate needs a network "
                      "that draws nothing")
 
-# %% ../../nbs/636_evaluate.certified.ipynb #28974713
+# %% ../../nbs/636_evaluate.certified.ipynb #85154523
 def _held(guard, x, masks, one, y):
     "Which images every pair of masks leaves right, (B,) bool."
     alive = (one == y[:, None]).all(1).nonzero()[:, 0]
@@ -99,16 +99,17 @@ def _held(guard, x, masks, one, y):
         alive = alive[(z.argmax(1).view(len(alive), -1) == y[alive, None]).all(1)]
     return torch.zeros_like(y, dtype=torch.bool).index_fill(0, alive, True)
 
-# %% ../../nbs/636_evaluate.certified.ipynb #04e872d8
+# %% ../../nbs/636_evaluate.certified.ipynb #defc3cb1
 def _at(guard, x, masks, y, bits):
     "What holds, what is right and the mean forward passes, at one bit-width."
     with torch.no_grad(), at_bits(guard, bits):
+        y = check_classes(guard.net, x, y)
         _check_steady(guard.net, x)
         decision = guard.decide(x, masks, guard.first_round(x, masks).argmax(2))
         held = _held(guard, x, masks, decision.one, y)
     return held.cpu(), (decision.classes == y).cpu(), decision.forwards.double().mean().item()
 
-# %% ../../nbs/636_evaluate.certified.ipynb #6df40867
+# %% ../../nbs/636_evaluate.certified.ipynb #7def94e6
 def certified(
     net,              # a network, or a function from [0,1] pixels to logits; in eval mode
     x:Tensor,         # images, (N,C,H,W) float in [0,1]
@@ -125,8 +126,6 @@ def certified(
     bits = bits_of(guard) if bits is None else check_bits(bits, bits_of(guard))
     x = check_images(x, strict=True).detach().as_subclass(Tensor).to(device_of(guard))
     hidden = guard.masks_for(x)
-    with eval_mode(guard):
-        y = check_classes(guard.net, x, y)
-        found = {b: _at(guard, x, hidden, y, b) for b in bits}
+    with eval_mode(guard): found = {b: _at(guard, x, hidden, y, b) for b in bits}
     parts = ({b: f[k] for b, f in found.items()} for k in range(3))
     return Certificate(guard.patch, patches, len(hidden), *parts)

@@ -1,4 +1,4 @@
-"""Two rounds of hidden rectangles: a prediction that no patch can change, where a certificate holds.
+"""Two rounds of hidden rectangles give the class.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.doublemask.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.doublemask.html.md"""
 # %% auto #0
 __all__ = ['DoubleMask', 'looks_of', 'Decision']
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #4595db15
+# %% ../../nbs/634_evaluate.doublemask.ipynb #62a43f7f
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from ..networks import check_finite, logits_of
 from ..pixels import check_images, fast_layout, images_at_once
 from ..quant.switch import bit_state_of
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #b4ab63dc
+# %% ../../nbs/634_evaluate.doublemask.ipynb #e46ff9e3
 class _Function(nn.Module):
     "A function of images as a module."
     def __init__(self, function): super().__init__(); self.function = function
@@ -34,7 +34,14 @@ def _as_module(net):
     if callable(net) and not isinstance(net, (type, Tensor)): return _Function(net)
     raise TypeError(f"net must be a network, or a function of images, got {net!r:.60}")
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #c4d7e860
+# %% ../../nbs/634_evaluate.doublemask.ipynb #0ef3d827
+def _check_settings(masks, patches, fill, bs):
+    "Refuse settings that fit no image."
+    check_numbers('[0, 1]', fill=fill); check_ints(1, none=True, bs=bs)
+    check_ints(1, patches=patches); check_choice(patches, (1, 2), 'patches')
+    if not isinstance(masks, Tensor): check_count(masks, 'masks', 2)
+
+# %% ../../nbs/634_evaluate.doublemask.ipynb #7bcc7f40
 class DoubleMask(nn.Module):
     "A network that predicts by double masking."
     def __init__(self,
@@ -46,21 +53,19 @@ class DoubleMask(nn.Module):
         bs:int=None,      # images a forward pass; None: `images_at_once`
     ):
         super().__init__()
-        check_numbers('[0, 1]', fill=fill); check_ints(1, none=True, bs=bs)
-        check_ints(1, patches=patches); check_choice(patches, (1, 2), 'patches')
-        if not isinstance(masks, Tensor): check_count(masks, 'masks', 2)
+        _check_settings(masks, patches, fill, bs)
         self.net = _as_module(net)
         self.bit_state, self.training = bit_state_of(self.net), self.net.training
         self.patch, self.masks, self.patches = patch_hw(patch), masks, patches
         self.fill, self.bs = fill, bs
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #97624235
+# %% ../../nbs/634_evaluate.doublemask.ipynb #686655dc
 @patch
 def extra_repr(self:DoubleMask):
     masks = 'own' if isinstance(self.masks, Tensor) else self.masks
     return f"patch={self.patch}, masks={masks}, patches={self.patches}, fill={self.fill}"
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #c5b8e218
+# %% ../../nbs/634_evaluate.doublemask.ipynb #39ac6d92
 @patch
 def masks_for(self:DoubleMask,
     x:Tensor,    # images, (B,C,H,W); only shape and device are used
@@ -68,7 +73,7 @@ def masks_for(self:DoubleMask,
     "Return the masks for images of this size."
     return mask_set(x.shape[-2:], self.patch, self.masks, self.patches).to(x.device)
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #4dd27283
+# %% ../../nbs/634_evaluate.doublemask.ipynb #82a308e6
 @patch
 def look(self:DoubleMask,
     x:Tensor,        # images, (B,C,H,W) in [0,1]
@@ -83,7 +88,7 @@ def look(self:DoubleMask,
         out.append(check_finite(logits_of(self.net, fast_layout(z))))
     return torch.cat(out)
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #85664c69
+# %% ../../nbs/634_evaluate.doublemask.ipynb #39f99142
 def looks_of(
     images:Tensor,    # (K,) which image
     first:Tensor,     # (K,) which mask
@@ -93,7 +98,7 @@ def looks_of(
     pairs = torch.stack([images, first], 1).repeat_interleave(len(second), 0)
     return torch.cat([pairs, second.repeat(len(images))[:, None]], 1)
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #36cbc7d0
+# %% ../../nbs/634_evaluate.doublemask.ipynb #e19ead2a
 @patch
 def first_round(self:DoubleMask,
     x:Tensor,        # images, (B,C,H,W) in [0,1]
@@ -105,7 +110,7 @@ def first_round(self:DoubleMask,
     looks = torch.stack([each.repeat_interleave(len(one)), *[one.repeat(len(each))]*2], 1)
     return self.look(x, masks, looks).view(len(each), len(one), -1)
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #4002ec30
+# %% ../../nbs/634_evaluate.doublemask.ipynb #6c30f82b
 @patch
 def _stays(self:DoubleMask, x, masks, image, first, label):
     "Which dissenters (K,) keep their class behind every second mask, and looks spent on each."
@@ -119,7 +124,7 @@ def _stays(self:DoubleMask, x, masks, image, first, label):
         alive = alive[same.all(1)]
     return alive, spent
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #6ad94213
+# %% ../../nbs/634_evaluate.doublemask.ipynb #9bc1ee7b
 @dataclass(frozen=True, eq=False)
 class Decision:
     "What double masking says of images."
@@ -127,7 +132,7 @@ class Decision:
     forwards:Tensor    # (B,) images given to the network
     one:Tensor         # (B,n) classes of the first round
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #8c015060
+# %% ../../nbs/634_evaluate.doublemask.ipynb #f746aec0
 @patch
 def decide(self:DoubleMask,
     x:Tensor,         # images, (B,C,H,W) in [0,1]
@@ -143,7 +148,7 @@ def decide(self:DoubleMask,
     for k in alive.flip(0).tolist(): out[image[k]] = label[k]    # the first dissenter wins
     return Decision(out, forwards, one)
 
-# %% ../../nbs/634_evaluate.doublemask.ipynb #d6cec79a
+# %% ../../nbs/634_evaluate.doublemask.ipynb #c908ec1b
 def _led_by(z, label):
     "Logits (B,classes), raised where needed so that `label` leads by 1."
     top = z.detach().scatter(1, label[:, None], -torch.inf).amax(1) + 1

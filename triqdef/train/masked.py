@@ -7,7 +7,7 @@ Docs: https://triqdef.github.io/triqdef/train.masked.html.md"""
 # %% auto #0
 __all__ = ['hide_two', 'MaskedQAT', 'MaskedTriQDef']
 
-# %% ../../nbs/555_train.masked.ipynb #22604335
+# %% ../../nbs/555_train.masked.ipynb #89944640
 import torch
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ..checks import check_ints, check_numbers
 from ..seeds import generator as seeded
 from .callback import JointQAT, training_method, TriQDef
 
-# %% ../../nbs/555_train.masked.ipynb #ef3ba072
+# %% ../../nbs/555_train.masked.ipynb #53b9cdc7
 def hide_two(
     x:Tensor,          # images, (B,C,H,W) float in [0,1]
     masks:Tensor,      # (n,H,W) bool, True is hidden
@@ -29,7 +29,7 @@ def hide_two(
     hidden = (masks[i] | masks[j])[:, None].to(x.device)
     return x.masked_fill(hidden, fill)
 
-# %% ../../nbs/555_train.masked.ipynb #a86e409f
+# %% ../../nbs/555_train.masked.ipynb #ea9885bb
 class _Hiding:
     "Two random masks on each image of a training callback's batches."
     def _set_masks(self, hide, masks):
@@ -43,7 +43,7 @@ class _Hiding:
         masks = mask_set(self.x.shape[-2:], self.hide, self.masks)
         self.learn.xb = (hide_two(self.x, masks, g), *self.learn.xb[1:])
 
-# %% ../../nbs/555_train.masked.ipynb #2403510f
+# %% ../../nbs/555_train.masked.ipynb #70a03291
 @training_method('masked', 'joint quantization-aware training behind two masks', 'Xiang 2022',
                  reads='distill warmup max_active', own='hide masks')
 class MaskedQAT(_Hiding, JointQAT):
@@ -57,7 +57,7 @@ class MaskedQAT(_Hiding, JointQAT):
         self._set_masks(hide, masks)
         super().__init__(bits, **kwargs)
 
-# %% ../../nbs/555_train.masked.ipynb #9674090c
+# %% ../../nbs/555_train.masked.ipynb #6e62d47b
 @training_method('masked-triqdef', 'TriQDef behind two masks', 'Xiang 2022, Guesmi 2026',
                  reads='lambda_adv lambda_fdp lambda_gpdp smooth pairs distill warmup max_active '
                        'patch_size attack_steps step_size',
