@@ -15,6 +15,7 @@ from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.data import ImageTensors
 from triqdef.evaluate.lines import AuditBudget
+from triqdef.evaluate.doublemask import DoubleMask
 from triqdef.evaluate.success import asr_all
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import build_model
@@ -117,6 +118,9 @@ CALLS = {
     'penalty.fdp.bit_pairs': lambda w: dict(bits=(32, 4, 2)), 'penalty.fdp.map_likeness': lambda w: dict(maps={32: w.map, 4: w.map}, w_edge=1., w_hog=1., smooth=1.),
     'penalty.fdp.fdp': lambda w: dict(features={32: [w.x], 4: [w.x]}, w_edge=1., w_hog=1., smooth=1.), 'penalty.gpdp.gpdp': lambda w: dict(gradients={32: w.x, 4: w.x}, w_edge=1., w_hog=1., smooth=1.),
     # patches
+    'attack.cover.mask_starts': lambda w: dict(length=16, patch=4, masks=3), 'attack.cover.mask_set': lambda w: dict(image_hw=(16, 16), patch_hw=4, masks=2, patches=1), 'attack.cover.covered': lambda w: dict(masks=torch.ones(1, 16, 16).bool(), hw=4),
+    'evaluate.doublemask.DoubleMask': lambda w: dict(net=w.net, patch=2, masks=2, patches=1, fill=.5, bs=8), 'evaluate.doublemask.DoubleMask.forward': lambda w: (DoubleMask(w.net, 2, masks=2).forward, dict(x=w.x)),
+    'evaluate.certified.certified': lambda w: dict(net=w.net, x=w.x, y=w.y, patch=2, bits=(4,), masks=2, patches=1, fill=.5, bs=64),
     'attack.placing.patch_hw': lambda w: dict(size=4), 'attack.placing.check_fits': lambda w: dict(hw=(4, 4), image_hw=(16, 16)), 'attack.placing.patch_mask': lambda w: dict(h=4, w=4, shape='circle', device='cpu'),
     'attack.placing.place': lambda w: dict(x=w.x, patch=w.patch.image, top_left=(0, 0), angle=10., scale=1.), 'attack.places.allowed_places': lambda w: dict(image_hw=(16, 16), hw=(4, 4)),
     'attack.places.random_places': lambda w: dict(B=4, image_hw=(16, 16), hw=(4, 4)), 'attack.nulls.noise_patch': lambda w: dict(x=w.x, size=4),
@@ -141,6 +145,7 @@ CALLS = {
     'attack.ensemble.BitEnsemble': lambda w: dict(bits=(4, 2), rate=.5, floor=.05, seed=0), 'attack.ensemble.RandomPrecision': lambda w: dict(bits=(4, 2), samples=2, seed=0),
     'attack.ensemble.Smoothed': lambda w: dict(bits=4, sigma=.03, n=2, seed=0), 'attack.ensemble.BackwardSwap': lambda w: dict(bits=4, backward='soft', temperature=.25), 'attack.ensemble.FeaturePull': lambda w: dict(bits=(4, 2), weight=1.),
     # training
+    'train.masked.MaskedQAT': lambda w: dict(bits=(4, 2), hide=5, masks=6), 'train.masked.MaskedTriQDef': lambda w: dict(bits=(4, 2), hide=5, masks=6),
     'train.curriculum.BACT': lambda w: dict(bits=(4, 2), warmup=.3, max_active=2, ramp=.1, seed=0),
     'train.objective.Objective': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, smooth=1., distill=.5),
     'train.objective.Objective.__call__': lambda w: (Objective(1., .1, .1, smooth=1.).__call__, dict(net=w.net, x=w.x, y=w.y, x_adv=w.x, bits=(4, 2))),
@@ -220,6 +225,8 @@ for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.rea
                      'percept.edges.soft_edges': {'level': None}, 'quant.checkpoint.description_of': {'arch': None}, 'attack.places.allowed_places attack.places.random_places': {'hw': 'size'}, 'percept.edges.gaussian_smooth percept.edges.minmax_scale percept.edges.sobel_magnitude percept.edges.soft_edges': {'m': None},
                      'percept.hog.hog percept.hog.soft_hog percept.hog.hog_cosine': {'m': None, 'orientations': 'strict int', 'cell': 'strict int', 'block': 'strict int'},
                      'attack.ensemble.BackwardSwap': {'backward': 'unknown'}, 'train.callback.TriQDef': {'source': 'unknown'}, 'evaluate.audit.audit': {'parts': 'later folder'}, 'attack.placing.place': {'patch': 'patch pixels'},
+                     'attack.cover.mask_starts': {'patch': 'int'}, 'attack.cover.mask_set': {'patch_hw': 'size'}, 'attack.cover.covered': {'hw': 'size'},
+                     'evaluate.doublemask.DoubleMask': {'net': None, 'patch': 'size'}, 'evaluate.certified.certified': {'patch': 'size'},
                      'evaluate.nulls.fresh_network': {'net': 'module'}}.items():
     for n in names.split(): KINDS.setdefault(n, {}).update(kinds)
 for kind, names in PATH.items():
@@ -259,7 +266,7 @@ EXEMPT = {
         attack.views.as_view attack.state.own_settings attack.state.state_key attack.state.state_file attack.state.save_state attack.state.load_state attack.base.best_of attack.proposals.corner_start attack.proposals.repaint
         attack.proposals.square_side attack.proposals.reach attack.proposals.nearby_places attack.sparse_rs.scores_of attack.textures.gram attack.textures.kmeans attack.textures.synthesise pictures.to_pixels epochs.crop_flip
         seeds.keyed_generator epochs.ahead epochs.peek cifar.pixel_hash pictures.as_rgb evaluate.agreement.look evaluate.agreement.as_map evaluate.agreement.raw_cosine evaluate.agreement.describe evaluate.agreement.agree
-        evaluate.nulls.shuffled evaluate.nulls.noise_null evaluate.paired.paired_gap evaluate.page.replace_folder evaluate.display.text_block evaluate.display.side_by_side evaluate.tables.seen_means evaluate.tables.rate_cell evaluate.tables.table_rows
+        evaluate.doublemask.looks_of train.masked.hide_two evaluate.nulls.shuffled evaluate.nulls.noise_null evaluate.paired.paired_gap evaluate.page.replace_folder evaluate.display.text_block evaluate.display.side_by_side evaluate.tables.seen_means evaluate.tables.rate_cell evaluate.tables.table_rows
         evaluate.page.md_table evaluate.report.default_attacks evaluate.sharded.work_key evaluate.sharded.shard_path evaluate.plan.attack_settings evaluate.plan.attack_name evaluate.plan.source_label
         evaluate.plan.seeded_copy evaluate.plan.for_images evaluate.parts.run_jobs evaluate.drawing.heat_cells evaluate.drawing.draw_matrices store.save_png store.records store.save_table store.save_tensors store.load_tensors
         store.save_result store.load_result evaluate.agreement.looks evaluate.lines.rate_text evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.job_key
