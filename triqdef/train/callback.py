@@ -34,7 +34,7 @@ _weights = ('lambda_adv', 'lambda_fdp', 'lambda_gpdp')
 
 class TriQDef(TrainingCallback):
     "TriQDef training: patched images, FDP, GPDP and the BACT curriculum, added to `loss_grad`."
-    objective_of = Objective
+    objective_of, tried = Objective, False    # `tried`: whether a batch was checked
     def __init__(self,
         bits=None,              # bit-widths to train, or None for all of the network
         lambda_adv:float=1.,    # weight of the patched loss, ≥ 0
@@ -121,7 +121,7 @@ def check_source(self:TriQDef,
 @patch
 def build(self:TriQDef):
     "Build the objective."
-    self.tried = False    # whether a batch was checked
+    self.tried = False
     with self.saving(): self.objective = self.objective_of(loss_func=self.task_loss, **self.kwargs)
 
 # %% ../../nbs/520_train.callback.ipynb #19686c6a
