@@ -84,6 +84,39 @@ def wanted_inputs(
         except RuntimeError: return True
     return [wanted(n) for n, _ in ctx.next_functions]
 
+# %% ../../nbs/100_quant.ste.ipynb #8efb54f0
+def _dense(*tensors):
+    "Whether tensors are large, on a CPU, and lie in memory alike, without gaps."
+    small = any(t.device.type != 'cpu' or t.ndim != 4 or t.numel() < 2**20 for t in tensors)
+    layouts = () if small else (torch.contiguous_format, torch.channels_last)
+    return any(all(t.is_contiguous(memory_format=m) for t in tensors) for m in layouts)
+
+def _pieces(*tensors):
+    "The pieces of tensors that are `_dense`, side by side, as views in the order of memory."
+    return zip(*(_flat(t, tensors[0]).split(2**17*torch.get_num_threads()) for t in tensors))
+
+# %% ../../nbs/100_quant.ste.ipynb #c6b20730
+def _on_levels(v, step, lo, hi):
+    "step · round(clip(v/step))."
+    if step.numel() > 1 or not _dense(v): return (v/step).clamp_(lo, hi).round_().mul_(step)
+    y = torch.empty_like(v)
+    for a, b in _pieces(v, y): torch.div(a, step, out=b).clamp_(lo, hi).round_().mul_(step)
+    return y
+
+# %% ../../nbs/100_quant.ste.ipynb #3c205091
+def _pulled_back(g, v, y, step, lo, hi, edge):
+    "The gradients by `v` and, unscaled, by the step."
+    u, *span = _comparable(v, step, lo, hi, edge)
+    if step.numel() > 1 or isinstance(lo, Tensor) or not _dense(g, v, y):
+        return _masked(g, u, *span), _inner(g, y - _masked(v, u, *span), step)
+    gv, parts = torch.empty_like(g), []
+    for gp, vp, yp, out in _pieces(g, v, y, gv):
+        within = span[0] - span[2], span[1] + span[2]
+        torch.ops.aten.hardtanh_backward.grad_input(gp, vp, *within, grad_input=out)
+        inside = _masked(vp, vp, *span)
+        parts.append(torch.dot(gp, torch.sub(yp, inside, out=inside)))
+    return gv, torch.stack(parts).sum().reshape(step.shape)
+
 # %% ../../nbs/100_quant.ste.ipynb #3bbacc59
 class _QuantizeGrad(Function):
     "The backward pass of `_Quantize`, itself differentiable: linear in the incoming gradient."
@@ -92,10 +125,11 @@ class _QuantizeGrad(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(v, y, step)
         lo, hi, edge, scale = ctx.limits = limits
-        u, *span = _comparable(v, step, lo, hi, edge)
-        gv = _masked(g, u, *span)
-        if not step_needed: return gv, None
-        return gv, _inner(g, y - _masked(v, u, *span), step).mul_(scale).div_(step)
+        if not step_needed:
+            u, *span = _comparable(v, step, lo, hi, edge)
+            return _masked(g, u, *span), None
+        gv, gs = _pulled_back(g, v, y, step, lo, hi, edge)
+        return gv, gs.mul_(scale).div_(step)
 
     @staticmethod
     @once_differentiable
@@ -109,7 +143,7 @@ class _Quantize(Function):
     @staticmethod
     def forward(ctx, v, step, limits):
         lo, hi, *_ = ctx.limits = limits
-        y = (v/step).clamp_(lo, hi).round_().mul_(step)
+        y = _on_levels(v, step, lo, hi)
         ctx.save_for_backward(v, y, step)
         ctx.set_materialize_grads(False)
         return y
