@@ -178,7 +178,8 @@ def share_text(
 
 # %% ../../nbs/730_evaluate.display.ipynb #d9b33522
 def _brief_cell(row):
-    "Success and its interval in percent, and the null behind a stroke."
+    "Success and its interval in percent, and the null behind a stroke; a dash without images."
+    if row['asr'] is None: return '–'
     value, low, high = (f'{100*row[k]:.0f}' for k in ('asr', 'low', 'high'))
     return f'{value}[{low},{high}]' + ('' if row['null'] is None else f"/{100*row['null']:.0f}")
 
