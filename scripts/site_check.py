@@ -95,14 +95,14 @@ async function search() {
   if (!a) bad.push('index.html: the search for "patch" finds nothing')
 }
 (async () => {
-  for (const p of %s) {
+  try { for (const p of %s) {
     const d = await open(p), w = d.documentElement
     d.querySelectorAll('main details').forEach(x => x.open = true)
     if (w.scrollWidth <= w.clientWidth) continue
     const e = [...d.body.querySelectorAll('*')].find(e => e.getBoundingClientRect().right > w.clientWidth + 1 && !boxed(e))
     bad.push(`${p}: ${w.scrollWidth} px wide on ${w.clientWidth}: ${e ? e.outerHTML.slice(0, 160) : ''}`)
   }
-  await search()
+  await search() } catch (e) { bad.push('the browser: ' + e) }
   await fetch('/done', {method: 'POST', body: JSON.stringify(bad)})
 })()
 </script>"""
