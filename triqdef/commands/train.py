@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from .checks import set_command
-from .networks import as_network, is_published, network_help
+from .networks import as_network, network_help, network_kind
 from .options import add_methods, add_settings, as_typed, train_settings
 from ..core import this_process
-from ..quant.checkpoint import pretrained_names
 from ..train.run import train, TrainSettings, without_effect
 
 # %% ../../nbs/960_commands.train.ipynb #b3cf554e
@@ -26,10 +25,10 @@ def _start(args):
     if 'start' not in args.written:
         own = {'arch', 'weights'} & args.written or args.data not in ('sample', 'cifar10')
         return {} if own else dict(start=_shipped)
-    if args.start in (*pretrained_names(), 'scratch'): return {}
-    if not is_published(args.start):
-        file = Path(args.start)/'network.safetensors'
-        return dict(start=str(file)) if file.is_file() else {}
+    kind = 'scratch' if args.start == 'scratch' else network_kind(args.start)
+    if kind == 'onnx': raise ValueError(f"--start: {args.start} is a file that cannot be trained")
+    if kind == 'run': return dict(start=str(Path(args.start)/'network.safetensors'))
+    if kind != 'published': return {}
     if 'arch' in args.written: raise ValueError("--arch has no effect beside --start: leave it out")
     return dict(start='scratch', arch=args.start, weights=args.weights or 'default')
 
