@@ -402,6 +402,7 @@ class Call:
 TAKEN = {*((n, 'x', 'numpy') for n in ('datasets.ImageTensors', 'datasets.split_tensors')), *((n, 'dl', 'numpy') for n in ('batches.take', 'batches.check_loader')),
          *((n, 'bits', k) for n in ('attack.ensemble.BitEnsemble', 'attack.ensemble.RandomPrecision') for k in ('number', 'None')),
          *(('train.objective.Objective.__call__', 'x', k) for k in ('nan', 'inf')),       # values are not read in each step
+         ('evaluate.doublemask.DoubleMask', 'patch', 'huge'),                        # no image is there yet
          ('purify.eot.at_seed', 'seed', 'numpy int')}                                # JEDI draws nothing
 
 def cases_of(call):

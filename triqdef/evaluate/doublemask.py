@@ -82,7 +82,7 @@ def look(self:DoubleMask,
 )->Tensor:           # (K,classes)
     "Return the network's logits for each look, `bs` at a time."
     out = []
-    for image, i, j in (part.unbind(1) for part in looks.split(self.bs or images_at_once(x))):
+    for image, i, j in (part.unbind(1) for part in looks.split(int(self.bs or images_at_once(x)))):
         hidden = (masks[i] | masks[j])[:, None]
         z = torch.where(hidden, torch.tensor(self.fill).to(x), x[image])
         out.append(check_finite(logits_of(self.net, fast_layout(z))))
