@@ -78,6 +78,7 @@ def _interrupted(args):
 # %% ../nbs/980_cli.ipynb #d48abe03
 def _quit(*_): os._exit(_interrupted(None))
 
+# %% ../nbs/980_cli.ipynb #95fc65b7
 @contextmanager
 def _at_once():
     "End the process at Ctrl-C: a library whose import is cut short would fail instead."

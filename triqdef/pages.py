@@ -165,6 +165,7 @@ def _tried(arm):
     alike = {k: v for k, v in arm['alignment'].items() if k.endswith(' 0')}
     return row | {f'gradient {k}': f'{v:.2f} ({null:.2f})' for k, (v, null) in alike.items()}
 
+# %% ../nbs/787_pages.ipynb #6fea440c
 def search_page(
     search:dict,    # 'versions', and 'arms', each with 'clean', 'mean', 'last_terms', 'alignment'
 )->str:             # Markdown

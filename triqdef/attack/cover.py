@@ -37,6 +37,7 @@ def _bands(length, patch, masks):
     at = torch.arange(length) - torch.tensor(starts)[:, None]
     return (at >= 0) & (at < side)
 
+# %% ../../nbs/393_attack.cover.ipynb #595c79b8
 def _grid(image_hw, hw, k):
     "All rectangles of the two axes, (n,H,W) bool."
     rows, cols = (_bands(n, p, k) for n, p in zip(image_hw, hw))

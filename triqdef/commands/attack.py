@@ -124,6 +124,7 @@ def _check_out(out):
     check_writable(out.parent)
     return out
 
+# %% ../../nbs/974_commands.attack.ipynb #a49a1cca
 def _store(found, out, cm):
     "Write the folder, whole or not at all."
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as d:

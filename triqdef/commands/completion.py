@@ -23,6 +23,7 @@ def _of_command(p, networks):
              for a in actions if not a.option_strings]
     return dict(help=p.format_help(), options=options, words=sum(words, []))
 
+# %% ../../nbs/979_commands.completion.ipynb #8f15ec6f
 def command_table(
     parser,        # the parser of all commands
     networks=(),   # names that stand for NETWORK

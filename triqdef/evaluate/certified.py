@@ -44,6 +44,7 @@ def rate(self:Certificate,
     held = self.held[check_choice(bits, self.held, 'bits')]
     return Rate(int(held.sum()), len(held))
 
+# %% ../../nbs/636_evaluate.certified.ipynb #6f8366f2
 @patch
 def accuracy(self:Certificate,
     bits:int,    # a bit-width of the certificate
@@ -70,6 +71,7 @@ def to_dict(self:Certificate)->dict:
             for b in self.held]
     return dict(patch=list(self.patch), patches=self.patches, masks=self.masks, rows=rows)
 
+# %% ../../nbs/636_evaluate.certified.ipynb #2e9a8d90
 @patch
 def to_frame(self:Certificate)->pd.DataFrame:
     "Return a table with a row for each bit-width."

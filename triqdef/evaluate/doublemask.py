@@ -28,6 +28,7 @@ class _Function(nn.Module):
     def __init__(self, function): super().__init__(); self.function = function
     def forward(self, x): return self.function(x)
 
+# %% ../../nbs/634_evaluate.doublemask.ipynb #b276ba94
 def _as_module(net):
     "A network as it is, a function as a module."
     if isinstance(net, nn.Module): return net
@@ -155,6 +156,7 @@ def _led_by(z, label):
     lift = (top - z.detach().gather(1, label[:, None])[:, 0]).clamp_min(0)
     return z + F.one_hot(label, z.shape[1])*lift[:, None]
 
+# %% ../../nbs/634_evaluate.doublemask.ipynb #1e1b7f08
 @patch
 def forward(self:DoubleMask, x):
     masks = self.masks_for(check_images(x, strict=True))

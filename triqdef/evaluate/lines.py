@@ -73,6 +73,7 @@ def reaches(
     low, high = rate.interval
     return decided(rate.k >= limit*rate.n > 0, limit - high, limit - low, margin)
 
+# %% ../../nbs/675_evaluate.lines.ipynb #2998431e
 def stays_below(
     rate:Rate,    # a share of images
     limit,        # what it must not exceed, in [0,1]

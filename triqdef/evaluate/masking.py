@@ -202,6 +202,7 @@ def _excess(self:AuditBench, sigmas, n):
     def excess(u, v, s): return raw_cosine(u, v, s) - raw_cosine(u, v.roll(1, 0), s)
     return {s: torch.stack([excess(u, v, s) for u, v in pairs]).mean(0) for s in sigmas}
 
+# %% ../../nbs/690_evaluate.masking.ipynb #1e3f7105
 @patch
 def alignment(self:AuditBench,
     sigmas=(0, 1, 2, 4),   # of the blur, pixels

@@ -81,6 +81,7 @@ class TrainingConfiguration:
 
     def to_frame(self)->pd.DataFrame: return pd.DataFrame(list(self.stages)).rename_axis('stage')
 
+# %% ../../nbs/640_evaluate.seen.ipynb #eb936ced
 def training_configuration(
     run,    # a run folder, what `load_run` gave, a checkpoint file, or the network of one
 )->TrainingConfiguration:

@@ -112,6 +112,7 @@ def mask(self:JEDI,
     e = self.evidence(x)
     return e[:, 1:] > 0 if self.completer is None else self.completer(e)[0] > 0
 
+# %% ../../nbs/870_purify.jedi.ipynb #a6c6b0c7
 @patch
 def clean(self:JEDI,
     x:Tensor,    # images, (B,C,H,W) in [0,1], checked

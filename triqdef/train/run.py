@@ -83,6 +83,7 @@ def _load_state(path, learn, trainer, keeper):
     keeper.rows, trainer.history = list(state['rows']), list(state['terms'])
     return state['epoch']
 
+# %% ../../nbs/570_train.run.ipynb #f0f16c85
 def _resume(folder, learn, trainer, keeper):
     "Load the state of an interrupted run, if there is one; returns the epoch to continue with."
     path = folder/'state.pt'
