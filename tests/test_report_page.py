@@ -11,7 +11,7 @@ import pytest
 
 from triqdef.evaluate.report import Report
 from triqdef.evaluate.success import Rate
-from triqdef.evaluate.tables import Certificate
+from triqdef.evaluate.tables import CertifiedShare
 
 VOID = {'meta', 'img', 'br', 'link', 'rect'}
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -51,7 +51,7 @@ def old(tmp_path_factory):
 @pytest.fixture(scope='module')
 def saved(old, tmp_path_factory):
     "The same report as it is written now, with a certificate for one of its networks."
-    proven = Certificate('any patch of 2×2', {32: Rate(20, 32), 2: Rate(12, 32)})
+    proven = CertifiedShare('any patch of 2×2', {32: Rate(20, 32), 2: Rate(12, 32)})
     return replace(old, certificates={'TriQDef': proven}).save(tmp_path_factory.mktemp('new')/'report')
 
 def test_an_older_report_loads(old, saved):

@@ -19,7 +19,7 @@ from ..core import as_path, asset
 from . import questions     # gives `Report` its sections and pictures
 from .alignment import Alignment
 from .audit import Audit
-from .tables import Certificate, Report, table_rows
+from .tables import CertifiedShare, Report, table_rows
 from .transfer import Transfer
 from ..files import read_json, write_json
 from ..store import load_tensors, records, save_png, save_table, save_tensors, slug
@@ -215,5 +215,5 @@ def load(cls:Report,
     out.gradients = {k: {b: t[f'{i}/{b}'] for b in out.transfers[k].bits}
                      for i, k in enumerate(out.names)}
     given = j.get('certificates', {})     # an older report has none
-    out.certificates = {k: Certificate.from_dict(c) for k, c in given.items()}
+    out.certificates = {k: CertifiedShare.from_dict(c) for k, c in given.items()}
     return out
