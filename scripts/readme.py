@@ -11,6 +11,12 @@ notice = '<!-- Written by `make readme` from nbs/index.ipynb: edit the notebook,
 drawn = 'images/index-'     # the pictures that this script owns, below nbs/
 pages = 'https://github.com/triqdef/triqdef/blob/main/'
 files = 'https://raw.githubusercontent.com/triqdef/triqdef/main/'     # where pictures are served from
+badges = ' '.join([
+    '[![test](https://github.com/triqdef/triqdef/actions/workflows/test.yml/badge.svg)](https://github.com/triqdef/triqdef/actions/workflows/test.yml)',
+    '[![docs](https://img.shields.io/badge/docs-triqdef.github.io-blue)](https://triqdef.github.io/triqdef/)',
+    '[![Python 3.11+](https://img.shields.io/badge/python-3.11+-blue)](https://www.python.org)',
+    '[![Apache-2.0](https://img.shields.io/badge/license-Apache--2.0-green)](https://github.com/triqdef/triqdef/blob/main/LICENSE)',
+    '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/triqdef/triqdef/blob/main/nbs/tutorials/01_first_run.ipynb)',])      # on other hosts, so not on the site
 _ansi, _link = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), re.compile(r'(!?)(\[[^\]]*\]\()(?!https?:|mailto:|#|/)([^)\s]+)')
 _fence, _div = re.compile(r'^(```.*?^```)', re.M | re.S), re.compile(r'^:{3,}.*\n?', re.M)
 
@@ -58,7 +64,8 @@ def render(notebook):
     for cell in json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']:
         if cell['cell_type'] == 'markdown': blocks.append(_prose(directives(_text(cell['source']))[1]).strip())
         elif cell['cell_type'] == 'code': blocks += _code(cell, images)
-    return '\n\n'.join(b for b in blocks if b) + '\n', images
+    text = '\n\n'.join(b for b in blocks if b) + '\n'
+    return text.replace('# triqdef\n', f'# triqdef\n\n{badges}\n', 1), images
 
 def stale(root=root):
     "What differs between README.md, its pictures and the index notebook: paths below `root`."

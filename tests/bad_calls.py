@@ -278,7 +278,7 @@ EXEMPT = {
         purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.passes.switch_once
         train.passes.first_steps evaluate.bench.AuditSettings evaluate.bench.AuditBench evaluate.bench.make_bench settings.settings_of loader.LoaderSettings imagenet.ImageNetSettings attack.textures.TextureSettings purify.denoiser.DenoiserSettings
         evaluate.success.NullSettings evaluate.alignment.AlignmentSettings evaluate.curves.CurveSettings evaluate.jobs.TransferSettings evaluate.jobs.TransferWork
-        evaluate.lines.audit_line evaluate.lines.LineDeclaration evaluate.lines.not_run evaluate.lines.compare_runs evaluate.lines.none_stronger evaluate.strength.white_box_beats_transfer
+        evaluate.lines.audit_line evaluate.lines.LineDeclaration evaluate.lines.not_run evaluate.lines.all_of evaluate.lines.decided evaluate.lines.reaches evaluate.lines.stays_below evaluate.lines.compare_runs evaluate.lines.none_stronger evaluate.strength.white_box_beats_transfer
         evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
@@ -289,8 +289,9 @@ EXEMPT = {
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.agent.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.lines.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.paired.Gap
-        evaluate.curve.Curve evaluate.tables.Report evaluate.tables.CertifiedShare evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
-    'draws or prints such a result': '''evaluate.figures.dots_figure pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
+        evaluate.curve.Curve evaluate.tables.Report evaluate.tables.CertifiedShare evaluate.certified.Certificate evaluate.doublemask.Decision evaluate.questions.Section evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
+    'draws or prints such a result': '''evaluate.figures.dots_figure evaluate.display.share_text evaluate.page.data_uri shipped.classes_at shipped.defence_page shipped.networks_page shipped.plot_classes
+        shipped.worst_cell pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside
         tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page results.verdict results.plot_study pages.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.FileSet datasets.ImageFiles attack.dictionary.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier

@@ -66,6 +66,7 @@ class Nothing:
         return self
     def __call__(self, *args, **kwargs): return self
     def __iter__(self): return iter(())
+    def __getitem__(self, i): return self
     def print_png(self, path, **_): Path(path).write_bytes(_pixel())
 
 @cache
@@ -100,6 +101,8 @@ def read_once():
 
 def _answer(call, args, cwd, said, drawn, **_):
     "In the child: call, and end as a program would."
+    import torch
+    torch.set_num_threads(1)      # anew: threads of the gradient would meet a pool that the fork broke, and race to replace it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for fd, path in zip((0, 1, 2), (os.devnull, *said)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT if fd else os.O_RDONLY), fd)

@@ -152,6 +152,7 @@ def one(folder, rank, port, work):
     log = os.open(f'{folder}/{rank}.log', os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2): os.dup2(log, stream)
     code = 1
+    torch.set_num_threads(1)      # anew after a fork: see forked._answer
     try: code = work() or 0
     except BaseException: traceback.print_exc()
     sys.stdout.flush()

@@ -175,6 +175,7 @@ def test_every_way_to_name_a_network(place, said, tmp_path):
 @pytest.mark.parametrize('option,value', [('--bits', 33), ('--bits', 1), ('--patch-size', 40), ('--print-cm', 18), ('--data', 'nowhere'), ('--n', 0), ('--steps', 0),
                                           ('--target', 2), ('--weights', 'x.pth'), ('--device', 'cuda:9')])
 def test_bad_attack(option, value, place, said, tmp_path):
+    "An option that cannot be is named, before any file."
     refused(said('attack', place/'run', *ATTACK, option, value, '--out', tmp_path/'a'), dict([('--print-cm', 'cm'), ('--device', 'device')]).get(option, option.strip('-')))
     assert not list(tmp_path.iterdir())
 

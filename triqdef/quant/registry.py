@@ -15,9 +15,10 @@ from .base import Quantizer
 quantizers = {}
 
 def _check_free(name, cls):
-    "Refuse a name that another class has; the same class may be defined anew."
+    "Refuse a name that another class has; the same class may be defined anew, in a notebook too."
     old = quantizers.get(name, cls)
-    if (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
+    modules = {old.__module__, cls.__module__} - {'__main__'}
+    if old.__qualname__ != cls.__qualname__ or len(modules) > 1:
         raise ValueError(f"the name {name!r} is taken by {old.__module__}.{old.__qualname__}")
 
 # %% ../../nbs/108_quant.registry.ipynb #805130bd
