@@ -37,3 +37,11 @@ def once():
 def undrawn(monkeypatch):
     "Pictures are files of one pixel: for what is not about pictures."
     forked.undrawn(monkeypatch.setattr)
+
+@pytest.fixture(scope='module')
+def few_toys():
+    "Fewer toys in this process than the program has."
+    import dying
+    with pytest.MonkeyPatch.context() as m:
+        dying.few(m.setattr)
+        yield

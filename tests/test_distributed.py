@@ -189,12 +189,7 @@ def both(folder, argv=None):
     assert r.returncode == 0, r.stderr[-2000:]
     return json.loads((folder/'codes.json').read_text()), [(folder/f'{r}.log').read_text() for r in (0, 1)]
 
-@pytest.fixture(scope='module', autouse=True)
-def few():
-    "Fewer toys, here as in the two processes."
-    with pytest.MonkeyPatch.context() as m:
-        dying.few(m.setattr)
-        yield
+pytestmark = pytest.mark.usefixtures('few_toys')      # as in the processes of `dying`
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):

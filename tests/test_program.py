@@ -51,12 +51,7 @@ def columns(path, leave_out=()):
     return [{k: v for k, v in row.items() if k not in leave_out} for row in csv.DictReader(path.open())]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def few():
-    "Fewer toys here than the program has, as in the processes of `dying`."
-    with pytest.MonkeyPatch.context() as m:
-        dying.few(m.setattr)
-        yield
+pytestmark = pytest.mark.usefixtures('few_toys')      # as in the processes of `dying`
 
 
 # runs that are killed
@@ -232,7 +227,8 @@ def test_exported_networks_in_the_audit(trained, quick, here, tmp_path):
     "A file for each bit-width, attacked in line 12; then one file and the patches of that report."
     report = quick[1]/'report'
     line = Report.load(report).audits['qat'][12]
-    assert line.passed is not False and line.values['exported'] and [r['bits'] for r in line.values['rows']] == [32, 2], line
+    assert line.passed is not False and all(r['inside'] for r in line.values['rows'])      # seven images do not decide it
+    assert line.values['exported'] and [r['bits'] for r in line.values['rows']] == [32, 2], line
     assert sorted(p.name for p in (quick[1]/'report-onnx'/'qat').iterdir()) == ['2.onnx', '32.onnx']
     r = here('export', trained, '--bits', 2, '-o', tmp_path/'net2.onnx', '--n', 64, '--report', report)
     assert r.returncode == 0, r.stderr[-2000:]

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .evaluate.page import md_table
-from .evaluate.success import predict, Rate
+from .evaluate.success import predict
 from .quant.switch import bits_of
 
 # %% ../nbs/789_shipped.ipynb #29292871

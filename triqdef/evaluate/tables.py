@@ -45,8 +45,8 @@ def of(cls:CertifiedShare,
 )->CertifiedShare:
     "Return what a report shows of a certificate."
     h, w = certificate.patch
-    of_count = 'any patch' if certificate.patches == 1 else f'any {certificate.patches} patches'
-    claim = f'{of_count} of {h}×{w}, by double masking'
+    patches = 'any patch' if certificate.patches == 1 else f'any {certificate.patches} patches'
+    claim = f'{patches} of {h}×{w}, by double masking'
     return cls(claim, {b: certificate.rate(b) for b in certificate.held})
 
 # %% ../../nbs/720_evaluate.tables.ipynb #53417ebc

@@ -32,9 +32,15 @@ def hide_two(
 # %% ../../nbs/555_train.masked.ipynb #ea9885bb
 class _Hiding:
     "Two random masks on each image of a training callback's batches."
-    def _set_masks(self, hide, masks):
+    def __init__(self,
+        bits=None,      # bit-widths to train, or None for all of the network
+        hide:int=5,     # side of the patch that the masks cover, in pixels, at least 1
+        masks:int=6,    # masks along each axis, at least 2
+        **kwargs,       # the arguments of the callback
+    ):
         check_ints(1, hide=hide); check_ints(2, masks=masks)
         self.hide, self.masks = hide, masks
+        super().__init__(bits, **kwargs)
 
     def mix(self):
         "Put masked images in the place of the batch."
@@ -48,14 +54,6 @@ class _Hiding:
                  reads='distill warmup max_active', own='hide masks')
 class MaskedQAT(_Hiding, JointQAT):
     "Joint quantization-aware training on images behind two random masks."
-    def __init__(self,
-        bits=None,      # bit-widths to train, or None for all of the network
-        hide:int=5,     # side of the patch that the masks cover, in pixels, at least 1
-        masks:int=6,    # masks along each axis, at least 2
-        **kwargs,       # `curriculum`, `seed`, `distill` of `TriQDef`
-    ):
-        self._set_masks(hide, masks)
-        super().__init__(bits, **kwargs)
 
 # %% ../../nbs/555_train.masked.ipynb #6e62d47b
 @training_method('masked-triqdef', 'TriQDef behind two masks', 'Xiang 2022, Guesmi 2026',
@@ -64,11 +62,3 @@ class MaskedQAT(_Hiding, JointQAT):
                  between='lambda_fdp lambda_gpdp smooth pairs', own='hide masks')
 class MaskedTriQDef(_Hiding, TriQDef):
     "TriQDef training on images behind two random masks."
-    def __init__(self,
-        bits=None,      # bit-widths to train, or None for all of the network
-        hide:int=5,     # side of the patch that the masks cover, in pixels, at least 1
-        masks:int=6,    # masks along each axis, at least 2
-        **kwargs,       # `lambda_adv` and all others of `TriQDef`
-    ):
-        self._set_masks(hide, masks)
-        super().__init__(bits, **kwargs)
