@@ -6,7 +6,7 @@
 Reads the fastai layout ({train,test}/<class>/<index>_<class>.png, downloaded if absent), draws 200 training and 100 test
 images of each class, and writes them as one lossless WebP mosaic, training first, classes in turn, with a JSON beside it:
 the index of each image in the original set, its label, the seed and a SHA-256 of the pixels. Running it again gives the
-same pixels; the test in nbs/018_cifar checks the sum.
+same pixels; the test in nbs/345_cifar checks the sum.
 """
 import argparse, json
 from pathlib import Path

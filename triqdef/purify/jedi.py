@@ -19,9 +19,8 @@ from torch import nn, Tensor
 
 from ..attack.placing import check_pixels
 from ..attack.state import attack_batches, seeded_loader
-from ..batches import check_iterable
+from ..batches import check_iterable, peek
 from ..checks import check_ints, check_numbers
-from ..loader import peek
 from ..networks import device_of
 from ..pixels import check_images
 from .base import fill_module, load_parts, Purifier, purifiers, save_parts

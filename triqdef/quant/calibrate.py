@@ -17,7 +17,7 @@ from torch import nn, Tensor
 
 from ..core import (check_bits, check_choice, check_images, check_ints, device_of, eval_mode,
                           fast_layout, unwrap)
-from ..data import check_iterable, peek
+from ..batches import check_iterable, peek
 from .layers import QConv2d, QLinear
 from .norm import MultiBitNorm
 from .switch import at_bits, bit_state_of, only_state
