@@ -43,11 +43,16 @@ class Cell:
         return parsed(re.sub(r'^(\s*)[%!].*$', r'\1pass', self.source, flags=re.M))
 
 
+@cache
+def cells_of(name, source):
+    "The cells of a notebook of this name, read once for all copies of it."
+    return tuple(Cell(d, f'{name}, cell {i}') for i, d in enumerate(json.loads(source)['cells']))
+
+
 class Notebook:
     def __init__(self, path, root):
         self.path, self.name = path, path.relative_to(root/'nbs').as_posix()
-        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-        self.cells = [Cell(d, f'{self.name}, cell {i}') for i, d in enumerate(cells)]
+        self.cells = cells_of(self.name, path.read_text(encoding='utf-8'))
         m = re.match(r'(\d{3})_', self.name)
         self.number = int(m[1]) if m else None
     @property
@@ -157,7 +162,9 @@ def machine_paths(root):
     place = re.compile(r'(?<![\w.~-])/(?:ro' r'ot|(?:tmp/)?work|opt/(?:py' r'pi|wheels))(?=[/\s"\'`:,)]|$)', re.M)
     index = re.compile(r'(?:extra-)?index' r'-url|find' r'-links|trusted' r'-host|INDEX' r'_URL', re.I)
     bad = []
+    parts = [w.encode() for w in ('/ro' 'ot', '/wo' 'rk', '/opt/', 'index-' 'url', 'find-' 'links', 'trusted' '-host', 'index' '_url')]
     for p in tracked(root):
+        if not any(w in data for data in [p.read_bytes().lower()] for w in parts): continue      # the exact patterns are slow
         try: s = p.read_text(encoding='utf-8')
         except UnicodeDecodeError: continue
         bad += [f'{p.relative_to(root)}: {m[0].strip()!r}' for rx in (place, index) for m in [rx.search(s)] if m]
@@ -170,6 +177,11 @@ def unique_numbers(root):
     "Two notebooks of the same number have no reading order."
     ns = numbered(root)
     return [f'{a.name} and {b.name} have the same number' for a, b in zip(ns, ns[1:]) if a.number == b.number]
+
+def early(root):
+    "The first equation of the paper, that of the quantizer, is on one of the first fifteen numbered pages."
+    first = [nb.module for nb in numbered(root)][:15]
+    return [] if 'quant.ste' in first else ['quant.ste is not among the first fifteen numbered pages']
 
 def triqdef_imports(tree, modules):
     "The modules of this package that a syntax tree imports, as (name, known)."
@@ -388,5 +400,5 @@ def places(root):
     return [f'{f} is in no folder of the project' for f in known if f not in files and ('/' not in f or f.split('/')[0] not in folders)]
 
 
-RULES = [settings_mirror, pins, packaging, quarto_link, sidebar, part_map, workflows, machine_paths, unique_numbers, import_order,
+RULES = [settings_mirror, pins, packaging, quarto_link, sidebar, part_map, workflows, machine_paths, unique_numbers, early, import_order,
          outputs, first_cells, import_cells, exported_code, docments, lessons, shape, places, links, glossary, stored, colab, papers]

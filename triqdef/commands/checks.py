@@ -33,10 +33,11 @@ def parse_options(
     argv,    # arguments, or None for those of the process
 ):
     "Parse; `written` holds the names of the options that stand on the command line."
-    args, bare = make().parse_args(argv), make()
-    for command in bare._subparsers._group_actions[0].choices.values():
+    whole = make()
+    args = whole.parse_args(argv)
+    for command in whole._subparsers._group_actions[0].choices.values():
         for a in command._actions: a.default = argparse.SUPPRESS
-    args.written = set(vars(bare.parse_args(argv)))
+    args.written = set(vars(whole.parse_args(argv)))
     return args
 
 # %% ../../nbs/953_commands.checks.ipynb #11390ef1
