@@ -1,4 +1,4 @@
-"""Bad input is refused where it enters, with what was given and what is allowed.
+"""Refuse bad input where it enters; the message says what was given and what is allowed.
 
 Docs: https://triqdef.github.io/triqdef/checks.html.md"""
 
@@ -31,7 +31,7 @@ def check_choice(
 def _is_int(v): return isinstance(v, (int, np.integer)) and not isinstance(v, (bool, np.bool_))
 
 def _no_int(v, name):
-    "The error for a value that is no whole number."
+    "Return the error for a value that is not an integer."
     return TypeError(f"{name} must be an int, got {v!r} of type {type(v).__name__}")
 
 # %% ../nbs/000_checks.ipynb #7ce4395c
@@ -53,7 +53,7 @@ def check_ints(
     none=False,    # None makes sense too
     **named,       # name → what the user gave
 ):
-    "`check_int` of several arguments."
+    "Check several arguments by `check_int`."
     for k, v in named.items():
         if v is not None or not none: check_int(v, k, least)
 
@@ -124,7 +124,7 @@ def check_numbers(
     none=False,          # None makes sense too
     **named,             # name → what the user gave
 ):
-    "`check_number` of several arguments."
+    "Check several arguments by `check_number`."
     for k, v in named.items():
         if v is not None or not none: check_number(v, k, within)
 

@@ -1,4 +1,4 @@
-"""Which files are pictures, and of which class and part.
+"""Find the pictures of a folder, their classes and the parts of a data set.
 
 Docs: https://triqdef.github.io/triqdef/folders.html.md"""
 
@@ -149,7 +149,7 @@ def train_valid_folders(
     if len(parts) > 1 or any(_nested(d) for d in parts.values()):
         present = ' and a '.join(d.name for d in parts.values())
         absent = 'train' if 'train' not in parts else 'valid, val or test'
-        raise ValueError(f"{path} has a {present} folder but none of {absent} beside it (names "
+        raise ValueError(f"{path} has a {present} folder but none of {absent} next to it (names "
                          "such as Training, seg_train, validation, test_set are understood too)")
 
 # %% ../nbs/330_folders.ipynb #f0d83100

@@ -42,7 +42,7 @@ def _is_whole(t):
 
 # %% ../nbs/001_labels.ipynb #6124b33f
 def _shape_hint(y):
-    "How labels of another shape become a row."
+    "Return a hint on how to turn labels of another shape into a row."
     if y.ndim != 2: return ''
     if y.shape[1] > 1: return ': y.argmax(1) turns one-hot rows into classes'
     return ': y.flatten() makes a row of a column'

@@ -1,4 +1,4 @@
-"""Judge a study by rules that were written before its results, and draw it in one picture.
+"""Judge a study by rules written before its results, and draw it in one picture.
 
 Docs: https://triqdef.github.io/triqdef/results.html.md"""
 

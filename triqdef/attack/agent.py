@@ -96,7 +96,7 @@ def _allowed(self:PatchAgent, x, y):
 
 # %% ../../nbs/458_attack.agent.ipynb #6a7a8529
 class _Search:
-    "One attack under way: `s` holds all that changes; the policy has its own state."
+    "A running attack: `s` holds all that changes; the policy has its own state."
     def __init__(self, attack, net, x, y, view, goal):
         self.a, self.net, self.x, self.y, self.view, self.goal = attack, net, x, y, view, goal
         self.hw = tuple(x.shape[-2:])

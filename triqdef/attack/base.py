@@ -1,4 +1,4 @@
-"""A base class for attacks, and one declaration of each.
+"""One base class, and one declaration for each attack.
 
 Docs: https://triqdef.github.io/triqdef/attack.base.html.md"""
 
@@ -179,7 +179,7 @@ def check_attack(
 # %% ../../nbs/420_attack.base.ipynb #fbabf221
 @dataclass(frozen=True)
 class Brief:
-    "What a suite asks of an attack."
+    "The settings that a suite gives to an attack."
     size:int          # side of the patch in pixels
     budget:int        # steps or queries, ≥ 1
     target:int=None   # the class that a targeted attack aims at
@@ -201,7 +201,7 @@ class _Named:
 # %% ../../nbs/420_attack.base.ipynb #422a3624
 @dataclass(frozen=True)
 class DeclaredAttack(_Named):
-    "An attack as the rest of the library knows it."
+    "The declaration of an attack: names, budget, maker, paper and options."
     black_box:bool=False  # sees scores only
     universal:bool=False  # one patch for all images
     bounded:bool=False    # whether a quick report includes it

@@ -30,7 +30,7 @@ from ..files import plain
 # %% ../../nbs/440_attack.lavan.ipynb #29bc7e14
 @dataclass(eq=False, repr=False)
 class LaVAN(ImageAttack, UniversalAttack):
-    "Localised visible noise: a small patch that makes the network sure of something else."
+    "Localised visible noise: a small patch that makes the network confident in a wrong class."
     size:object=None          # side in pixels, or (h, w); None for `area`, or 5 without one
     area:float=None           # share of the image in (0,1], instead of `size`
     target:object=None        # class to reach, or a `Criterion`; None to leave the label

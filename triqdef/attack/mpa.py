@@ -1,4 +1,4 @@
-"""An agent chooses place, extent and colour of rectangles, and pays for the area that they cover.
+"""An agent chooses place, extent and colour of rectangles; covered area lowers its reward.
 
 Docs: https://triqdef.github.io/triqdef/attack.mpa.html.md"""
 

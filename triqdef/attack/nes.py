@@ -1,4 +1,4 @@
-"""Two scores for each draw of noise, and a step along the estimated slope.
+"""Estimate the gradient from two scores for each draw of noise, and step along it.
 
 Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 

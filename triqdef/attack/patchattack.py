@@ -1,4 +1,4 @@
-"""An agent pastes crops of class textures where they change the answer, without any gradient.
+"""An agent pastes crops of class textures where they change the prediction, without gradients.
 
 Docs: https://triqdef.github.io/triqdef/attack.patchattack.html.md"""
 

@@ -205,7 +205,7 @@ def _(attack:PatchPGD, net, x, y, bits=None):
 def step_for(
     steps:int,    # how many there are
 )->float:         # in pixel units of [0,1], at least 8/255
-    "Return a step size with which the steps together cross [0,1] and more."
+    "Return a step size with which `steps` steps can cross the range [0,1]."
     return max(8/255, 1.6/max(1, steps))
 
 # %% ../../nbs/430_attack.pgd.ipynb #89b6246d

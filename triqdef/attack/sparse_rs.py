@@ -1,4 +1,4 @@
-"""Paint a square or move the patch, keep what helps.
+"""Repaint a square or move the patch, and keep the change if the loss rises.
 
 Docs: https://triqdef.github.io/triqdef/attack.sparse_rs.html.md"""
 

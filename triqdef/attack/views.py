@@ -1,4 +1,4 @@
-"""What an attack sees of a network: one bit-width, the mean of several, or one after the other.
+"""Let an attack use one bit-width, the mean of several, or each in turn.
 
 Docs: https://triqdef.github.io/triqdef/attack.views.html.md"""
 
@@ -107,7 +107,7 @@ def select(self:View,
     rows=None,    # the images that the next calls are about, indices; None for all
     n=None,       # number of all images
 ):
-    "State which of the images the next calls are about."
+    "Set which images the next calls use."
     if self.inner is not None: self.inner.select(rows, n)
 
 # %% ../../nbs/410_attack.views.ipynb #cd9f3fb4
@@ -146,7 +146,7 @@ def __call__(self:BitMean,
 
 # %% ../../nbs/410_attack.views.ipynb #0e8713e9
 class RoundRobin(BitMean):
-    "A view that takes the bit-widths in turn, one a step."
+    "A view that uses the bit-widths in turn, one at each step."
     def at(self, step): return (self.bits[step % len(self.bits)],)
 
 # %% ../../nbs/410_attack.views.ipynb #ab6e0c5c

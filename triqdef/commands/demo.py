@@ -1,4 +1,4 @@
-"""Attack the three multi-bit networks that ship at every bit-width, and show their matrices side by side: TriQDef, joint QAT and a control.
+"""Attack the three shipped multi-bit networks at every bit-width, and compare their matrices: TriQDef, joint QAT and a control.
 
 Docs: https://triqdef.github.io/triqdef/commands.demo.html.md"""
 

@@ -116,7 +116,7 @@ def _data_of(named, args):
 
 # %% ../../nbs/972_commands.evaluate.ipynb #40caf87d
 def _never_patched(start):
-    "Whether it is known of a start that its training saw no patch."
+    "Whether the training of a start is known to have used no patches."
     shipped = start in pretrained_names()
     if not shipped and not Path(start).is_file(): return False
     c = training_configuration(pretrained(start) if shipped else start)

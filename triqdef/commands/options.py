@@ -1,4 +1,4 @@
-"""`triqdef train` has one option per field of `TrainSettings`; the comment beside the field is the help.
+"""`triqdef train` has one option per field of `TrainSettings`; the field's comment is its help.
 
 Docs: https://triqdef.github.io/triqdef/commands.options.html.md"""
 

@@ -1,4 +1,4 @@
-"""Every command that attacks ends in the same report, with the same options.
+"""All commands that attack write the same report, with the same options.
 
 Docs: https://triqdef.github.io/triqdef/commands.report.html.md"""
 

@@ -1,4 +1,4 @@
-"""`alignment_report`: agreement between all pairs of bit-widths, beside three nulls, after smoothing.
+"""`alignment_report`: agreement between all pairs of bit-widths, with three nulls, after smoothing.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.alignment.html.md"""
 

@@ -1,4 +1,4 @@
-"""Questions that a defence by misaligned gradients must survive before its numbers mean anything.
+"""Twelve questions that test a defence for masked gradients and weak attacks.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 
@@ -140,7 +140,7 @@ def _missing_attacks(self:Audit):
 # %% ../../nbs/700_evaluate.audit.ipynb #1f584e0e
 @patch
 def left_out(self:Audit)->list:
-    "What this audit did less of than the full budget, and the lines it did not run."
+    "Return how this audit is smaller than the full one, and the lines it did not run."
     missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.sign == 'not run']
     return self._smaller_budget() + self._missing_attacks() + missing
 

@@ -1,4 +1,4 @@
-"""Ten lines for a terminal, the whole as text of 100 columns, and pictures of patches.
+"""Show a report as ten lines, as text of 100 columns, and as pictures of patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.display.html.md"""
 

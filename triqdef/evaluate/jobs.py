@@ -1,4 +1,4 @@
-"""Make the patches of one source, score them at every target, score the nulls.
+"""Make the patches of one source, score them at every target, and score the nulls.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.jobs.html.md"""
 

@@ -1,4 +1,4 @@
-"""One question about an attack's numbers: pass, fail or inconclusive, with the figure behind it.
+"""One question about an attack's results: pass, fail or inconclusive, with a figure.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.lines.html.md"""
 
@@ -249,7 +249,7 @@ def _check(self:AuditBudget):
 # %% ../../nbs/675_evaluate.lines.ipynb #130ccc71
 @patch(cls_method=True)
 def quick(cls:AuditBudget,
-    **changes    # fields to set otherwise
+    **changes    # fields to change
 )->AuditBudget:
     "The budget of two minutes for a ResNet-20 at four bit-widths on two cores."
     small = dict(n=32, steps=15, step_size=16/255, sizes=(.0625, .25, .45), queries=150,

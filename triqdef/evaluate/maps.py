@@ -1,4 +1,4 @@
-"""Gradients and features of an image at each bit-width, with their Edge IoU.
+"""Draw gradients and features of an image at each bit-width, with their Edge IoU.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.maps.html.md"""
 

@@ -1,4 +1,4 @@
-"""Lines 5 to 8: are there gradients, and does another loss, backward pass or average find more?
+"""Lines 5 to 8: are there gradients, and does another loss, backward pass or average succeed more often?
 
 Docs: https://triqdef.github.io/triqdef/evaluate.masking.html.md"""
 

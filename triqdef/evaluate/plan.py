@@ -1,4 +1,4 @@
-"""What a matrix must know of an attack: name, kind, and the bit-widths of its patches.
+"""Plan a matrix: the name and kind of each attack, and the bit-widths of its patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.plan.html.md"""
 
@@ -144,7 +144,7 @@ class AttackPlan:
 def fresh(self:AttackPlan,
     source,    # a label
 ):
-    "Return the bit-widths or the view of a source; a view forgets what it learned before."
+    "Return the bit-widths or the view of a source; a view is reset."
     at = self.sources[source]
     if hasattr(at, 'reset'): at.reset()
     return at

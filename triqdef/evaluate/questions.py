@@ -1,4 +1,4 @@
-"""What was found, network by network, then one question after the other: a sentence, pictures, tables.
+"""Show the findings by network, then answer each question with a sentence, pictures and tables.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.questions.html.md"""
 

@@ -1,4 +1,4 @@
-"""Lines 1 to 4, 9 and 10: does less knowledge, a larger budget, or an ensemble find more?
+"""Lines 1 to 4, 9 and 10: does less knowledge, a larger budget, or an ensemble succeed more often?
 
 Docs: https://triqdef.github.io/triqdef/evaluate.strength.html.md"""
 

@@ -1,4 +1,4 @@
-"""Success rates with their denominators and intervals, beside those of null patches.
+"""Success rates with their denominators and intervals, compared with those of null patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 
@@ -226,7 +226,7 @@ def success(
 # %% ../../nbs/600_evaluate.success.ipynb #4ea9e0c3
 @dataclass(frozen=True, eq=False)
 class NullSettings:
-    "What null patches look like."
+    "Settings of null patches."
     shape:str = 'square'    # 'square' or 'circle'
     seed:int = 0            # of the noise, the crops and random places
     clean:Tensor = None     # (N,) predictions for `x` at these bits if they are known

@@ -1,4 +1,4 @@
-"""All declared attacks with stated areas and budgets, and a quick set.
+"""Make all declared attacks with stated areas and budgets, or a quick set.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 

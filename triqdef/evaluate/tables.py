@@ -1,4 +1,4 @@
-"""The matrices, alignments and audits of several networks, what they found, and what was left out.
+"""Collect matrices, alignments and audits of several networks, the findings, and what was left out.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.tables.html.md"""
 
@@ -83,7 +83,7 @@ def where(self:Report)->dict:
 # %% ../../nbs/720_evaluate.tables.ipynb #1ab3f991
 @patch
 def remark(self:Report)->str:
-    "Return what the size of this run allows to be said."
+    "Return a sentence on what a run of this size shows."
     n = min(a['n'] for t in self.transfers.values() for a in t.attacks.values())
     seeds, why = self.settings.get('seeds', 1), []
     if n < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")

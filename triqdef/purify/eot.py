@@ -1,4 +1,4 @@
-"""A gradient of one random draw says little about the next; an attack averages over several.
+"""Average the gradient over several draws of a randomised defence.
 
 Docs: https://triqdef.github.io/triqdef/purify.eot.html.md"""
 

@@ -1,4 +1,4 @@
-"""Replace masked pixels by what surrounds them, ring by ring; differentiable, and in batches.
+"""Replace masked pixels by weighted means of their neighbours, ring by ring.
 
 Docs: https://triqdef.github.io/triqdef/purify.inpaint.html.md"""
 

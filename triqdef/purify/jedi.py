@@ -1,4 +1,4 @@
-"""Local entropy says where a patch may be, an autoencoder completes its shape, and the hole is filled from its surroundings.
+"""Local entropy locates a patch, an autoencoder completes its mask, and inpainting fills the mask.
 
 Docs: https://triqdef.github.io/triqdef/purify.jedi.html.md"""
 

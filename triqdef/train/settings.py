@@ -64,8 +64,8 @@ class MethodSettings(StartSettings):
     lambda_gpdp:float = .1      # weight of the gradient penalty, or of 'gradient-smooth'
     smooth:float = 0.           # σ in pixels of the smoothing inside the penalties
     pairs:str = 'neighbours'    # which bit-widths are compared: 'neighbours' or 'all'
-    distill:float = 0.          # share of lower bit-widths' clean loss owed to the highest, 0 to 1
-    warmup:float = .3           # share of training in which lower bit-widths come in
+    distill:float = 0.          # share of lower bit-widths' clean loss given to the highest, 0 to 1
+    warmup:float = .3           # share of training in which lower bit-widths are added
     max_active:int = 0          # most bit-widths at a step, 0 for all
     patch_size:int = 8          # side in pixels of the training patches
     attack_steps:int = 5        # steps of the inner attack
@@ -177,7 +177,7 @@ def _check_data(self:TrainSettings):
 
 @patch
 def _check_start(self:TrainSettings, begun):
-    "Refuse a start that is no network, and weights beside one."
+    "Refuse a start that is no network, and weights together with a start."
     if self.weights and self.start != 'scratch':
         raise ValueError("weights are for arch: leave start at 'scratch'")
     if self.start == 'scratch': _check_arch(self.arch)
@@ -206,7 +206,7 @@ def named_device(
 # %% ../../nbs/562_train.settings.ipynb #ea23f02d
 @patch
 def check(self:TrainSettings,
-    begun=False,    # the run exists already, and what it began from may be gone
+    begun=False,    # the run exists already, and its start network may be gone
 ):
     "Refuse settings that are wrong, before anything is loaded; return the settings."
     self._check_kinds(); self._check_numbers()
