@@ -1,4 +1,4 @@
-"""More views for every attack.
+"""More views, for an attacker who can use all bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/attack.ensemble.html.md"""
 

@@ -1,4 +1,4 @@
-"""Make the patches of one source, score them at every target, and score the nulls.
+"""Make the patches of a source, and score them and the nulls at every target.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.jobs.html.md"""
 
