@@ -45,7 +45,7 @@ def crop_flip(
 
 # %% ../nbs/336_epochs.ipynb #dc15e249
 def _check_dataset(dataset):
-    "Refuse what has no batches, and what is empty without being a `blank` copy."
+    "Refuse an object without batches, and an empty dataset that is not a `blank` copy."
     if not hasattr(dataset, 'batch'):
         raise TypeError(f"a dataset of images is needed, got {type(dataset).__name__}: "
                         "dls.test_dl(items) makes a loader of pictures")

@@ -165,7 +165,7 @@ def _read_state(path):
 # %% ../nbs/360_files.ipynb #41d1aa2d
 @patch
 def load(self:Resume)->tuple:    # (tensors, notes), or None where there is nothing
-    "What the last `save` of this work wrote; `ValueError` for a damaged file or one of other work."
+    "Return what the last `save` wrote; `ValueError` for a damaged file or one of other work."
     if self.path is None or not self.path.exists(): return None
     tensors, meta = _read_state(self.path)
     if meta.get('format') != 'triqdef-state-1':

@@ -83,7 +83,7 @@ def as_labels(
     device=None,     # where they are put, None: where they are
     name='labels',   # the argument's name, for the message
 )->Tensor:           # (n,) int64
-    "Return labels as int64; `TypeError` for what is no array, `ValueError` for other labels."
+    "Return labels as int64; `TypeError` if not an array, `ValueError` for other labels."
     wanted = f"{name} must be ({'n' if n is None else n},) integers"
     try: t = torch.as_tensor(y).detach().as_subclass(Tensor)
     except (TypeError, ValueError, RuntimeError) as e:

@@ -51,7 +51,7 @@ def check_logits(
     classes:int=None,     # how many classes are needed at least, or None for any number
     name='the network',   # what to call it in the message
 )->Tensor:                # (B,classes) float
-    "Logits of `n` images as they are; `TypeError` for another kind, `ValueError` for a shape."
+    "Return the logits of `n` images; `TypeError` for another type, `ValueError` for another shape."
     rule = f"{name} must give logits (B,classes)"
     if not isinstance(out, Tensor):
         hint = ', with logits in it: wrap it so that its forward returns them'
@@ -68,7 +68,7 @@ def check_finite(
     z:Tensor,             # logits, (B,classes)
     name='the network',   # what to call it in the message
 )->Tensor:
-    "Logits as they are; `ValueError` where one is NaN, which has no class."
+    "Return the logits; `ValueError` if one is NaN, which has no class."
     bad = z.isnan().any(1)
     if not bad.any(): return z
     raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: "

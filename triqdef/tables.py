@@ -20,7 +20,7 @@ from .recipe import Recipe
 
 # %% ../nbs/785_tables.ipynb #c7b24a0b
 def over_seeds(
-    rows:pd.DataFrame,   # a row per seed; some columns `X` have `X low` and `X high` beside them
+    rows:pd.DataFrame,   # a row per seed; some columns `X` have `X low` and `X high` too
     by,                  # columns that name a row of the table
     values,              # the columns to be averaged
 )->pd.DataFrame:

@@ -30,7 +30,7 @@ from ..settings import import_modules
 # %% ../../nbs/420_attack.base.ipynb #26f3b6d7
 @dataclass
 class PatchRun:
-    "What an attack found, per image."
+    "The result of an attack, per image."
     x_adv:Tensor      # patched images, (B,C,H,W)
     patches:Tensor    # (B,C,h,w) in [0,1], multiples of 1/255
     places:Tensor     # (B,2) row and column of the upper left corner
@@ -73,7 +73,7 @@ def attack(self:ImageAttack,
     x:Tensor,      # images, (B,C,H,W) float in [0,1]
     y,             # labels, (B,) integers
     bits=None,     # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
-    resume=None,   # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,   # file for the state; the same call continues an interrupted one
 )->Tensor:         # (B,C,H,W)
     "Return patched images, one patch for each."
     return self.run(net, x, y, bits, resume=resume).x_adv
@@ -140,7 +140,7 @@ def fit(self:UniversalAttack,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,           # an iterable of (x, y): a fastai or torch loader, a list of batches
     bits=None,    # a source bit-width, several, a view, or None: the network as it stands
-    resume=None,  # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,  # file for the state; the same call continues an interrupted one
 )->Patch:
     "Return the universal patch; the loss of each step is in `self.history`."
     device, view = device_of(net), as_view(bits, self.several)

@@ -64,7 +64,7 @@ def _size_or_area(size, area):
 # %% ../../nbs/440_attack.lavan.ipynb #a513b427
 @patch
 def _check(self:LaVAN, confidence, loss):
-    "Refuse settings that make no sense; set `size` or `area`, and the criterion `goal`."
+    "Refuse invalid settings; set `size` or `area`, and the criterion `goal`."
     self.size, self.area = _size_or_area(self.size, self.area)
     check_numbers('(0, 1]', none=True, confidence=confidence)
     ready = isinstance(self.target, Criterion)
@@ -212,7 +212,7 @@ def run(self:LaVAN,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several (all at once), a view, or None: as it stands
     history=False,    # whether the loss at each step is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,      # file for the state; the same call continues an interrupted one
 )->PatchRun:
     "Make a patch for each image and return everything that was found."
     check_images(x, strict=True)

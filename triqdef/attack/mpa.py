@@ -42,7 +42,7 @@ class MPA(PatchAgent):
 # %% ../../nbs/459_attack.mpa.ipynb #a0f7bf7a
 @patch
 def _check_mpa(self:MPA):
-    "Refuse settings that make no sense."
+    "Refuse invalid settings."
     check_ints(0, patience=self.patience); check_numbers('(0, ∞]', sigma=self.sigma)
     check_choice(self.colors, ('grey', 'mono', 'rgb'), 'colors')
     self._check_settings(); agent_criterion(self.target)
@@ -74,7 +74,7 @@ def boxes(self:MPA,
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
     hw,                # (H, W) of the image in pixels
 )->Tensor:             # (B,P,4) int64: top, left, height, width
-    "Return the rectangles that actions stand for."
+    "Return the rectangles that actions encode."
     (H, W), (tallest, widest) = hw, self.side(hw)
     rows, cols, heights, widths = (min(self.bins, n) for n in (H, W, tallest, widest))
     row, col, tall, wide = actions[..., :4].clamp_min(0).unbind(-1)
@@ -98,7 +98,7 @@ def render(self:MPA,
     x:Tensor,          # images, (B,C,H,W) in [0,1]
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
 )->Tensor:             # (B,C,H,W)
-    "Paint the rectangles that actions stand for, later ones on top."
+    "Paint the rectangles that actions encode, later ones on top."
     mask = box_mask(self.boxes(actions, x.shape[-2:]), x.shape[-2:])
     ink = self._ink(actions.clamp_min(0), x.shape[1]).to(x.dtype)
     for p in range(actions.shape[1]):

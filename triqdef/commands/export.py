@@ -215,7 +215,7 @@ def _add_patches(p):
 # %% ../../nbs/963_commands.export.ipynb #88d0b08a
 _rules = [Rule(('of',), lambda a: a.report, 'without --report'),
           Rule(('patch_size', 'gap_steps', 'target'), lambda a: not a.report,
-               'beside --report, whose patches are tried'),
+               'with --report, whose patches are tried'),
           Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
 
 # %% ../../nbs/963_commands.export.ipynb #25d1fce1

@@ -29,7 +29,7 @@ def _start(args):
     if kind == 'onnx': raise ValueError(f"--start: {args.start} is a file that cannot be trained")
     if kind == 'run': return dict(start=str(Path(args.start)/'network.safetensors'))
     if kind != 'published': return {}
-    if 'arch' in args.written: raise ValueError("--arch has no effect beside --start: leave it out")
+    if 'arch' in args.written: raise ValueError("--arch has no effect with --start: leave it out")
     return dict(start='scratch', arch=args.start, weights=args.weights or 'default')
 
 # %% ../../nbs/960_commands.train.ipynb #f4fa31a9

@@ -43,7 +43,7 @@ def from_dict(cls:CertifiedShare,
 def of(cls:CertifiedShare,
     certificate,    # what `certified` gave
 )->CertifiedShare:
-    "Return what a report shows of a certificate."
+    "Return the part of a certificate that a report shows."
     h, w = certificate.patch
     patches = 'any patch' if certificate.patches == 1 else f'any {certificate.patches} patches'
     claim = f'{patches} of {h}×{w}, by double masking'
@@ -132,7 +132,7 @@ def _left_out_of_audit(self:Report):
 # %% ../../nbs/720_evaluate.tables.ipynb #7328806d
 @patch
 def left_out(self:Report)->list:
-    "Return what an evaluation asks for and this report does not hold."
+    "Return the parts of a full evaluation that this report lacks."
     return (self._left_out_of_matrices() + self._left_out_of_alignment()
             + self._left_out_of_audit())
 
@@ -240,7 +240,7 @@ def _attack_row(self:Report, name, area):
 # %% ../../nbs/720_evaluate.tables.ipynb #6b57768d
 @patch
 def attack_table(self:Report)->pd.DataFrame:
-    "A row per attack: what it was, what it covered, what it could spend, how long it took."
+    "Return a row per attack: settings, area, budget and time."
     area = self.comparison.to_frame('asr').groupby('attack').area.mean()
     rows = [self._attack_row(a, area[a]) for a in self.comparison.attacks]
     return pd.DataFrame(rows).set_index('attack')

@@ -142,7 +142,7 @@ def fit(self:Quantizer,
     method:str='lsq',  # 'lsq' (a start to train from) or 'mse' (the least squared error)
     count=None,        # number of this batch in a running mean, 1 for the first; None: no mean
 ):
-    "Set what is learned at `bits` from `v`: here nothing."
+    "Set the learned parameters of `bits` from `v`: here there are none."
 
 # %% ../../nbs/103_quant.base.ipynb #945cb773
 @patch
@@ -210,10 +210,10 @@ def start(self:Quantizer,
 @patch
 def kept(self:Quantizer,
     key,        # what is wanted, any hashable
-    tensors,    # what it is made of, a tuple of tensors
+    tensors,    # the tensors it is computed from, a tuple
     make,       # function without arguments that makes it
 ):
-    "Return what `make` gives, or what it gave before, inside a block of `weights_once`."
+    "Return `make()`, or its cached value inside a block of `weights_once`."
     if self._kept is None or torch.compiler.is_compiling(): return make()
     return self._kept(key, tensors, make)
 

@@ -35,7 +35,7 @@ def description_of(
     n_classes:int,    # number of classes
     meta=None,        # anything JSON can hold
 )->dict:
-    "Return what a checkpoint says about its network."
+    "Return the description of a network for its checkpoint."
     check_ints(1, n_classes=n_classes)
     state = bit_state_of(net)
     if isinstance(n_classes, bool) or not hasattr(n_classes, '__index__'):
@@ -175,7 +175,7 @@ def read_tensors(
 def read_description(
     path,       # a checkpoint
 )->dict:        # arch, n_classes, quant, meta
-    "Return what a checkpoint says about itself; `ValueError` if it has no description."
+    "Return the description in a checkpoint; `ValueError` if it has none."
     tensors, meta = read_tensors(path)
     if 'triqdef' not in meta:
         raise ValueError(f"{path} was not written by save_checkpoint: it has no description")

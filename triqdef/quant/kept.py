@@ -37,7 +37,7 @@ class Kept:
 
     def __call__(self,
         key,        # what the value is, any hashable
-        tensors,    # what it is made of, a tuple of tensors
+        tensors,    # the tensors it is computed from, a tuple
         make,       # function without arguments that makes it
     ):
         "Return the value of `key`, computed now if it is missing or no longer valid."

@@ -34,7 +34,7 @@ def _is_layer(m): return any(is_plain(m, cls) for cls in (nn.Conv2d, nn.Linear, 
 def inside_fused(
     model:nn.Module,    # any network
 )->set:                 # ids of modules
-    "Return what is in modules that read the weights of their layers without calling them."
+    "Return the modules inside those that read the weights of their layers without calling them."
     fused = {'MultiheadAttention', 'ShiftedWindowAttention', 'TransformerEncoderLayer'}
     return {id(c) for m in model.modules() if fused & {t.__name__ for t in type(m).__mro__}
             for c in m.modules()}

@@ -139,7 +139,7 @@ def after_fit(self:TrainingCallback):
 # %% ../../nbs/519_train.base.ipynb #9e65acc6
 @patch
 def before_fit(self:TrainingCallback):
-    "Wait for training to begin, and remove what a fit that failed has left."
+    "Wait for training to begin, and remove the hooks of a failed fit."
     self.begun = False
     self.off(); TrainingCallback.after_fit(self)
 

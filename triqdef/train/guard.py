@@ -97,7 +97,7 @@ def unchanged(
     v,             # a tensor, or a tuple of them
     marks:list,    # what `mark` gave
 )->bool:           # also True for the same values in another dtype
-    "Return whether `v` is what was marked."
+    "Return whether `v` has not changed since `mark`."
     now = mark(v)
     if len(now) != len(marks): return False
     return all(t is m and i == j or _cast_of(t, m) for (t, i), (m, j) in zip(now, marks))

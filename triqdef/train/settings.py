@@ -39,7 +39,7 @@ _check_arch = later('triqdef.classifiers', 'check_arch')    # from the page on p
 # %% ../../nbs/562_train.settings.ipynb #dac111b5
 @dataclass
 class StartSettings:
-    "What a training run begins with: its method, its data and its network."
+    "The method, data and network of a training run."
     method:str = 'triqdef'      # how to train, one of the methods
     data:str = 'sample'         # 'sample' (bundled), 'cifar10', 'imagenet', 'toys', or a folder
     path:str = ''               # folder of 'imagenet'
@@ -58,7 +58,7 @@ class StartSettings:
 # %% ../../nbs/562_train.settings.ipynb #11100a69
 @dataclass
 class MethodSettings(StartSettings):
-    "What methods may read; each says which of these it does."
+    "Settings of methods; each method declares which it reads."
     lambda_adv:float = 1.       # weight of the patched loss
     lambda_fdp:float = .1       # weight of the feature penalty
     lambda_gpdp:float = .1      # weight of the gradient penalty, or of 'gradient-smooth'
@@ -237,5 +237,5 @@ def without_effect(
     if s.data != 'imagenet': out |= dict.fromkeys(('path', 'workers'), "without data 'imagenet'")
     if s.data in ('sample', 'cifar10', 'imagenet', 'toys'): out |= dict(size=f'with data {s.data}')
     if s.start != 'scratch':
-        out |= dict(arch='beside a start, which is a network', weights='beside a start')
+        out |= dict(arch='with a start, which is a network', weights='with a start')
     return out
