@@ -159,7 +159,7 @@ def _digest(path): return hashlib.sha256(Path(path).read_bytes()).digest()
 def same_pictures(
     paths,        # files
     others,       # other files
-    most:int=1000,    # of the first, how many are looked at
+    most:int=1000,    # how many of the first are compared
 )->list:
     "Files among the first `most` whose bytes are those of one of the others, too."
     size = {p: p.stat().st_size for p in map(Path, paths[:most]) if p.exists()}

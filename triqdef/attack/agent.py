@@ -235,7 +235,7 @@ class PatchAttackRun:
     x_adv:Tensor      # patched images, (B,C,H,W)
     met:Tensor        # (B,) share of the bit-widths at which the goal is met
     loss:Tensor       # (B,) the first term of the reward, ln p_adv, of `x_adv`
-    queries:Tensor    # (B,) int64, looks spent on each image
+    queries:Tensor    # (B,) int64, queries spent on each image
     area:Tensor       # (B,) share of the image that is covered, in [0,1]
     actions:Tensor    # (B,n_patches,choices) int64, −1 where there is no patch
     places:Tensor=None     # not one place: None

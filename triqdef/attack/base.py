@@ -38,7 +38,7 @@ class PatchRun:
     met:Tensor        # (B,) share of the bit-widths at which the goal is met
     history:Tensor=None    # (k,B) the loss of each step that the attack records, or None
     looks:int=0            # forward passes of the whole batch, per bit-width
-    queries:Tensor=None    # (B,) looks at each image, for attacks that count them
+    queries:Tensor=None    # (B,) queries per image, for attacks that count them
     area:Tensor=None       # (B,) share of the image covered, for attacks that choose it
 
 # %% ../../nbs/420_attack.base.ipynb #bda97c23
@@ -202,7 +202,7 @@ class _Named:
 @dataclass(frozen=True)
 class DeclaredAttack(_Named):
     "The declaration of an attack: names, budget, maker, paper and options."
-    black_box:bool=False  # sees scores only
+    black_box:bool=False  # uses scores only
     universal:bool=False  # one patch for all images
     bounded:bool=False    # whether a quick report includes it
     targeted:bool=False   # aims at the class of the brief

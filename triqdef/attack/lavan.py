@@ -42,7 +42,7 @@ class LaVAN(ImageAttack, UniversalAttack):
     universal:bool=False      # what a report asks for: `.fit`, or `.attack`; both always work
     bs:int=128                # images a step of a universal patch
     places:object='corner'    # 'corner', 'center', 'random', 'search', a pair (row, col), or (B,2)
-    candidates:int=16         # places that 'search' looks at, at least 1
+    candidates:int=16         # places that 'search' tries, at least 1
     shape:str='square'        # 'square' or 'circle'
     forbidden:object=None     # bool map (H,W), or boxes (top, left, bottom, right)
     seed:int=None             # an int makes each call repeat; None: the global random state

@@ -25,7 +25,7 @@ class MPA(PatchAgent):
     "Rectangles of one colour for each image, chosen by REINFORCE (PatchAttack, monochrome)."
     n_patches:int=3        # rectangles, at least 1
     area_each:float=.1     # largest share of the image that one may cover, in (0,1]
-    queries:int=2000       # looks at each image, never exceeded
+    queries:int=2000       # queries per image, never exceeded
     target:object=None     # class to reach, a `Criterion`, or None to leave the label
     colors:str='mono'      # 'grey', 'mono' (black, grey, white) or 'rgb' (8 levels a channel)
     sigma:float=.3         # σ, an area costs area/σ²; math.inf for nothing

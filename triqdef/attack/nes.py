@@ -52,7 +52,7 @@ def nes_estimate(
 class NES(ImageAttack):
     "A patch for each image by sign steps along a gradient estimated from scores."
     size:object=8              # side in pixels, or (h, w)
-    queries:int=1000           # looks at each image, at least 1, never exceeded
+    queries:int=1000           # queries per image, at least 1, never exceeded
     samples:int=20             # probes for each step, even, at least 2
     sigma:float=.1             # noise, in pixel units of [0,1], at least 1/255
     step_size:float=24/255     # ε, in pixel units of [0,1], > 0
@@ -213,7 +213,7 @@ def run(self:NES,
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the best loss after each step is kept
     resume=None,      # file for the state; the same call continues an interrupted one
-)->PatchRun:          # with `queries`, the looks at each image
+)->PatchRun:          # with `queries`, the number for each image
     "Run the attack and return everything it found."
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)

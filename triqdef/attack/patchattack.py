@@ -30,7 +30,7 @@ class TPA(PatchAgent):
     dictionary:TextureDictionary  # the textures
     n_patches:int=10       # most patches, at least 1
     area_each:float=.035   # share of the image that each covers, in (0,1]
-    queries:int=5000       # looks at each image, never exceeded
+    queries:int=5000       # queries per image, never exceeded
     target:object=None     # class to reach, a `Criterion`, or None to leave the label
     classes:object=None    # untargeted: the class or classes whose textures are used
     samples:int=10         # candidates a step

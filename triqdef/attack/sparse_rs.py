@@ -32,7 +32,7 @@ from ..files import fingerprint, plain
 class SparseRS(ImageAttack, UniversalAttack):
     "A patch by random search on content and place, for each image or universal."
     size:object=8              # side in pixels, or (h, w)
-    queries:int=1000           # looks at each image, at least 1; for `fit`, patches tried
+    queries:int=1000           # queries per image, at least 1; for `fit`, patches tried
     target:object=None         # class to reach, a `Criterion`, or None to leave the label
     alpha:float=None           # share of the patch in the first square, in (0,1]; None: the paper's
     move_every:int=5           # the place moves at each so many queries, at least 2
@@ -168,7 +168,7 @@ def run(self:SparseRS,
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the loss after each query is kept
     resume=None,      # file for the state; the same call continues an interrupted one
-)->PatchRun:          # with `queries`, the looks at each image
+)->PatchRun:          # with `queries`, the number for each image
     "Run the attack and return everything it found."
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)

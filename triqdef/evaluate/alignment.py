@@ -103,7 +103,7 @@ class _Work:
     "The data that all jobs of a report use."
     out:Alignment         # what is filled
     net:nn.Module         # the network
-    x:Tensor              # images to look at, (n,C,H,W) in [0,1]
+    x:Tensor              # images to compare, (n,C,H,W) in [0,1]
     y:Tensor              # labels, (n,)
     stages:tuple          # names of stages
     cuts:list             # of (slice, partner of each image within it)

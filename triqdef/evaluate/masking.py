@@ -166,7 +166,7 @@ def __call__(self:Momentum,
     y,              # labels, (B,)
     target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
     step:int=0,     # number of the step; 0 begins anew
-    grad=True,      # whether the gradient is wanted
+    grad=True,      # whether to compute the gradient
 )->tuple:           # loss (B,), share of bit-widths fooled (B,), direction like `p` or None
     "Return the loss and the sum of the gradients so far."
     loss, met, g = self.inner(net, render, p, y, target, step, grad)

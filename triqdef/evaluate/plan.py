@@ -76,7 +76,7 @@ def source_label(
 
 # %% ../../nbs/605_evaluate.plan.ipynb #09a6c4e8
 def _view_bits(label, view):
-    "The bit-widths that a view looks at."
+    "Return the bit-widths that a view uses."
     visits = view.visits if isinstance(view, View) else getattr(view, 'bits', ())
     visits = [visits] if isinstance(visits, int) else list(visits or ())
     if visits and None not in visits: return visits

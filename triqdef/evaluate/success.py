@@ -96,7 +96,7 @@ def asr_all(
 def asr_targeted(
     adv:Tensor,      # (N,) classes predicted for the patched images
     y:Tensor,        # (N,) labels
-    target:int,      # the class that the attack wants
+    target:int,      # the target class of the attack
 )->Success:
     "Return which of the images of other classes are classified as `target`."
     adv, y = _aligned(adv=adv, y=y)
@@ -211,7 +211,7 @@ def success(
     y:Tensor,         # labels, (N,)
     x_adv:Tensor,     # the same images patched, (N,C,H,W)
     bits=None,        # the *target* bit-width, or None: as the network stands
-    target=None,      # the class the attack wants, or None
+    target=None,      # the target class of the attack, or None
     clean=None,       # (N,) predictions for `x` at these bits if they are known
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
@@ -240,7 +240,7 @@ def null_success(
     size,               # side of the patch in pixels, or (h, w)
     places='random',    # the places of the attack (N,2), or a rule
     bits=None,          # the target bit-width, or None: as the network stands
-    target=None,        # the class the attack wants, or None
+    target=None,        # the target class of the attack, or None
     settings=None,      # a `NullSettings`, None for the defaults
     **changes           # fields of `NullSettings`
 )->dict:                # 'noise', 'grey', 'crop' → name of the definition → Success
