@@ -1,4 +1,4 @@
-"""`from triqdef.all import *` gives the names that notebooks use most, beside fastai's.
+"""`from triqdef.all import *` gives the names that notebooks use most, along with fastai's.
 
 Docs: https://triqdef.github.io/triqdef/all.html.md"""
 

@@ -1,4 +1,4 @@
-"""The first n images, and a look before long work.
+"""Take the first n images, and check a loader before long work.
 
 Docs: https://triqdef.github.io/triqdef/batches.html.md"""
 
@@ -52,7 +52,7 @@ def check_iterable(
 def peek(
     dl,    # any loader; one without `next_epoch` is left alone
 ):
-    "Iterate inside the block without moving a loader that counts its epochs to the next one."
+    "Run a block in which iterating a loader does not advance its epoch number."
     inner = getattr(dl, 'dl', dl)   # inside fastai's DistributedDL
     epoch = getattr(inner, 'next_epoch', None)
     try: yield dl

@@ -1,4 +1,4 @@
-"""A study is a grid of small results; each is one JSON file that says how it was made.
+"""A study is a grid of *cells*, each with one JSON file of results and settings.
 
 Docs: https://triqdef.github.io/triqdef/cells.html.md"""
 
@@ -86,7 +86,7 @@ def _flat(settings):
 
 # %% ../nbs/770_cells.ipynb #ed3aa744
 def _differences(stored, asked):
-    "Return what two nested settings disagree about: name → (stored, asked)."
+    "Return where two nested settings differ: name → (stored, asked)."
     a, b = _flat(stored), _flat(asked)
     return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
 
@@ -140,7 +140,7 @@ def from_hex(
     s:str,    # what `to_hex` gave
     n:int,    # how many images
 )->Tensor:    # (n,) bool
-    "Return the bits again."
+    "Return the bits that `to_hex` encoded."
     if len(s) != 2*-(-n//8): raise ValueError(f"{len(s)} digits do not hold {n} images")
     packed = np.frombuffer(bytes.fromhex(s), np.uint8)
     return torch.from_numpy(np.unpackbits(packed)[:n].astype(bool))

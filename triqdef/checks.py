@@ -1,4 +1,4 @@
-"""Bad input is refused where it enters, with what was given and what is allowed.
+"""Refuse bad input where it enters; the message says what was given and what is allowed.
 
 Docs: https://triqdef.github.io/triqdef/checks.html.md"""
 
@@ -19,7 +19,7 @@ from torch import nn, Tensor
 # %% ../nbs/000_checks.ipynb #3bed291f
 def check_choice(
     value,           # what the user gave
-    allowed,         # the values that make sense, any iterable
+    allowed,         # the allowed values, any iterable
     name='value',    # the argument's name, for the message
 ):
     "`value` if it is one of `allowed`, else a `ValueError` that lists them."
@@ -31,14 +31,14 @@ def check_choice(
 def _is_int(v): return isinstance(v, (int, np.integer)) and not isinstance(v, (bool, np.bool_))
 
 def _no_int(v, name):
-    "The error for a value that is no whole number."
+    "Return the error for a value that is not an integer."
     return TypeError(f"{name} must be an int, got {v!r} of type {type(v).__name__}")
 
 # %% ../nbs/000_checks.ipynb #7ce4395c
 def check_int(
     v,               # what the user gave
     name='value',    # the argument's name, for the message
-    least=None,      # the smallest that makes sense, or None for any
+    least=None,      # the smallest allowed, or None for any
 )->int:
     "`v` as an int: `TypeError` for another type, `ValueError` below `least`."
     if not _is_int(v): raise _no_int(v, name)
@@ -49,11 +49,11 @@ def check_int(
 
 # %% ../nbs/000_checks.ipynb #10140d5e
 def check_ints(
-    least=None,    # the smallest that makes sense, or None for any
-    none=False,    # None makes sense too
+    least=None,    # the smallest allowed, or None for any
+    none=False,    # None is allowed too
     **named,       # name → what the user gave
 ):
-    "`check_int` of several arguments."
+    "Check several arguments by `check_int`."
     for k, v in named.items():
         if v is not None or not none: check_int(v, k, least)
 
@@ -61,7 +61,7 @@ def check_ints(
 def check_count(
     n,           # a whole number, of Python, NumPy or torch
     name='n',    # the argument's name, for the message
-    least=1,     # the smallest value that makes sense
+    least=1,     # the smallest allowed value
 )->int:
     "A count or a seed as a plain int: `TypeError` for another type, `ValueError` below `least`."
     if isinstance(n, Tensor) and not (n.ndim or n.is_floating_point()): n = n.item()
@@ -121,10 +121,10 @@ def check_number(
 # %% ../nbs/000_checks.ipynb #86cc055f
 def check_numbers(
     within='(-∞, ∞)',    # the interval, as for `check_number`
-    none=False,          # None makes sense too
+    none=False,          # None is allowed too
     **named,             # name → what the user gave
 ):
-    "`check_number` of several arguments."
+    "Check several arguments by `check_number`."
     for k, v in named.items():
         if v is not None or not none: check_number(v, k, within)
 
@@ -175,7 +175,7 @@ def as_path(
     path,           # a path or a string, `~` for the user's home
     name='path',    # the argument's name, for the message
 )->Path:
-    "The path, with `~` as the folder that it stands for."
+    "Return the path, with `~` expanded."
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path or a string, "
                         f"got {path!r} of type {type(path).__name__}")

@@ -1,4 +1,4 @@
-"""The data set, and a sample of it that ships inside the package.
+"""The data set, and the sample of it inside the package.
 
 Docs: https://triqdef.github.io/triqdef/cifar.html.md"""
 

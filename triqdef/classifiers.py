@@ -1,4 +1,4 @@
-"""torchvision's and timm's ImageNet networks by name, for pixels in [0,1].
+"""Load ImageNet networks of torchvision and timm by name, for pixels in [0,1].
 
 Docs: https://triqdef.github.io/triqdef/classifiers.html.md"""
 
@@ -26,7 +26,7 @@ from .presets import Preset, preset_of
 
 # %% ../nbs/820_classifiers.ipynb #1df63b1d
 class Classifier(nn.Module):
-    "A network behind the normalisation that its weights want: pixels (B,3,H,W) in [0,1] to logits."
+    "A network after the normalisation of its weights: pixels (B,3,H,W) in [0,1] to logits."
     def __init__(self,
         net:nn.Module,           # takes normalised pixels
         preset:Preset=None,      # how its weights want pictures; None for ImageNet's usual ones

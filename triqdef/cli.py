@@ -1,4 +1,4 @@
-"""`triqdef COMMAND`: exit code 0 is done, 2 bad input, 130 interrupted, 141 a reader that has gone, 1 a bug.
+"""`triqdef COMMAND`: exit code 0 means done, 2 bad input, 130 interrupted, 141 output closed, 1 a bug.
 
 Docs: https://triqdef.github.io/triqdef/cli.html.md"""
 
@@ -61,16 +61,16 @@ def parser(
 user_errors = (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError)
 
 def _is_of_user(e):
-    "Whether a user can mend this error; memory of a GPU is one, without importing torch for it."
+    "Whether a user can fix this error, such as a lack of GPU memory; torch is not imported for it."
     return isinstance(e, user_errors) or type(e).__name__ == 'OutOfMemoryError'
 
 def _closed():
-    "Stop writing, since the reader of the output has gone; 141, as other programs return."
+    "Stop writing, since the output was closed; return 141, as other programs do."
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 def _interrupted(args):
-    "Print how to go on; 130."
+    "Print how to continue; return 130."
     again = getattr(args, 'again', 'the same command goes on where it stopped')
     print(f'\ntriqdef: interrupted; {again}', file=sys.stderr)
     return 130
@@ -81,7 +81,7 @@ def _quit(*_): os._exit(_interrupted(None))
 # %% ../nbs/980_cli.ipynb #95fc65b7
 @contextmanager
 def _at_once():
-    "End the process at Ctrl-C: a library whose import is cut short would fail instead."
+    "End the process at Ctrl-C: an interrupted import of a library would fail instead."
     now, main = signal.getsignal(signal.SIGINT), threading.main_thread()
     if threading.current_thread() is not main or now is signal.SIG_IGN: yield; return
     signal.signal(signal.SIGINT, _quit)
@@ -103,7 +103,7 @@ def _run(name, argv, keep):
 
 # %% ../nbs/980_cli.ipynb #8ba957cc
 def _exit_code(name, argv):
-    "Run a command; print an error that a user can mend as one sentence."
+    "Run a command; print an error that a user can fix as one sentence."
     args = []
     try:
         _run(name, argv, args)

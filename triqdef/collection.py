@@ -1,4 +1,4 @@
-"""The cells of several machines become one file, and what is missing is counted.
+"""Join the cells of several machines in one file, and list the missing ones.
 
 Docs: https://triqdef.github.io/triqdef/collection.html.md"""
 
@@ -41,7 +41,7 @@ def _cells_in(place):
 
 # %% ../nbs/783_collection.ipynb #76e2e179
 def _figures(cell):
-    "Return what must agree where two places hold one cell."
+    "Return the part of a cell that must be equal in all its copies."
     return {k: cell.get(k) for k in ('settings', 'network_sha256', 'clean', 'rows', 'images')}
 
 def collect(

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what ran.
+"""Write files completely or not at all, find the files of the package, and name the versions.
 
 Docs: https://triqdef.github.io/triqdef/core.html.md"""
 
@@ -66,7 +66,7 @@ def _version(name):
 def versions(
     device=None,    # a torch device to name, or None for the best there is
 )->dict:
-    "Versions of Python and of the libraries that shape a result, and the name of the device."
+    "Return versions of Python and of the libraries that affect results, and the device's name."
     device = check_device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     on_gpu, packages = device.type == 'cuda', 'triqdef torch torchvision fastai numpy scikit-image'
     hardware = torch.cuda.get_device_name(device) if on_gpu else platform.machine() + ' CPU'

@@ -249,7 +249,7 @@ def balanced_order(
     y:Tensor,     # classes, (n,) integers from 0
     seed:int=0,   # non-negative
 )->Tensor:        # (n,) indices
-    "A random order of which any beginning has every class in proportion."
+    "Return a random order whose first n images have the classes in proportion, for any n."
     check_ints(seed=seed)
     y = check_labels(y)
     if not len(y): raise ValueError("y is empty: there is no image to put into an order")

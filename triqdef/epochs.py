@@ -1,4 +1,4 @@
-"""Epoch e is the same whenever it is drawn.
+"""Epoch e has the same batches whenever it is drawn.
 
 Docs: https://triqdef.github.io/triqdef/epochs.html.md"""
 
@@ -45,7 +45,7 @@ def crop_flip(
 
 # %% ../nbs/336_epochs.ipynb #dc15e249
 def _check_dataset(dataset):
-    "Refuse what has no batches, and what is empty without being a `blank` copy."
+    "Refuse an object without batches, and an empty dataset that is not a `blank` copy."
     if not hasattr(dataset, 'batch'):
         raise TypeError(f"a dataset of images is needed, got {type(dataset).__name__}: "
                         "dls.test_dl(items) makes a loader of pictures")
@@ -54,7 +54,7 @@ def _check_dataset(dataset):
 
 # %% ../nbs/336_epochs.ipynb #4af2729c
 class ImageLoader(DataLoader):
-    "A fastai `DataLoader` whose epoch e is the same whenever it is drawn."
+    "A fastai `DataLoader` whose epoch e has the same batches whenever it is drawn."
     def __init__(self,
         dataset,              # `ImageTensors`, `ImageFiles`: has `batch(idx)`, `vocab`, a length
         bs:int=128,           # batch size
@@ -100,7 +100,7 @@ def get_idxs(self:ImageLoader):
 def set_epoch(self:ImageLoader,
     epoch:int,    # number of the next epoch to be drawn, from 0
 ):
-    "Make the next pass over the loader epoch `epoch`; the ones after it count on."
+    "Set the number of the next epoch; later passes count from it."
     self.next_epoch = check_count(epoch, 'epoch', 0)
 
 # %% ../nbs/336_epochs.ipynb #48246e75

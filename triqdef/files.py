@@ -1,4 +1,4 @@
-"""Strict JSON, fingerprints, and the state of long work.
+"""Write strict JSON, identify a run by its inputs, and save the state of long work.
 
 Docs: https://triqdef.github.io/triqdef/files.html.md"""
 
@@ -29,7 +29,7 @@ from .networks import unwrap
 def plain(
     v,    # anything
 ):
-    "Return `v` as strict JSON: None for what is not finite, `repr` for what JSON does not know."
+    "Return `v` as strict JSON: None for numbers that are not finite, `repr` for unknown types."
     if isinstance(v, dict): return {str(k): plain(o) for k, o in v.items()}
     if isinstance(v, Tensor): v = v.detach().cpu().numpy()
     if isinstance(v, np.ndarray):
@@ -94,7 +94,7 @@ def _code_parts(v):
 def _is_code(v): return isinstance(v, partial) or ismethod(v) or iscode(v) or isfunction(v)
 
 def _parts(v):
-    "The bytes that stand for `v`, piece by piece; never its address in memory."
+    "Yield the bytes that represent `v`; never its address in memory."
     if isinstance(v, nn.Module): v = unwrap(v); v = {'module': type(v).__name__, **v.state_dict()}
     if isinstance(v, Tensor): yield from _tensor_parts(v)
     elif isinstance(v, (dict, list, tuple)): yield from _container_parts(v)
@@ -117,7 +117,7 @@ def fingerprint(
 
 # %% ../nbs/360_files.ipynb #53bc8779
 class Resume:
-    "The state of long work in one file that names its work; `path=None` keeps nothing."
+    "The state of long work in one file, with the key of that work; `path=None` saves nothing."
     def __init__(self,
         path,              # file name, or None
         key:str,           # `fingerprint` of what the result depends on; None to read what is there
@@ -165,7 +165,7 @@ def _read_state(path):
 # %% ../nbs/360_files.ipynb #41d1aa2d
 @patch
 def load(self:Resume)->tuple:    # (tensors, notes), or None where there is nothing
-    "What the last `save` of this work wrote; `ValueError` for a damaged file or one of other work."
+    "Return what the last `save` wrote; `ValueError` for a damaged file or one of other work."
     if self.path is None or not self.path.exists(): return None
     tensors, meta = _read_state(self.path)
     if meta.get('format') != 'triqdef-state-1':

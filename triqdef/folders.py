@@ -1,4 +1,4 @@
-"""Which files are pictures, and of which class and part.
+"""Find the pictures of a folder, their classes and the parts of a data set.
 
 Docs: https://triqdef.github.io/triqdef/folders.html.md"""
 
@@ -149,7 +149,7 @@ def train_valid_folders(
     if len(parts) > 1 or any(_nested(d) for d in parts.values()):
         present = ' and a '.join(d.name for d in parts.values())
         absent = 'train' if 'train' not in parts else 'valid, val or test'
-        raise ValueError(f"{path} has a {present} folder but none of {absent} beside it (names "
+        raise ValueError(f"{path} has a {present} folder but none of {absent} next to it (names "
                          "such as Training, seg_train, validation, test_set are understood too)")
 
 # %% ../nbs/330_folders.ipynb #f0d83100
@@ -159,7 +159,7 @@ def _digest(path): return hashlib.sha256(Path(path).read_bytes()).digest()
 def same_pictures(
     paths,        # files
     others,       # other files
-    most:int=1000,    # of the first, how many are looked at
+    most:int=1000,    # how many of the first are compared
 )->list:
     "Files among the first `most` whose bytes are those of one of the others, too."
     size = {p: p.stat().st_size for p in map(Path, paths[:most]) if p.exists()}

@@ -1,4 +1,4 @@
-"""A folder of ImageNet pictures as `DataLoaders` of the pixels that the network's own weights expect.
+"""Load ImageNet pictures with the preset of a network's weights.
 
 Docs: https://triqdef.github.io/triqdef/imagenet.html.md"""
 
@@ -35,7 +35,7 @@ def stratified_order(
     paths,       # picture files
     y:Tensor,    # classes, (n,)
 )->Tensor:       # (n,) indices
-    "A fixed order by names and classes alone, of which any beginning is balanced over classes."
+    "Return an order by names and classes alone, whose first n pictures are balanced over classes."
     if len(paths) != len(y): raise ValueError(f"{len(paths)} files but {len(y)} labels")
     keys = [hashlib.sha256(Path(p).stem.encode()).hexdigest() for p in paths]
     rank, counts = [0]*len(paths), {}
@@ -120,7 +120,7 @@ def sizes(self:ImageNetFiles)->list:
 def fit(self:ImageNetFiles,
     im,    # an RGB picture
 ):
-    "A picture as this dataset would show it."
+    "Return a picture cropped and resized as those of this dataset."
     from torchvision.transforms import functional as TF
     return TF.to_pil_image(self.preset(im))
 

@@ -42,7 +42,7 @@ def _is_whole(t):
 
 # %% ../nbs/001_labels.ipynb #6124b33f
 def _shape_hint(y):
-    "How labels of another shape become a row."
+    "Return a hint on how to turn labels of another shape into a row."
     if y.ndim != 2: return ''
     if y.shape[1] > 1: return ': y.argmax(1) turns one-hot rows into classes'
     return ': y.flatten() makes a row of a column'
@@ -83,7 +83,7 @@ def as_labels(
     device=None,     # where they are put, None: where they are
     name='labels',   # the argument's name, for the message
 )->Tensor:           # (n,) int64
-    "Return labels as int64; `TypeError` for what is no array, `ValueError` for other labels."
+    "Return labels as int64; `TypeError` if not an array, `ValueError` for other labels."
     wanted = f"{name} must be ({'n' if n is None else n},) integers"
     try: t = torch.as_tensor(y).detach().as_subclass(Tensor)
     except (TypeError, ValueError, RuntimeError) as e:

@@ -1,4 +1,4 @@
-"""Class folders, the devkit, Kaggle's CSV or Caffe's list: read them all as one list of files with classes.
+"""Read class folders, the devkit, Kaggle's CSV or Caffe's list as one list of files with classes.
 
 Docs: https://triqdef.github.io/triqdef/layouts.html.md"""
 
@@ -20,7 +20,7 @@ from .folders import files_below, is_picture, natural_key, pictures_in
 
 # %% ../nbs/796_layouts.ipynb #b4417b23
 def imagenet_wnids()->list:
-    "The 1000 WordNet numbers of ImageNet-1k, sorted: a picture's class is the place of its number."
+    "The 1000 WordNet numbers of ImageNet-1k, sorted: a picture's class is the index of its number."
     return asset('imagenet-wnids.txt').read_text().split()
 
 # %% ../nbs/796_layouts.ipynb #c0d2bb1c

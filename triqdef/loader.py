@@ -54,7 +54,7 @@ def label_of(self:ImageLoaders,
 
 # %% ../nbs/340_loader.ipynb #a486a6f0
 def _same_classes(train, other):
-    "Refuse sets in which one label means two classes, or that go beyond the classes of training."
+    "Refuse sets whose class names differ from those of training."
     a, b = list(train.vocab), list(other.vocab)
     if a[:len(b)] != b:
         raise ValueError(f"training has the classes {a}, another set {b}: "

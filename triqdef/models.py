@@ -1,4 +1,4 @@
-"""ResNet-20 and ResNet-56 as He et al. drew them for 32-pixel images.
+"""ResNet-20 and ResNet-56 as He et al. defined them for 32-pixel images.
 
 Docs: https://triqdef.github.io/triqdef/models.html.md"""
 
@@ -23,8 +23,8 @@ from .toys import toy_net
 class ChannelPad(nn.Module):
     "The shortcut of option A: every `stride`-th pixel, zero channels added on both sides."
     def __init__(self,
-        n_in:int,        # channels that arrive
-        n_out:int,       # channels that leave, at least `n_in`
+        n_in:int,        # input channels
+        n_out:int,       # output channels, at least `n_in`
         stride:int=2,    # subsampling step in pixels
     ):
         super().__init__()
@@ -45,8 +45,8 @@ class ChannelPad(nn.Module):
 class BasicBlock(nn.Module):
     "Two 3×3 convolutions with BatchNorm and a parameter-free shortcut."
     def __init__(self,
-        n_in:int,        # channels that arrive
-        n_out:int,       # channels that leave
+        n_in:int,        # input channels
+        n_out:int,       # output channels
         stride:int=1,    # of the first convolution, in pixels
     ):
         super().__init__()

@@ -21,7 +21,7 @@ from .pixels import check_images
 def eval_mode(
     net:nn.Module,    # any network
 ):
-    "`net.eval()` for a block; every module's own training flag comes back, after an exception too."
+    "Run a block in eval mode and restore each module's training flag, after an exception too."
     flags = [(m, m.training) for m in check_network(net).modules()]
     net.eval()
     try: yield net
@@ -51,7 +51,7 @@ def check_logits(
     classes:int=None,     # how many classes are needed at least, or None for any number
     name='the network',   # what to call it in the message
 )->Tensor:                # (B,classes) float
-    "Logits of `n` images as they are; `TypeError` for another kind, `ValueError` for a shape."
+    "Return the logits of `n` images; `TypeError` for another type, `ValueError` for another shape."
     rule = f"{name} must give logits (B,classes)"
     if not isinstance(out, Tensor):
         hint = ', with logits in it: wrap it so that its forward returns them'
@@ -68,7 +68,7 @@ def check_finite(
     z:Tensor,             # logits, (B,classes)
     name='the network',   # what to call it in the message
 )->Tensor:
-    "Logits as they are; `ValueError` where one is NaN, which has no class."
+    "Return the logits; `ValueError` if one is NaN, which has no class."
     bad = z.isnan().any(1)
     if not bad.any(): return z
     raise ValueError(f"{name} gives NaN logits for {int(bad.sum())} of {len(z)} images: "
@@ -76,7 +76,7 @@ def check_finite(
 
 # %% ../nbs/006_networks.ipynb #f420ea73
 def _misfit(net, x):
-    "A sentence on a device or a type in which `x` differs from the network; '' if none differs."
+    "Return how device or dtype of `x` and the network differ, in words; '' if they agree."
     parameters = net.parameters() if isinstance(net, nn.Module) else ()
     p = next((p for p in parameters if p.is_floating_point()), x)
     if p.device != x.device:
@@ -107,7 +107,7 @@ def first_logits(
     x:Tensor,             # images, (B,C,H,W); the first one is used
     name='the network',   # what to call it in a message
 )->Tensor:                # (1,classes)
-    "The logits of the first image, checked as `logits_of` does, and not NaN."
+    "Return the logits of the first image, checked by `logits_of`; `ValueError` if NaN."
     if not isinstance(x, Tensor): check_images(x)
     with torch.no_grad(): z = logits_of(net, x[:1].detach().as_subclass(Tensor).clone(), name)
     if z.is_meta: raise ValueError(f"{name} has no weights: it is on the meta device")

@@ -1,4 +1,4 @@
-"""Each part of the results page is a function from tables to Markdown.
+"""Return each part of the results page as Markdown.
 
 Docs: https://triqdef.github.io/triqdef/pages.html.md"""
 
@@ -131,7 +131,7 @@ def alignment_page(
     tables:dict,           # what `study_tables` gave
     what:str='gradient',   # 'gradient', or 'features' for the mean over stages
 )->str:                    # Markdown
-    "Show likeness between bit-widths (its null in brackets) by arm, measure and smoothing."
+    "Show similarity between bit-widths (its null in brackets) by arm, measure and smoothing."
     f = tables['alignment']
     if not len(f): return '*no cells yet*'
     f = f[f.what == 'gradient'] if what == 'gradient' else f[f.what != 'gradient']
@@ -157,7 +157,7 @@ def ablation_page(
 
 # %% ../nbs/787_pages.ipynb #65f99ab6
 def _tried(arm):
-    "Return a row of the search: accuracy, success, penalties, likeness of gradients."
+    "Return a row of the search: accuracy, success, penalties, similarity of gradients."
     row = dict(clean=' / '.join(f'{100*v:.1f}' for v in arm['clean'].values()))
     row |= {k: f'{100*v:.1f}' for k, v in arm['mean'].items()}
     last = {k: arm['last_terms'][k] for k in ('fdp', 'gpdp')}

@@ -97,7 +97,7 @@ def upright(
     try: turn = im.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, struct.error) as e:
         name = getattr(im, 'filename', 'a picture')
-        warnings.warn(f"{name} has damaged EXIF data ({e}): taken as it lies")
+        warnings.warn(f"{name} has damaged EXIF data ({e}): not turned")
         return im
     return im if turn == 1 else ImageOps.exif_transpose(im)
 
@@ -160,7 +160,7 @@ def _from_pixels(item):
         return Image.fromarray(item)
     kind = type(item).__name__
     if hasattr(item, 'dtype'): kind = f'{item.dtype} of shape {tuple(item.shape)}'
-    raise ValueError("a picture must be a file, of Pillow, an array (H,W,3) uint8 "
+    raise ValueError("a picture must be a file, a Pillow image, an array (H,W,3) uint8 "
                      f"or a tensor (3,H,W), uint8 or in [0,1], got {kind}")
 
 # %% ../nbs/011_pictures.ipynb #a5690270

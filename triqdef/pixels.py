@@ -42,7 +42,7 @@ def _check_float_images(x, name):
 
 # %% ../nbs/004_pixels.ipynb #e57eeca9
 def _range_message(name, lo, hi):
-    "What to say of pixels outside [0,1]: they are bytes or normalised."
+    "Return the message for pixels outside [0,1]: they look like bytes or normalised."
     like_bytes = 'like bytes (divide by 255) or ' if 0 <= lo and 4 < hi <= 255 else ''
     return (f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: they look "
             f"{like_bytes}normalised already. "
@@ -111,6 +111,6 @@ def images_at_once(
     x:Tensor,        # images or maps, (B,C,H,W); only the shape is used
     most:int=256,    # how many up to 64×64 pixels, at least 1
 )->int:              # at least 1
-    "How many images to run in one pass: `most` of 64×64, as many pixels of larger ones."
+    "Return how many images to run in one pass: `most` up to 64×64 pixels, fewer larger ones."
     check_ints(1, most=most)
     return max(1, min(most, most*64*64//(x.shape[-2]*x.shape[-1])))

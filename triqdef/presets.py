@@ -1,4 +1,4 @@
-"""Resize, crop and normalise, as torchvision and timm declare them, in one object.
+"""A `Preset` holds resizing, crop and normalisation as torchvision and timm declare them.
 
 Docs: https://triqdef.github.io/triqdef/presets.html.md"""
 

@@ -1,4 +1,4 @@
-"""One readable file says which networks are trained and what attacks them.
+"""One file defines which networks are trained and which attacks are run.
 
 Docs: https://triqdef.github.io/triqdef/recipe.html.md"""
 

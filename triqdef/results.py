@@ -1,4 +1,4 @@
-"""Judge a study by rules that were written before its results, and draw it in one picture.
+"""Judge a study by rules written before its results, and draw it in one picture.
 
 Docs: https://triqdef.github.io/triqdef/results.html.md"""
 
@@ -65,7 +65,7 @@ def _control_rules(d, recipe):
 
 # %% ../nbs/790_results.ipynb #62f2ab7c
 def _unseen(transfer, arm, control):
-    "Return the unseen rows of an arm that the paper has, with the control's T1 beside them."
+    "Return the unseen rows of an arm that the paper has, with the control's T1."
     rows = transfer[(transfer.arm == arm) & (transfer.role == 'unseen') & transfer.paper.notna()]
     if not len(rows): return rows
     base = transfer[transfer.arm == control].set_index(['attack', 'bits']).T1
@@ -78,7 +78,7 @@ def verdict(
     recipe:Recipe,     # whose tables they are
     arm='triqdef',     # the arm that is judged
 )->str:                # Markdown
-    "Return what the rules say about an arm beside the control."
+    "Return the verdict of the rules on an arm, compared with the control."
     c, d = tables['clean'], tables['difference']
     arms = set(c.arm if len(c) else ())
     if not len(d) or arm not in set(d.arm) or not {arm, recipe.control} <= arms:

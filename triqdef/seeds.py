@@ -29,7 +29,7 @@ def seed_everything(
 def fixed_seed(
     seed:int,    # any non-negative int
 ):
-    "Run a block under `seed` and give the caller's random state back, after an exception too."
+    "Run a block under `seed` and restore the caller's random state, after an exception too."
     seed = check_int(seed, 'seed')
     states = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -42,7 +42,7 @@ def fixed_seed(
 def generator(
     seed:int=None,    # a non-negative int, or None to draw one from the global state
 )->torch.Generator:   # on the CPU, so that results do not depend on the device
-    "Make a random generator; without a seed it begins where the global state stands."
+    "Make a random generator; without a seed it draws one from the global state."
     if seed is None: seed = int(torch.randint(2**31, ()))
     return torch.Generator().manual_seed(check_count(seed, 'seed', 0))
 

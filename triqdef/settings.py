@@ -18,9 +18,9 @@ from fastcore.meta import delegates
 def settings_of(
     kind,        # a dataclass of settings
     settings,    # an object of it, or None for the defaults
-    changes,     # dict of fields to set otherwise
+    changes,     # dict of fields to change
 ):
-    "The settings with the changes; a `TypeError` for another class or a field that there is not."
+    "The settings with the changes; `TypeError` for another class or an unknown field."
     if settings is not None and not isinstance(settings, kind):
         raise TypeError(f"settings must be {kind.__name__} or None, got {type(settings).__name__}")
     names = [f.name for f in fields(kind)]

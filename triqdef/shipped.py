@@ -1,4 +1,4 @@
-"""Two tables and a picture say what the shipped networks do under attack.
+"""Show the shipped networks under attack in two tables and a picture.
 
 Docs: https://triqdef.github.io/triqdef/shipped.html.md"""
 

@@ -75,7 +75,7 @@ def load_tensors(
 def save_result(
     dir,                # a folder; it is made
     name,               # of the kind of result, such as 'curve'
-    said:dict,          # what the JSON says beside its format
+    said:dict,          # what the JSON says besides its format
     tensors:dict,       # name → tensor
     table,              # a pandas table
     fig,                # a matplotlib figure; it is closed

@@ -1,4 +1,4 @@
-"""Accuracy, success, differences to the control, alignment and ablation, each with its interval.
+"""Compute accuracy, success, differences from the control, alignment and ablation, with intervals.
 
 Docs: https://triqdef.github.io/triqdef/tables.html.md"""
 
@@ -20,7 +20,7 @@ from .recipe import Recipe
 
 # %% ../nbs/785_tables.ipynb #c7b24a0b
 def over_seeds(
-    rows:pd.DataFrame,   # a row per seed; some columns `X` have `X low` and `X high` beside them
+    rows:pd.DataFrame,   # a row per seed; some columns `X` have `X low` and `X high` too
     by,                  # columns that name a row of the table
     values,              # the columns to be averaged
 )->pd.DataFrame:
@@ -145,7 +145,7 @@ def _alignment_rows(unit, cell):
 
 # %% ../nbs/785_tables.ipynb #a5561ca9
 def _alignment(cells):
-    "Return arm × map × measure × smoothing: likeness, its null, and the excess over it."
+    "Return arm × map × measure × smoothing: similarity, its null, and the excess over it."
     rows = [r for u, c in cells.items() if u.kind == 'alignment' and c['rows']
             for r in _alignment_rows(u, c)]
     if not rows: return pd.DataFrame()

@@ -45,7 +45,7 @@ def toy_images(
     size:int=16,     # side in pixels, at least 8
     seed:int=0,      # the same seed gives the same pictures
 )->tuple:            # x (n,3,size,size) float in [0,1], y (n,) int64
-    "Pictures of shapes on a noisy ground with their classes, in turn 0, 1, 2, …"
+    "Return pictures of shapes on a noisy background and their classes, in turn 0, 1, 2, …"
     n, classes, size, seed = _check_toys(n, classes, size, seed)
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % classes
@@ -152,14 +152,14 @@ def trained_toy(
     size:int=16,      # side in pixels
     seed:int=0,       # seed of the weights and the pictures
 )->nn.Module:
-    "Return a `ToyNet` in eval mode, trained for a second or two the first time it is asked for."
+    "Return a `ToyNet` in eval mode, trained for a second or two at the first call."
     check_ints(1, steps=steps, classes=classes); check_ints(seed=seed)
     size = check_count(size, 'size')
     return deepcopy(_trained(int(steps), int(classes), size, int(seed)))
 
 # %% ../nbs/010_toys.ipynb #2cec8f85
 class Watched(nn.Module):
-    "A network that counts the images it is given, and stops working after some calls."
+    "A network that counts its images, and raises `KeyboardInterrupt` after some calls."
     def __init__(self,
         net:nn.Module,      # the network
         calls:int=None,     # that work; the next raises `KeyboardInterrupt`. None for all

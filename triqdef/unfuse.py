@@ -1,4 +1,4 @@
-"""Attention, padding and activations as layers that can be quantized and differentiated twice.
+"""Rewrite attention, padding and activations as layers that can be quantized and differentiated twice.
 
 Docs: https://triqdef.github.io/triqdef/unfuse.html.md"""
 

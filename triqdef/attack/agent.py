@@ -33,7 +33,7 @@ class PatchAgent(ImageAttack):
 # %% ../../nbs/458_attack.agent.ipynb #d94cfcd8
 @patch
 def _check_settings(self:PatchAgent):
-    "Refuse settings that make no sense."
+    "Refuse invalid settings."
     check_ints(1, n_patches=self.n_patches, queries=self.queries, samples=self.samples, bs=self.bs)
     check_ints(2, bins=self.bins); check_ints(none=True, seed=self.seed)
     check_numbers('[0, ∞)', lr=self.lr, entropy=self.entropy)
@@ -64,7 +64,7 @@ def boxes(self:PatchAgent,
     actions:Tensor,    # (B,P,D) int64: row, column, …; −1 where there is no patch
     hw,                # (H, W) of the image in pixels
 )->Tensor:             # (B,P,4) int64: top, left, height, width
-    "Return the squares that actions stand for."
+    "Return the squares that actions encode."
     size = self.side(hw)
     top, left = (spread(actions[..., k].clamp_min(0), n, hw[k] - size[k])
                  for k, n in enumerate(self._positions(hw, size)))
@@ -96,7 +96,7 @@ def _allowed(self:PatchAgent, x, y):
 
 # %% ../../nbs/458_attack.agent.ipynb #6a7a8529
 class _Search:
-    "One attack under way: `s` holds all that changes; the policy has its own state."
+    "A running attack: `s` holds all that changes; the policy has its own state."
     def __init__(self, attack, net, x, y, view, goal):
         self.a, self.net, self.x, self.y, self.view, self.goal = attack, net, x, y, view, goal
         self.hw = tuple(x.shape[-2:])
@@ -235,7 +235,7 @@ class PatchAttackRun:
     x_adv:Tensor      # patched images, (B,C,H,W)
     met:Tensor        # (B,) share of the bit-widths at which the goal is met
     loss:Tensor       # (B,) the first term of the reward, ln p_adv, of `x_adv`
-    queries:Tensor    # (B,) int64, looks spent on each image
+    queries:Tensor    # (B,) int64, queries spent on each image
     area:Tensor       # (B,) share of the image that is covered, in [0,1]
     actions:Tensor    # (B,n_patches,choices) int64, −1 where there is no patch
     places:Tensor=None     # not one place: None
@@ -271,7 +271,7 @@ def run(self:PatchAgent,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view such as `BitMean`, or None: as it stands
     history=False,    # whether the mean reward of each step is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,      # file for the state; the same call continues an interrupted one
 )->PatchAttackRun:
     "Return all that the agents found."
     check_images(x, strict=True)

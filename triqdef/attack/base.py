@@ -1,4 +1,4 @@
-"""A base class for attacks, and one declaration of each.
+"""One base class, and one declaration for each attack.
 
 Docs: https://triqdef.github.io/triqdef/attack.base.html.md"""
 
@@ -30,7 +30,7 @@ from ..settings import import_modules
 # %% ../../nbs/420_attack.base.ipynb #26f3b6d7
 @dataclass
 class PatchRun:
-    "What an attack found, per image."
+    "The result of an attack, per image."
     x_adv:Tensor      # patched images, (B,C,H,W)
     patches:Tensor    # (B,C,h,w) in [0,1], multiples of 1/255
     places:Tensor     # (B,2) row and column of the upper left corner
@@ -38,7 +38,7 @@ class PatchRun:
     met:Tensor        # (B,) share of the bit-widths at which the goal is met
     history:Tensor=None    # (k,B) the loss of each step that the attack records, or None
     looks:int=0            # forward passes of the whole batch, per bit-width
-    queries:Tensor=None    # (B,) looks at each image, for attacks that count them
+    queries:Tensor=None    # (B,) queries per image, for attacks that count them
     area:Tensor=None       # (B,) share of the image covered, for attacks that choose it
 
 # %% ../../nbs/420_attack.base.ipynb #bda97c23
@@ -73,7 +73,7 @@ def attack(self:ImageAttack,
     x:Tensor,      # images, (B,C,H,W) float in [0,1]
     y,             # labels, (B,) integers
     bits=None,     # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
-    resume=None,   # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,   # file for the state; the same call continues an interrupted one
 )->Tensor:         # (B,C,H,W)
     "Return patched images, one patch for each."
     return self.run(net, x, y, bits, resume=resume).x_adv
@@ -140,7 +140,7 @@ def fit(self:UniversalAttack,
     net,          # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,           # an iterable of (x, y): a fastai or torch loader, a list of batches
     bits=None,    # a source bit-width, several, a view, or None: the network as it stands
-    resume=None,  # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,  # file for the state; the same call continues an interrupted one
 )->Patch:
     "Return the universal patch; the loss of each step is in `self.history`."
     device, view = device_of(net), as_view(bits, self.several)
@@ -179,7 +179,7 @@ def check_attack(
 # %% ../../nbs/420_attack.base.ipynb #fbabf221
 @dataclass(frozen=True)
 class Brief:
-    "What a suite asks of an attack."
+    "The settings that a suite gives to an attack."
     size:int          # side of the patch in pixels
     budget:int        # steps or queries, ≥ 1
     target:int=None   # the class that a targeted attack aims at
@@ -201,8 +201,8 @@ class _Named:
 # %% ../../nbs/420_attack.base.ipynb #422a3624
 @dataclass(frozen=True)
 class DeclaredAttack(_Named):
-    "An attack as the rest of the library knows it."
-    black_box:bool=False  # sees scores only
+    "The declaration of an attack: names, budget, maker, paper and options."
+    black_box:bool=False  # uses scores only
     universal:bool=False  # one patch for all images
     bounded:bool=False    # whether a quick report includes it
     targeted:bool=False   # aims at the class of the brief

@@ -1,4 +1,4 @@
-"""Hidden rectangles, one of which covers the patch wherever it lies.
+"""Make rectangular masks, one of which covers the patch wherever it lies.
 
 Docs: https://triqdef.github.io/triqdef/attack.cover.html.md"""
 

@@ -47,7 +47,7 @@ def _as_class(target):
 
 # %% ../../nbs/405_attack.criteria.ipynb #256b98b8
 class Criterion:
-    "When an attack has succeeded, and what it maximises until then."
+    "The goal of an attack: when it has succeeded, and the loss that it maximises."
     def __init__(self,
         target:int=None,          # class to reach; None to leave the label
         loss:str='ce',            # 'ce', 'margin' or 'logit', see the table

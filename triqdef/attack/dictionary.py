@@ -1,4 +1,4 @@
-"""Textures by class, made once and reused: one safetensors file with pixels as bytes, classes and a hash.
+"""Textures by class, saved in one safetensors file with pixels as bytes, classes and a hash.
 
 Docs: https://triqdef.github.io/triqdef/attack.dictionary.html.md"""
 

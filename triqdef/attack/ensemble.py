@@ -1,4 +1,4 @@
-"""More views for every attack.
+"""More views, for an attacker who can use all bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/attack.ensemble.html.md"""
 
@@ -33,7 +33,7 @@ def _fixed(seed):
 
 # %% ../../nbs/465_attack.ensemble.ipynb #f771ddcb
 class BitEnsemble(BitMean):
-    "Several bit-widths as one: their mean, one in turn or at random, or the worst of them."
+    "A view of several bit-widths: their mean, one in turn or at random, or the worst of them."
     def __init__(self,
         bits,              # bit-widths, at least one
         how:str='mean',    # 'mean', 'round-robin', 'min-max' or 'random'

@@ -46,7 +46,7 @@ class GAP(UniversalAttack):
 # %% ../../nbs/435_attack.gap.ipynb #e2c84ebf
 @patch
 def _check(self:GAP):
-    "Refuse settings that make no sense; set `size` and `scale` to pairs."
+    "Refuse invalid settings; set `size` and `scale` to pairs."
     check_ints(1, steps=self.steps, bs=self.bs); check_ints(none=True, seed=self.seed)
     check_numbers('(0, ∞)', lr=self.lr); check_numbers('[0, 180]', angle=self.angle)
     if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:

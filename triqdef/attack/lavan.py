@@ -30,7 +30,7 @@ from ..files import plain
 # %% ../../nbs/440_attack.lavan.ipynb #29bc7e14
 @dataclass(eq=False, repr=False)
 class LaVAN(ImageAttack, UniversalAttack):
-    "Localised visible noise: a small patch that makes the network sure of something else."
+    "Localised visible noise: a small patch that makes the network confident in a wrong class."
     size:object=None          # side in pixels, or (h, w); None for `area`, or 5 without one
     area:float=None           # share of the image in (0,1], instead of `size`
     target:object=None        # class to reach, or a `Criterion`; None to leave the label
@@ -42,7 +42,7 @@ class LaVAN(ImageAttack, UniversalAttack):
     universal:bool=False      # what a report asks for: `.fit`, or `.attack`; both always work
     bs:int=128                # images a step of a universal patch
     places:object='corner'    # 'corner', 'center', 'random', 'search', a pair (row, col), or (B,2)
-    candidates:int=16         # places that 'search' looks at, at least 1
+    candidates:int=16         # places that 'search' tries, at least 1
     shape:str='square'        # 'square' or 'circle'
     forbidden:object=None     # bool map (H,W), or boxes (top, left, bottom, right)
     seed:int=None             # an int makes each call repeat; None: the global random state
@@ -64,7 +64,7 @@ def _size_or_area(size, area):
 # %% ../../nbs/440_attack.lavan.ipynb #a513b427
 @patch
 def _check(self:LaVAN, confidence, loss):
-    "Refuse settings that make no sense; set `size` or `area`, and the criterion `goal`."
+    "Refuse invalid settings; set `size` or `area`, and the criterion `goal`."
     self.size, self.area = _size_or_area(self.size, self.area)
     check_numbers('(0, 1]', none=True, confidence=confidence)
     ready = isinstance(self.target, Criterion)
@@ -212,7 +212,7 @@ def run(self:LaVAN,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several (all at once), a view, or None: as it stands
     history=False,    # whether the loss at each step is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,      # file for the state; the same call continues an interrupted one
 )->PatchRun:
     "Make a patch for each image and return everything that was found."
     check_images(x, strict=True)

@@ -1,4 +1,4 @@
-"""An agent chooses place, extent and colour of rectangles, and pays for the area that they cover.
+"""An agent chooses place, extent and colour of rectangles; covered area lowers its reward.
 
 Docs: https://triqdef.github.io/triqdef/attack.mpa.html.md"""
 
@@ -25,7 +25,7 @@ class MPA(PatchAgent):
     "Rectangles of one colour for each image, chosen by REINFORCE (PatchAttack, monochrome)."
     n_patches:int=3        # rectangles, at least 1
     area_each:float=.1     # largest share of the image that one may cover, in (0,1]
-    queries:int=2000       # looks at each image, never exceeded
+    queries:int=2000       # queries per image, never exceeded
     target:object=None     # class to reach, a `Criterion`, or None to leave the label
     colors:str='mono'      # 'grey', 'mono' (black, grey, white) or 'rgb' (8 levels a channel)
     sigma:float=.3         # σ, an area costs area/σ²; math.inf for nothing
@@ -42,7 +42,7 @@ class MPA(PatchAgent):
 # %% ../../nbs/459_attack.mpa.ipynb #a0f7bf7a
 @patch
 def _check_mpa(self:MPA):
-    "Refuse settings that make no sense."
+    "Refuse invalid settings."
     check_ints(0, patience=self.patience); check_numbers('(0, ∞]', sigma=self.sigma)
     check_choice(self.colors, ('grey', 'mono', 'rgb'), 'colors')
     self._check_settings(); agent_criterion(self.target)
@@ -74,7 +74,7 @@ def boxes(self:MPA,
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
     hw,                # (H, W) of the image in pixels
 )->Tensor:             # (B,P,4) int64: top, left, height, width
-    "Return the rectangles that actions stand for."
+    "Return the rectangles that actions encode."
     (H, W), (tallest, widest) = hw, self.side(hw)
     rows, cols, heights, widths = (min(self.bins, n) for n in (H, W, tallest, widest))
     row, col, tall, wide = actions[..., :4].clamp_min(0).unbind(-1)
@@ -98,7 +98,7 @@ def render(self:MPA,
     x:Tensor,          # images, (B,C,H,W) in [0,1]
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
 )->Tensor:             # (B,C,H,W)
-    "Paint the rectangles that actions stand for, later ones on top."
+    "Paint the rectangles that actions encode, later ones on top."
     mask = box_mask(self.boxes(actions, x.shape[-2:]), x.shape[-2:])
     ink = self._ink(actions.clamp_min(0), x.shape[1]).to(x.dtype)
     for p in range(actions.shape[1]):

@@ -1,4 +1,4 @@
-"""Two scores for each draw of noise, and a step along the estimated slope.
+"""Estimate the gradient from two scores for each draw of noise, and step along it.
 
 Docs: https://triqdef.github.io/triqdef/attack.nes.html.md"""
 
@@ -52,7 +52,7 @@ def nes_estimate(
 class NES(ImageAttack):
     "A patch for each image by sign steps along a gradient estimated from scores."
     size:object=8              # side in pixels, or (h, w)
-    queries:int=1000           # looks at each image, at least 1, never exceeded
+    queries:int=1000           # queries per image, at least 1, never exceeded
     samples:int=20             # probes for each step, even, at least 2
     sigma:float=.1             # noise, in pixel units of [0,1], at least 1/255
     step_size:float=24/255     # ε, in pixel units of [0,1], > 0
@@ -72,7 +72,7 @@ class NES(ImageAttack):
 # %% ../../nbs/450_attack.nes.ipynb #05c8d600
 @patch
 def _check(self:NES):
-    "Refuse settings that make no sense; set `size` to a pair and `goal` to a criterion."
+    "Refuse invalid settings; set `size` to a pair and `goal` to a criterion."
     check_ints(1, queries=self.queries, tries=self.tries, chunk=self.chunk)
     check_ints(2, samples=self.samples); check_ints(none=True, seed=self.seed)
     check_numbers(sigma=self.sigma); check_numbers('(0, ∞)', step_size=self.step_size)
@@ -102,7 +102,7 @@ def _unmet(s): return (s['met'] < 1).nonzero()[:, 0]
 
 # %% ../../nbs/450_attack.nes.ipynb #2c721946
 def _keep(s, rows, loss, met, **found):
-    "Put into state `s` what is better, for the images `rows`."
+    "Keep in state `s` the better patches of the images `rows`."
     up = (loss > s['loss'][rows]) | (met >= 1) & (s['met'][rows] < 1)
     for k, v in dict(found, loss=loss, met=met).items(): s[k][rows[up]] = v[up].to(s[k].dtype)
 
@@ -212,8 +212,8 @@ def run(self:NES,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the best loss after each step is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
-)->PatchRun:          # with `queries`, the looks at each image
+    resume=None,      # file for the state; the same call continues an interrupted one
+)->PatchRun:          # with `queries`, the number for each image
     "Run the attack and return everything it found."
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)

@@ -1,4 +1,4 @@
-"""Null patches: noise, mid-grey and a crop of another image.
+"""Noise, mid-grey and a crop of another image.
 
 Docs: https://triqdef.github.io/triqdef/attack.nulls.html.md"""
 

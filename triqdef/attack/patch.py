@@ -1,4 +1,4 @@
-"""A universal patch with its pixels, shape and notes: put on images, saved, loaded and shown.
+"""Put a universal patch on images, save, load and show it.
 
 Docs: https://triqdef.github.io/triqdef/attack.patch.html.md"""
 
@@ -178,7 +178,7 @@ def load(cls:Patch,
 def as_picture(
     image:Tensor,    # (C,h,w) float
 )->np.ndarray:       # (h,w,3) float
-    "Return an image to look at: its colours, or the mean of its channels in grey."
+    "Return an image for display: in colour, or the mean of its channels in grey."
     if len(image) != 3: image = image.float().mean(0, keepdim=True).expand(3, -1, -1)
     return image.detach().float().permute(1, 2, 0).cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""An agent pastes crops of class textures where they change the answer, without any gradient.
+"""An agent pastes crops of class textures where they change the prediction, without gradients.
 
 Docs: https://triqdef.github.io/triqdef/attack.patchattack.html.md"""
 
@@ -30,7 +30,7 @@ class TPA(PatchAgent):
     dictionary:TextureDictionary  # the textures
     n_patches:int=10       # most patches, at least 1
     area_each:float=.035   # share of the image that each covers, in (0,1]
-    queries:int=5000       # looks at each image, never exceeded
+    queries:int=5000       # queries per image, never exceeded
     target:object=None     # class to reach, a `Criterion`, or None to leave the label
     classes:object=None    # untargeted: the class or classes whose textures are used
     samples:int=10         # candidates a step
@@ -45,7 +45,7 @@ class TPA(PatchAgent):
 # %% ../../nbs/460_attack.patchattack.ipynb #1ba9b357
 @patch
 def _check_tpa(self:TPA):
-    "Refuse settings that make no sense; set `classes` to a list."
+    "Refuse invalid settings; set `classes` to a list."
     if not isinstance(self.dictionary, TextureDictionary):
         raise TypeError("dictionary must be a TextureDictionary, "
                         f"got {type(self.dictionary).__name__}")
@@ -118,7 +118,7 @@ def crops(self:TPA,
     actions:Tensor,    # (B,D) int64, one patch of each image
     hw,                # (H, W) of the image in pixels
 )->Tensor:             # (B,C,h,w) in [0,1], multiples of 1/255
-    "Return the pieces of texture that actions stand for."
+    "Return the pieces of texture that actions encode."
     images = self.dictionary.images    # stay where they are: only the crops travel
     size, texture_hw, a = self.side(hw), images.shape[-2:], actions.clamp_min(0).to(images.device)
     first = [spread(a[:, 3 + k], n, texture_hw[k] - size[k])
@@ -133,7 +133,7 @@ def render(self:TPA,
     x:Tensor,          # images, (B,C,H,W) in [0,1]
     actions:Tensor,    # (B,P,D) int64, −1 where there is no patch
 )->Tensor:             # (B,C,H,W)
-    "Paste the textures that actions stand for, later ones on top."
+    "Paste the textures that actions encode, later ones on top."
     hw = tuple(x.shape[-2:])
     at = self.boxes(actions, hw)[..., :2]
     for p in range(actions.shape[1]):

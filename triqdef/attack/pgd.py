@@ -48,7 +48,7 @@ class PatchPGD(ImageAttack):
 # %% ../../nbs/430_attack.pgd.ipynb #55ea2f4c
 @patch
 def _check(self:PatchPGD):
-    "Refuse settings that make no sense; set `size` to a pair."
+    "Refuse invalid settings; set `size` to a pair."
     check_ints(1, steps=self.steps); check_ints(0, stride=self.stride)
     check_ints(1, move_every=self.move_every, restarts=self.restarts)
     check_ints(none=True, seed=self.seed); check_numbers('(0, ∞)', step_size=self.step_size)
@@ -177,7 +177,7 @@ def run(self:PatchPGD,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
     history=False,    # whether the loss at each step is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,      # file for the state; the same call continues an interrupted one
 )->PatchRun:
     "Run the attack and return everything it found."
     check_images(x); check_fits(self.size, x.shape[-2:])
@@ -205,7 +205,7 @@ def _(attack:PatchPGD, net, x, y, bits=None):
 def step_for(
     steps:int,    # how many there are
 )->float:         # in pixel units of [0,1], at least 8/255
-    "Return a step size with which the steps together cross [0,1] and more."
+    "Return a step size with which `steps` steps can cross the range [0,1]."
     return max(8/255, 1.6/max(1, steps))
 
 # %% ../../nbs/430_attack.pgd.ipynb #89b6246d

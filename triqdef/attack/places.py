@@ -1,4 +1,4 @@
-"""Places of a patch: at random, by a rule, or off a forbidden region.
+"""Places of a patch: at random, by a rule, or outside a forbidden region.
 
 Docs: https://triqdef.github.io/triqdef/attack.places.html.md"""
 
@@ -50,7 +50,7 @@ def allowed_places(
     hw,                # (h, w) of the patch in pixels
     forbidden=None,    # bool map (H,W), or boxes (top, left, bottom, right), never covered
 )->Tensor:             # (H−h+1, W−w+1) bool
-    "Return which upper left corners keep the patch inside the image and off the forbidden region."
+    "Return the upper left corners at which the patch is inside the image and outside `forbidden`."
     h, w = check_fits(hw, image_hw)
     free = torch.ones(image_hw[0] - h + 1, image_hw[1] - w + 1, dtype=torch.bool)
     if forbidden is None: return free

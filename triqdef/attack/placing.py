@@ -1,4 +1,4 @@
-"""Put a patch on images, pixel-exact, or turned and scaled.
+"""Put a patch on images, pixel-exact, or rotated and scaled.
 
 Docs: https://triqdef.github.io/triqdef/attack.placing.html.md"""
 
@@ -134,7 +134,7 @@ def _window(h, w, top_left, most, H, W):
 
 # %% ../../nbs/385_attack.placing.ipynb #4b14a059
 def _warp(p, mask, top_left, angle, scale, most, H, W):
-    "Return the turned patch in a window: pixels (B,C,k,k), mask (B,1,k,k), place (B,2)."
+    "Return the rotated patch in a window: pixels (B,C,k,k), mask (B,1,k,k), place (B,2)."
     (h, w), dtype = p.shape[-2:], p.dtype
     starts, di, dj = _window(h, w, top_left, most, H, W)
     angle, scale = torch.deg2rad(angle).to(dtype), scale.to(dtype)
@@ -190,7 +190,7 @@ def _as_patches(patch, x):
 
 # %% ../../nbs/385_attack.placing.ipynb #f3c9408e
 def _paste_turned(x, p, at, angle, scale, most, mask):
-    "Write the turned and scaled patches `p` (1 or B,C,h,w) into `x`."
+    "Write the rotated and scaled patches `p` (1 or B,C,h,w) into `x`."
     p = p.to(torch.promote_types(p.dtype, torch.float32))
     if mask is None: mask = patch_mask(*p.shape[-2:], device=x.device)[None, None]
     p, mask, at = _warp(p, mask, at, angle, scale, most, *x.shape[-2:])

@@ -1,4 +1,4 @@
-"""The proposals of a random search: ever smaller squares, ever nearer places.
+"""The proposals of a random search: squares and moves that shrink with the budget.
 
 Docs: https://triqdef.github.io/triqdef/attack.proposals.html.md"""
 
@@ -55,7 +55,7 @@ def corner_start(
     how='squares',        # 'squares' or 'stripes'
     generator=None,       # a CPU torch.Generator, or None for the global one
 )->Tensor:                # (n,C,h,w) of zeros and ones, on the CPU
-    "Return random squares laid over each other, or stripes, in corner colours."
+    "Return overlapping random squares, or stripes, in corner colours."
     h, w = patch_hw(size)
     draw = lambda *s: torch.randint(2, s, generator=generator).float()
     if check_choice(how, ('squares', 'stripes'), 'start') == 'stripes':

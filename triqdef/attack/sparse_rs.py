@@ -1,4 +1,4 @@
-"""Paint a square or move the patch, keep what helps.
+"""Repaint a square or move the patch, and keep the change if the loss rises.
 
 Docs: https://triqdef.github.io/triqdef/attack.sparse_rs.html.md"""
 
@@ -32,7 +32,7 @@ from ..files import fingerprint, plain
 class SparseRS(ImageAttack, UniversalAttack):
     "A patch by random search on content and place, for each image or universal."
     size:object=8              # side in pixels, or (h, w)
-    queries:int=1000           # looks at each image, at least 1; for `fit`, patches tried
+    queries:int=1000           # queries per image, at least 1; for `fit`, patches tried
     target:object=None         # class to reach, a `Criterion`, or None to leave the label
     alpha:float=None           # share of the patch in the first square, in (0,1]; None: the paper's
     move_every:int=5           # the place moves at each so many queries, at least 2
@@ -52,7 +52,7 @@ class SparseRS(ImageAttack, UniversalAttack):
 # %% ../../nbs/445_attack.sparse_rs.ipynb #addd5355
 @patch
 def _check(self:SparseRS):
-    "Refuse settings that make no sense; set `size` to a pair and `goal` to a criterion."
+    "Refuse invalid settings; set `size` to a pair and `goal` to a criterion."
     check_ints(1, queries=self.queries, bs=self.bs); check_ints(2, move_every=self.move_every)
     check_ints(1, none=True, resample=self.resample); check_ints(none=True, seed=self.seed)
     check_numbers('(0, 1]', none=True, alpha=self.alpha)
@@ -167,8 +167,8 @@ def run(self:SparseRS,
     y,                # labels, (B,) integers
     bits=None,        # a bit-width, several, a view, or None: as it stands
     history=False,    # whether the loss after each query is kept
-    resume=None,      # file for the state; the same call goes on where an interrupted one stopped
-)->PatchRun:          # with `queries`, the looks at each image
+    resume=None,      # file for the state; the same call continues an interrupted one
+)->PatchRun:          # with `queries`, the number for each image
     "Run the attack and return everything it found."
     check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view = as_view(bits)
@@ -261,7 +261,7 @@ def fit(self:SparseRS,
     net,            # any network from [0,1] pixels to logits; evaluated in eval mode and restored
     dl,             # an iterable of (x, y): a fastai or torch loader, a list of batches
     bits=None,      # a bit-width, several, a view, or None: the network as it stands
-    resume=None,    # file for the state; the same call goes on where an interrupted one stopped
+    resume=None,    # file for the state; the same call continues an interrupted one
 )->Patch:
     "Return the universal patch; its mean loss after each query is in `self.history`."
     view, device = as_view(bits), device_of(net)

@@ -1,4 +1,4 @@
-"""The state of an interrupted attack, and batches that a seed repeats.
+"""Save the state of an attack, and make its batches reproducible.
 
 Docs: https://triqdef.github.io/triqdef/attack.state.html.md"""
 

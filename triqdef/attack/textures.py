@@ -1,4 +1,4 @@
-"""Build a dictionary of textures: cluster the Gram matrices of each class, and grow a picture that matches each cluster.
+"""Build a dictionary of textures: cluster the Gram matrices of each class, and synthesise a picture for each cluster.
 
 Docs: https://triqdef.github.io/triqdef/attack.textures.html.md"""
 

@@ -1,4 +1,4 @@
-"""Move several small tensors to the device of the images at once.
+"""Move several small tensors to the device of the images in one copy.
 
 Docs: https://triqdef.github.io/triqdef/attack.transfers.html.md"""
 
@@ -29,7 +29,7 @@ def move_together(
     device,      # where they go
     *tensors,    # on the CPU, any types and shapes
 )->list:         # in the same order
-    "Return the tensors on a device, after one copy that does not wait."
+    "Return the tensors on a device, after one asynchronous copy."
     if torch.device(device).type == 'cpu': return list(tensors)
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
     row = _packed([tensors[i] for i in order])

@@ -1,4 +1,4 @@
-"""What an attack sees of a network: one bit-width, the mean of several, or one after the other.
+"""Let an attack use one bit-width, the mean of several, or each in turn.
 
 Docs: https://triqdef.github.io/triqdef/attack.views.html.md"""
 
@@ -52,7 +52,7 @@ def look_at(
     p,            # patches, (B,C,h,w), or one for all, (C,h,w)
     y,            # labels, (B,)
     target=None,  # class to reach, a `Criterion`, or (B,) classes; None to leave the label
-    grad=True,    # whether the gradient is wanted
+    grad=True,    # whether to compute the gradient
 )->tuple:         # loss (B,), goal met (B,), gradient like `p` or None
     "Return loss, success and gradient at one bit-width; zero where no gradient reaches `p`."
     with at_bits(net, bits), torch.set_grad_enabled(bool(grad)):
@@ -78,7 +78,7 @@ class View:
 # %% ../../nbs/410_attack.views.ipynb #d90bad71
 @patch(as_prop=True)
 def visits(self:View)->tuple:
-    "The bit-widths that this view, or the one inside it, looks at."
+    "The bit-widths that this view, or the one inside it, uses."
     return self.bits or (() if self.inner is None else self.inner.visits)
 
 # %% ../../nbs/410_attack.views.ipynb #189e035b
@@ -107,7 +107,7 @@ def select(self:View,
     rows=None,    # the images that the next calls are about, indices; None for all
     n=None,       # number of all images
 ):
-    "State which of the images the next calls are about."
+    "Set which images the next calls use."
     if self.inner is not None: self.inner.select(rows, n)
 
 # %% ../../nbs/410_attack.views.ipynb #cd9f3fb4
@@ -134,7 +134,7 @@ def __call__(self:BitMean,
     y,              # labels, (B,)
     target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
     step:int=0,     # number of the step, from 0
-    grad=True,      # whether the gradient is wanted
+    grad=True,      # whether to compute the gradient
 )->tuple:           # loss (B,), share of bit-widths fooled (B,), gradient like `p` or None
     "Look once at every bit-width of this step, forward and backward to the patch alone."
     bits = self.at(step)
@@ -146,7 +146,7 @@ def __call__(self:BitMean,
 
 # %% ../../nbs/410_attack.views.ipynb #0e8713e9
 class RoundRobin(BitMean):
-    "A view that takes the bit-widths in turn, one a step."
+    "A view that uses the bit-widths in turn, one at each step."
     def at(self, step): return (self.bits[step % len(self.bits)],)
 
 # %% ../../nbs/410_attack.views.ipynb #ab6e0c5c

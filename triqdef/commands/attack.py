@@ -1,4 +1,4 @@
-"""Attack one network on your own pictures: patches as files and on paper, patched pictures, and a table beside the null.
+"""Attack one network on your own pictures; write patches as files and for printing, patched pictures, and a table with the null.
 
 Docs: https://triqdef.github.io/triqdef/commands.attack.html.md"""
 
@@ -35,7 +35,7 @@ from ..train.run import alone, check_writable
 # %% ../../nbs/974_commands.attack.ipynb #85bf7ca2
 @dataclass
 class Found:
-    "What an attack found."
+    "The result of an attack on a network."
     of:Named           # the network
     transfer:Transfer  # every prediction
     vocab:object       # class names
@@ -57,7 +57,7 @@ def _row(self:Found, a, source, b):
 
 @patch
 def table(self:Found)->pd.DataFrame:
-    "Return the success of each patch at each bit-width, beside the null."
+    "Return the success of each patch at each bit-width, with the null."
     return pd.DataFrame([self._row(*k) for k in self.transfer.adv_pred])
 
 # %% ../../nbs/974_commands.attack.ipynb #e009541e
@@ -80,7 +80,7 @@ def lines(self:Found,
 # %% ../../nbs/974_commands.attack.ipynb #120af6c3
 @patch
 def _save_pictures(self:Found, folder):
-    "Write the first patched pictures, named by their class and by what the network says."
+    "Write the first patched pictures, named by their class and by the prediction."
     t, name = self.transfer, lambda c: slug(self.vocab[int(c)])
     for (a, source), x in t.samples.items():
         at = source if source in t.bits else t.bits[-1]

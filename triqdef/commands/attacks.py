@@ -1,4 +1,4 @@
-"""Options and data together give the attacks.
+"""Make attacks from options and data.
 
 Docs: https://triqdef.github.io/triqdef/commands.attacks.html.md"""
 
@@ -18,7 +18,7 @@ from ..pixels import images_at_once
 
 # %% ../../nbs/956_commands.attacks.ipynb #0f3582fe
 def _lower(args, name, there, quick):
-    "Bring one number of images down to what there is, or refuse it if it was written."
+    "Lower one number of images to the images there are, or refuse it if it was given."
     most = min(there if name == 'n' else args.n, quick.get(name, there))
     asked = getattr(args, name)
     if asked <= most: return
@@ -40,7 +40,7 @@ def _check_patch_fits(args, side):
 # %% ../../nbs/956_commands.attacks.ipynb #55f4aea7
 def targeted_attacks(
 )->str:
-    "Return the attacks that reach for a class, as text."
+    "Return the names of the targeted attacks, as text."
     return ' and '.join(d.cls.__name__ for d in declared_attacks(targeted=True).values())
 
 # %% ../../nbs/956_commands.attacks.ipynb #51001688
@@ -61,7 +61,7 @@ def fit_to(
     quick=(),   # name → most images with --quick; empty without
     names=('n', 'n_attack', 'n_align'),    # the options that count images
 ):
-    "Fit the options to the data, or refuse what was written and cannot be met."
+    "Fit the options to the data, or refuse given values that do not fit."
     there, side = len(dls.valid.dataset), min(dls.valid.one_batch()[0].shape[-2:])
     for n in names: _lower(args, n, there, dict(quick))
     _check_patch_fits(args, side)

@@ -1,4 +1,4 @@
-"""An option that would be ignored is refused by its name, before any work begins.
+"""Refuse options without effect, by name, before any work.
 
 Docs: https://triqdef.github.io/triqdef/commands.checks.html.md"""
 

@@ -1,4 +1,4 @@
-"""A script by which bash and zsh complete commands, options and names.
+"""Print a script for bash and zsh that completes commands, options and names.
 
 Docs: https://triqdef.github.io/triqdef/commands.completion.html.md"""
 
@@ -28,7 +28,7 @@ def command_table(
     parser,        # the parser of all commands
     networks=(),   # names that stand for NETWORK
 )->dict:           # command → help, options (name → choices), words
-    "Return what the program can be asked."
+    "Return the commands of the program, with help, options and words."
     commands = parser._subparsers._group_actions[0].choices
     return {n: _of_command(p, networks) for n, p in commands.items()}
 

@@ -1,4 +1,4 @@
-"""One way to name pictures for every command.
+"""Every command names pictures in the same way.
 
 Docs: https://triqdef.github.io/triqdef/commands.data.html.md"""
 
@@ -86,7 +86,7 @@ def _class_folders(s, of):
 
 # %% ../../nbs/958_commands.data.ipynb #ed6ce98e
 def _said(of, data):
-    "Return what the network says to each picture, (n,)."
+    "Return the class that the network predicts for each picture, (n,)."
     parts = torch.arange(len(data)).split(32)
     return torch.cat([predict(of.net, to_pixels(data.batch(i)[0]))[0] for i in parts])
 

@@ -1,4 +1,4 @@
-"""Attack the three multi-bit networks that ship at every bit-width, and show their matrices side by side: TriQDef, joint QAT and a control.
+"""Attack the three shipped multi-bit networks at every bit-width, and compare their matrices: TriQDef, joint QAT and a control.
 
 Docs: https://triqdef.github.io/triqdef/commands.demo.html.md"""
 
@@ -88,7 +88,7 @@ _about = (
     'CIFAR-10 sample first, within 10 minutes.')
 _rules = [Rule(('epochs', 'start'), lambda a: a.train, 'without --train'),
           Rule(('train', 'epochs', 'start'), lambda a: not a.quick,
-               'beside --quick, which trains toys')]
+               'with --quick, which trains on toys')]
 
 # %% ../../nbs/976_commands.demo.ipynb #ab02d1c1
 def add_demo(

@@ -61,17 +61,17 @@ def _published(args):
 _rules = [
     Rule(_of_model, lambda a: a.model, 'without --model, or --data imagenet'),
     Rule(('calibrate_n',), lambda a: not Path(a.model).is_file(),
-         'beside a checkpoint, which is calibrated'),
+         'with a checkpoint, which is calibrated'),
     Rule(('weights',), _published, 'without a network of torchvision or timm'),
-    Rule(('undefended',), lambda a: not a.model, 'beside a published network'),
-    Rule(_of_report, lambda a: a.n != 0, 'beside --n 0'),
-    Rule(('undefended',), lambda a: not a.no_audit, 'beside --no-audit'),
+    Rule(('undefended',), lambda a: not a.model, 'with a published network'),
+    Rule(_of_report, lambda a: a.n != 0, 'with --n 0'),
+    Rule(('undefended',), lambda a: not a.no_audit, 'with --no-audit'),
     Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
 
 def _all_rules():
     "Return the rules of `evaluate`; of two about one option the later gives the reason."
     budgets = budget_options()
-    no_attack = Rule(budgets, lambda a: a.n != 0, 'beside --n 0')
+    no_attack = Rule(budgets, lambda a: a.n != 0, 'with --n 0')
     return [*_rules, *_attack_rules(), no_attack, *map(_budget_rule, budgets)]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #9a414d6d
@@ -116,7 +116,7 @@ def _data_of(named, args):
 
 # %% ../../nbs/972_commands.evaluate.ipynb #40caf87d
 def _never_patched(start):
-    "Whether it is known of a start that its training saw no patch."
+    "Whether the training of a start is known to have used no patches."
     shipped = start in pretrained_names()
     if not shipped and not Path(start).is_file(): return False
     c = training_configuration(pretrained(start) if shipped else start)

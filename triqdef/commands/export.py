@@ -1,4 +1,4 @@
-"""Write [one bit-width as an ONNX file](920_deploy.onnx.ipynb), prove it, and attack file and network with the same patches.
+"""Write [one bit-width as an ONNX file](920_deploy.onnx.ipynb), check it, and attack file and network with the same patches.
 
 Docs: https://triqdef.github.io/triqdef/commands.export.html.md"""
 
@@ -62,7 +62,7 @@ def _report_patches(folder, name, of):
 
 # %% ../../nbs/963_commands.export.ipynb #4e4f75bc
 def _fresh_patch(net, dls, args):
-    "Return a GAP patch that is made now, on training images."
+    "Make a GAP patch on training images."
     side = args.patch_size or max(1, min(take(dls.train, 1)[0].shape[-2:])//4)
     gap = GAP(size=side, target=args.target, steps=args.gap_steps, seed=args.seed,
               progress=not args.quiet)
@@ -215,7 +215,7 @@ def _add_patches(p):
 # %% ../../nbs/963_commands.export.ipynb #88d0b08a
 _rules = [Rule(('of',), lambda a: a.report, 'without --report'),
           Rule(('patch_size', 'gap_steps', 'target'), lambda a: not a.report,
-               'beside --report, whose patches are tried'),
+               'with --report, whose patches are tried'),
           Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
 
 # %% ../../nbs/963_commands.export.ipynb #25d1fce1

@@ -1,4 +1,4 @@
-"""What there is to name, each with a line from its declaration.
+"""List networks, attacks, defences, quantizers and recipes, each with one line.
 
 Docs: https://triqdef.github.io/triqdef/commands.list.html.md"""
 

@@ -1,4 +1,4 @@
-"""One way to name a network for every command.
+"""Every command names a network in the same way.
 
 Docs: https://triqdef.github.io/triqdef/commands.networks.html.md"""
 
@@ -75,7 +75,7 @@ class Named:
 
     @property
     def preset(self):
-        "How its pictures are cut, None where its data say so."
+        "The preset of its pictures; None if its data define it."
         return None if self.settings else getattr(self.net, 'preset', None)
 
     @property

@@ -1,4 +1,4 @@
-"""`triqdef train` has one option per field of `TrainSettings`; the comment beside the field is the help.
+"""`triqdef train` has one option per field of `TrainSettings`; the field's comment is its help.
 
 Docs: https://triqdef.github.io/triqdef/commands.options.html.md"""
 
@@ -22,7 +22,7 @@ from ..train.run import own_options, settings_from, TrainSettings
 # %% ../../nbs/950_commands.options.ipynb #61a1098d
 @cache
 def _notes(cls):
-    "Return the comments beside the fields of a dataclass and of its bases."
+    "Return the comments of the fields of a dataclass and of its bases."
     parts = [docments(c).items() for c in reversed(cls.__mro__) if is_dataclass(c)]
     return {k: v for part in parts for k, v in part if v}
 

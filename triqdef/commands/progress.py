@@ -1,4 +1,4 @@
-"""One line that never runs backwards; few, plain lines in a file.
+"""Show progress as one line on a terminal and as few plain lines in a file.
 
 Docs: https://triqdef.github.io/triqdef/commands.progress.html.md"""
 

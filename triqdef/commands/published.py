@@ -1,4 +1,4 @@
-"""`triqdef evaluate resnet50 --data imagenet …` makes a published classifier multi-bit, predicts the validation set, and attacks its first pictures.
+"""`triqdef evaluate resnet50 --data imagenet …` calibrates a published classifier at several bit-widths, predicts the validation set, also in [shards](830_evaluate.sharded.ipynb), and attacks its first pictures.
 
 Docs: https://triqdef.github.io/triqdef/commands.published.html.md"""
 

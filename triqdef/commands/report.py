@@ -1,4 +1,4 @@
-"""Every command that attacks ends in the same report, with the same options.
+"""All commands that attack write the same report, with the same options.
 
 Docs: https://triqdef.github.io/triqdef/commands.report.html.md"""
 
@@ -55,7 +55,7 @@ def _training_of(run):
 
 # %% ../../nbs/966_commands.report.ipynb #765af199
 def _written(nets, dls, attacks, bits, args, files, out, **more):
-    "Make the report in `out`, and remove what interrupted processes left beside it."
+    "Make the report in `out`, and remove the temporary files of interrupted processes."
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                n_align=args.n_align, out=out, seed=args.seed, exported=files,
                single=args.single_file, progress=not args.quiet, **more)

@@ -1,4 +1,4 @@
-"""Patches in centimetres on A4, with a ruler that tells whether the printer kept the scale.
+"""Write patches in centimetres on A4, with a ruler to check the printed scale.
 
 Docs: https://triqdef.github.io/triqdef/commands.sheet.html.md"""
 

@@ -1,4 +1,4 @@
-"""Make the missing cells of [a study](780_study.ipynb), or put those of several machines into one file.
+"""Make the missing cells of [a study](780_study.ipynb), or collect those of several machines in one file.
 
 Docs: https://triqdef.github.io/triqdef/commands.study.html.md"""
 

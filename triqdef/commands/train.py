@@ -1,4 +1,4 @@
-"""Train a multi-bit network into a run folder; the same command goes on after an interruption.
+"""Train a multi-bit network into a run folder; the same command continues after an interruption.
 
 Docs: https://triqdef.github.io/triqdef/commands.train.html.md"""
 
@@ -29,7 +29,7 @@ def _start(args):
     if kind == 'onnx': raise ValueError(f"--start: {args.start} is a file that cannot be trained")
     if kind == 'run': return dict(start=str(Path(args.start)/'network.safetensors'))
     if kind != 'published': return {}
-    if 'arch' in args.written: raise ValueError("--arch has no effect beside --start: leave it out")
+    if 'arch' in args.written: raise ValueError("--arch has no effect with --start: leave it out")
     return dict(start='scratch', arch=args.start, weights=args.weights or 'default')
 
 # %% ../../nbs/960_commands.train.ipynb #f4fa31a9

@@ -1,4 +1,4 @@
-"""Multiply whole numbers: int8 weights, one scale and one bias per channel.
+"""Layers of int8 weights, with one scale and one bias per channel.
 
 Docs: https://triqdef.github.io/triqdef/deploy.layers.html.md"""
 

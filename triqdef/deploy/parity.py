@@ -1,4 +1,4 @@
-"""Run torch on the file's levels: whatever differs lies on a boundary, or the file is wrong.
+"""Run torch on the file's levels: each difference lies on a boundary, or the file is wrong.
 
 Docs: https://triqdef.github.io/triqdef/deploy.parity.html.md"""
 
@@ -220,7 +220,7 @@ def check_parity(
     hair:float=1e-3,    # what rounding explains, in steps, above 0 and below ½
     strict:bool=True,   # raise where they differ by more; False: the result says so
 )->Parity:
-    "Compare a network and its file; a `ParityError` (a `ValueError`) names where they part."
+    "Compare a network and its file; a `ParityError` (a `ValueError`) names where they differ."
     file = path if isinstance(path, OnnxNet) else OnnxNet(path)
     bits, given, net = _same(net, file, bits), _checked(file, x, y, patched), unwrap(net)
     with eval_mode(net), plain_floats(device_of(net)):

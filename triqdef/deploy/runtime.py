@@ -1,4 +1,4 @@
-"""Open a session, and ask the CPU whether it adds products of bytes exactly.
+"""Open a session, and test whether the CPU adds products of bytes exactly.
 
 Docs: https://triqdef.github.io/triqdef/deploy.runtime.html.md"""
 

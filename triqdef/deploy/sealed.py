@@ -1,4 +1,4 @@
-"""Seal a model with a description and a checksum.
+"""Add a description and a SHA-256 checksum of all bytes to a file.
 
 Docs: https://triqdef.github.io/triqdef/deploy.sealed.html.md"""
 

@@ -1,4 +1,4 @@
-"""Tell integer arithmetic from float, and compare latencies.
+"""Show which kernels multiply integers or floats, and compare latencies.
 
 Docs: https://triqdef.github.io/triqdef/deploy.speed.html.md"""
 

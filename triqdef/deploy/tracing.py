@@ -1,4 +1,4 @@
-"""Call torch's exporter with operators of our own.
+"""Call torch's exporter with our own operators.
 
 Docs: https://triqdef.github.io/triqdef/deploy.tracing.html.md"""
 

@@ -1,4 +1,4 @@
-"""Say whether float rounding explains every difference between a network and its file.
+"""Decide whether float rounding explains every difference between a network and its file, from the [counts of each layer](923_deploy.levels.ipynb).
 
 Docs: https://triqdef.github.io/triqdef/deploy.verdict.html.md"""
 
@@ -21,7 +21,7 @@ from .levels import largest
 # %% ../../nbs/926_deploy.verdict.ipynb #38d208af
 @dataclass(eq=False)
 class Parity:
-    "What a file and its network have in common."
+    "The comparison of a file and its network."
     bits:int              # bit-width
     form:str              # of the file
     rows:list             # a `LayerParity` per layer

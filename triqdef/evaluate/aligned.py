@@ -1,4 +1,4 @@
-"""`Alignment` keeps every image's agreement for each pair of bit-widths, beside its nulls.
+"""`Alignment` stores the agreement of each image for each pair of bit-widths, with nulls.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.aligned.html.md"""
 

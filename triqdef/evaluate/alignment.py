@@ -1,4 +1,4 @@
-"""`alignment_report`: agreement between all pairs of bit-widths, beside three nulls, after smoothing.
+"""`alignment_report`: agreement between all pairs of bit-widths, with three nulls, after smoothing.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.alignment.html.md"""
 
@@ -47,7 +47,7 @@ def _attacked(net, x, y, attack, bits, seed):
 
 # %% ../../nbs/620_evaluate.alignment.ipynb #5783e3b9
 def _patched(net, x, y, patched, bits, seed):
-    "The images to look at, and a line that says which they are."
+    "Return the images to compare, and their description in words."
     if patched is None: return x, 'clean'
     if isinstance(patched, Tensor):
         if patched.shape == x.shape: return check_images(patched).to(x.device), 'given'
@@ -63,7 +63,7 @@ def _patched(net, x, y, patched, bits, seed):
 
 # %% ../../nbs/620_evaluate.alignment.ipynb #70d671de
 def _independent(net, x, given, seed, bs):
-    "The network of the third null, or None, and a line that says which it is."
+    "Return the network of the third null, or None, and its description in words."
     if given is None or given is False: return None, None
     if given is True:
         return fresh_network(net, x, seed, bs), f'a copy with fresh weights, seed {seed}'
@@ -78,7 +78,7 @@ def _independent(net, x, given, seed, bs):
 # %% ../../nbs/620_evaluate.alignment.ipynb #be0d22fc
 @dataclass(frozen=True, eq=False)
 class AlignmentSettings:
-    "What a report of alignment compares, and how."
+    "Settings of a report of alignment."
     stages:tuple = None            # names of stages, None for `stage_names(net)`
     smooth:tuple = (0, 1, 2, 4)    # σ of the sweep in pixels
     patched:object = None          # None: clean images; images (n,C,H,W), a `Patch`, or an attack
@@ -86,7 +86,7 @@ class AlignmentSettings:
     seed:int = 0                   # of shuffling, noise and places
     bs:int = None                  # images a forward pass; None: 64, or fewer (`images_at_once`)
     progress:bool = True           # show a progress bar
-    label:str = ''                 # in front of what the bar says, such as the network's name
+    label:str = ''                 # in front of the bar's text, such as the network's name
 
     def __post_init__(self):
         check_ints(seed=self.seed); check_ints(1, none=True, bs=self.bs)
@@ -100,10 +100,10 @@ class AlignmentSettings:
 # %% ../../nbs/620_evaluate.alignment.ipynb #505fbfd3
 @dataclass
 class _Work:
-    "What the jobs of a report share."
+    "The data that all jobs of a report use."
     out:Alignment         # what is filled
     net:nn.Module         # the network
-    x:Tensor              # images to look at, (n,C,H,W) in [0,1]
+    x:Tensor              # images to compare, (n,C,H,W) in [0,1]
     y:Tensor              # labels, (n,)
     stages:tuple          # names of stages
     cuts:list             # of (slice, partner of each image within it)

@@ -1,4 +1,4 @@
-"""Questions that a defence by misaligned gradients must survive before its numbers mean anything.
+"""Twelve questions that test a defence for masked gradients and weak attacks.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.audit.html.md"""
 
@@ -140,7 +140,7 @@ def _missing_attacks(self:Audit):
 # %% ../../nbs/700_evaluate.audit.ipynb #1f584e0e
 @patch
 def left_out(self:Audit)->list:
-    "What this audit did less of than the full budget, and the lines it did not run."
+    "Return how this audit is smaller than the full one, and the lines it did not run."
     missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.sign == 'not run']
     return self._smaller_budget() + self._missing_attacks() + missing
 
@@ -260,7 +260,7 @@ def _answers(bench, lines):
 
 # %% ../../nbs/700_evaluate.audit.ipynb #941b80ae
 def _settings_of_bench(bench):
-    "What an audit says of its settings."
+    "Return the settings that an audit records."
     under, free = bench.given.undefended, bench.gradient_free(bench.attack.size).values()
     return dict(budget=plain(asdict(bench.budget)), attack_name=attack_name(bench.attack),
                 seed=bench.seed, key=bench.key,
@@ -270,7 +270,7 @@ def _settings_of_bench(bench):
 
 # %% ../../nbs/700_evaluate.audit.ipynb #6f6082c8
 def _result(bench, lines):
-    "What is kept of a bench."
+    "Return the results of a bench."
     runs = {(name, b): p for name, at in bench.runs.items() for b, p in at.items()}
     return Audit(lines, bench.bits, bench.y, bench.clean, runs, tuple(sorted(bench.other)),
                  _settings_of_bench(bench))

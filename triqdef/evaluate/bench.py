@@ -1,4 +1,4 @@
-"""The images, network, attack and predictions that all lines share.
+"""A *bench* holds the images, network, attack and predictions that all lines share.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.bench.html.md"""
 
@@ -32,7 +32,7 @@ from ..quant.convert import at_bits
 # %% ../../nbs/680_evaluate.bench.ipynb #d8f1d45c
 @dataclass(frozen=True, eq=False)
 class AuditSettings:
-    "What an audit is given beside a network, its images, an attack and a budget."
+    "Settings of an audit, besides network, images, attack and budget."
     lines:tuple = None          # numbers of lines to run, None for all
     transfer:object = None      # a `Transfer` of the report, for lines 1 and 9; None: made here
     gradient_free:dict = None   # name → gradient-free attack, lines 2 and 11; None: Sparse-RS

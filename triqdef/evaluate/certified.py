@@ -90,7 +90,7 @@ def _check_steady(net, x):
 
 # %% ../../nbs/636_evaluate.certified.ipynb #85154523
 def _held(guard, x, masks, one, y):
-    "Which images every pair of masks leaves right, (B,) bool."
+    "Return the images classified correctly under every pair of masks, (B,) bool."
     alive = (one == y[:, None]).all(1).nonzero()[:, 0]
     pairs = torch.triu_indices(len(masks), len(masks), 1).T
     pairs = pairs[torch.randperm(len(pairs), generator=generator(0))].to(x.device)
@@ -103,7 +103,7 @@ def _held(guard, x, masks, one, y):
 
 # %% ../../nbs/636_evaluate.certified.ipynb #defc3cb1
 def _at(guard, x, masks, y, bits):
-    "What holds, what is right and the mean forward passes, at one bit-width."
+    "Return certified and correct images and the mean forward passes at one bit-width."
     with torch.no_grad(), at_bits(guard, bits):
         y = check_classes(guard.net, x, y)
         _check_steady(guard.net, x)

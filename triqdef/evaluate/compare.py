@@ -1,4 +1,4 @@
-"""Matrices side by side, and each cell's difference with a paired interval.
+"""Compare transfer matrices cell by cell, with paired intervals.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.compare.html.md"""
 

@@ -137,7 +137,7 @@ def _extracted(bench):
 
 # %% ../../nbs/695_evaluate.controls.ipynb #1659ce21
 def _export_row(bench, b, f):
-    "Success of the white box on the exported network `f` beside that on this one, and as text."
+    "Return success of the white box on the exported network `f` and on this one, and as text."
     name = bench.white(b)
     clean, adv = (_classes(f, x, bench.budget.bs) for x in (bench.x, bench.kept[name][0]))
     s, here = asr(clean, adv, bench.y), bench.score(name, b)

@@ -1,4 +1,4 @@
-"""Ten lines for a terminal, the whole as text of 100 columns, and pictures of patches.
+"""Show a report as ten lines, as text of 100 columns, and as pictures of patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.display.html.md"""
 
@@ -202,7 +202,7 @@ def _brief_rows(self:Report, most):
 def brief(self:Report,
     width:int=100,    # columns of the terminal
 )->str:
-    "Return what was found in at most ten lines."
+    "Return the findings in at most ten lines."
     s, most = self.settings, 3 if len(self.names) < 4 else 2
     def cut(text): return textwrap.shorten(text, width, placeholder=' …')
     n = max(len(t.y) for t in self.transfers.values())

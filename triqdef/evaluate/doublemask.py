@@ -1,4 +1,4 @@
-"""Two rounds of hidden rectangles give the class.
+"""Predict from two rounds of masked images.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.doublemask.html.md"""
 
@@ -105,7 +105,7 @@ def first_round(self:DoubleMask,
     x:Tensor,        # images, (B,C,H,W) in [0,1]
     masks:Tensor,    # (n,H,W) bool
 )->Tensor:           # (B,n,classes)
-    "Return logits behind each mask."
+    "Return the logits under each mask."
     each = torch.arange(len(x), device=x.device)
     one = torch.arange(len(masks), device=x.device)
     looks = torch.stack([each.repeat_interleave(len(one)), *[one.repeat(len(each))]*2], 1)
@@ -128,7 +128,7 @@ def _stays(self:DoubleMask, x, masks, image, first, label):
 # %% ../../nbs/634_evaluate.doublemask.ipynb #9bc1ee7b
 @dataclass(frozen=True, eq=False)
 class Decision:
-    "What double masking says of images."
+    "The prediction of double masking, its forward passes and its first round."
     classes:Tensor     # (B,) the prediction
     forwards:Tensor    # (B,) images given to the network
     one:Tensor         # (B,n) classes of the first round

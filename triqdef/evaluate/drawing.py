@@ -1,4 +1,4 @@
-"""Heat maps on one scale, and a folder from which the matrix is rebuilt.
+"""Draw heat maps on one scale, and save a matrix to a folder.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.drawing.html.md"""
 

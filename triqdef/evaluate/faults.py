@@ -1,4 +1,4 @@
-"""Five networks that only look robust, because they hide their gradient.
+"""Make five networks that only look robust, by *gradient masking* ([Athalye et al. 2018](https://arxiv.org/abs/1802.00420)).
 
 Docs: https://triqdef.github.io/triqdef/evaluate.faults.html.md"""
 
@@ -64,7 +64,7 @@ def _hook_activations(net, how):
 
 # %% ../../nbs/670_evaluate.faults.ipynb #d12f9220
 class Broken(nn.Module):
-    "A copy of a network that hides its gradient in one of the ways of `faults`."
+    "A copy of a network that masks its gradient in one of the ways of `faults`."
     def __init__(self,
         net:nn.Module,       # any network from [0,1] pixels to logits; it is copied, not changed
         how:str,             # one of `faults`; 'no-ste' and 'split' need a multi-bit network
@@ -91,5 +91,5 @@ def broken(
     how:str,          # one of `faults`; 'no-ste' and 'split' need a multi-bit network
     strength=None,    # factor on logits, noise or contrast; None for that of `faults`
 )->nn.Module:
-    "Return a network broken on purpose, to see a test fire."
+    "Return a network broken on purpose, to check that a test detects it."
     return Broken(net, how, strength)

@@ -1,4 +1,4 @@
-"""Success of each attack, accuracy, differences of networks and the audit, each as one picture.
+"""Draw success, accuracy, differences of networks and the audit.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.figures.html.md"""
 

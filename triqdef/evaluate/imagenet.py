@@ -1,4 +1,4 @@
-"""From a name and a folder of pictures to a calibrated multi-bit network and its accuracy.
+"""Calibrate a published network at several bit-widths and measure its accuracy.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.imagenet.html.md"""
 

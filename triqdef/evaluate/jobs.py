@@ -1,4 +1,4 @@
-"""Make the patches of one source, score them at every target, score the nulls.
+"""Make the patches of a source, and score them and the nulls at every target.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.jobs.html.md"""
 
@@ -36,7 +36,7 @@ class TransferSettings:
     bs:int = None           # images a forward pass or a batch of an attack; None: `images_at_once`
     keep:int = 8            # patched images kept for pictures
     progress:bool = True    # show a progress bar
-    label:str = ''          # in front of what the bar says, such as the name of the network
+    label:str = ''          # in front of the bar's text, such as the name of the network
     parts:object = None     # a folder for finished jobs: the same call again does only the rest
 
     def __post_init__(self):
@@ -48,7 +48,7 @@ class TransferSettings:
 # %% ../../nbs/608_evaluate.jobs.ipynb #df272925
 @dataclass
 class TransferWork:
-    "What the jobs of a matrix share."
+    "The data that all jobs of a matrix use."
     net:object                                  # the network
     x:Tensor                                    # evaluation images, (n,C,H,W) in [0,1]
     y:Tensor                                    # labels, (n,)
@@ -189,7 +189,7 @@ def _make(self:TransferWork, plan, source):
 # %% ../../nbs/608_evaluate.jobs.ipynb #a081cc30
 @patch
 def _pack(self:TransferWork, plan, source):
-    "What is kept of one source, as tensors and notes."
+    "Return the saved data of one source, as tensors and notes."
     out, at = self.out, (plan.name, source)
     cover, p, notes = self.covers[at], out.patches.get(at), out.attacks[plan.name]
     masked = isinstance(cover, Tensor)
@@ -204,7 +204,7 @@ def _pack(self:TransferWork, plan, source):
 # %% ../../nbs/608_evaluate.jobs.ipynb #c39dd912
 @patch
 def _unpack(self:TransferWork, plan, source, tensors, notes):
-    "Put what was kept of one source where it belongs."
+    "Restore the saved data of one source."
     out, at, cover = self.out, (plan.name, source), notes['cover']
     about = out.attacks[plan.name]
     about['n'], about['seconds'][str(source)] = notes['n'], notes['seconds']

@@ -1,4 +1,4 @@
-"""One question about an attack's numbers: pass, fail or inconclusive, with the figure behind it.
+"""One question about an attack's results: pass, fail or inconclusive, with a figure.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.lines.html.md"""
 
@@ -27,7 +27,7 @@ _colours = {'pass': '#3a9d5d', 'FAIL': '#c8402f', 'inconclusive': '#d99a1c', 'no
 class AuditLine:
     "The result of one line of the audit."
     number:int                  # its place in the audit
-    name:str                    # what it asks
+    name:str                    # its question in few words
     passed:object               # True, False, or None: inconclusive or not run
     figure:str                  # the figure behind it, or why it was not run
     limit:str                   # the rule in words
@@ -86,7 +86,7 @@ def stays_below(
 # %% ../../nbs/675_evaluate.lines.ipynb #eaedaf50
 @dataclass(frozen=True)
 class LineDeclaration:
-    "What a line of the audit asks, and the function that answers."
+    "A line of the audit: its question, its rule, and the function that answers."
     number:int      # its place in the audit
     name:str        # a few words, for tables
     question:str    # what it asks
@@ -130,7 +130,7 @@ def audit_line(
 def not_run(
     why,      # the reason in words
 )->tuple:     # (None, figure)
-    "Return what a line gives that could not be run."
+    "Return the result of a line that could not be run."
     return None, f'not run: {why}'
 
 # %% ../../nbs/675_evaluate.lines.ipynb #9fc2b2c2
@@ -191,7 +191,7 @@ def none_stronger(
     note='',         # what the figure says in the end
     values=None,     # further numbers
 )->tuple:            # (verdict, figure, values)
-    "Return what a line gives that fails where any variant is stronger."
+    "Return the result of a line: it fails if any variant is stronger."
     compared = [r for r in rows if r['gap']['n']]
     if not compared:
         return not_run('no image to compare on') if passed else (False, note, values)
@@ -220,7 +220,7 @@ class _AttackBudget:
 # %% ../../nbs/675_evaluate.lines.ipynb #6add20b6
 @dataclass(frozen=True)
 class AuditBudget(_AttackBudget):
-    "What an audit may spend; `quick()` for two minutes."
+    "The budget of an audit; `quick()` for two minutes."
     swaps:tuple = ('ste-identity', 'ste-clipped', 'soft', 'shadow', 'other')   # line 7
     ensembles:tuple = ('mean', 'round-robin', 'min-max', 'random')             # line 9
     control:tuple = (.14, .25)   # line 11: shares of the image, Patch PGD and gradient-free
@@ -249,7 +249,7 @@ def _check(self:AuditBudget):
 # %% ../../nbs/675_evaluate.lines.ipynb #130ccc71
 @patch(cls_method=True)
 def quick(cls:AuditBudget,
-    **changes    # fields to set otherwise
+    **changes    # fields to change
 )->AuditBudget:
     "The budget of two minutes for a ResNet-20 at four bit-widths on two cores."
     small = dict(n=32, steps=15, step_size=16/255, sizes=(.0625, .25, .45), queries=150,

@@ -1,4 +1,4 @@
-"""Gradients and features of an image at each bit-width, with their Edge IoU.
+"""Draw gradients and features of an image at each bit-width, with their Edge IoU.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.maps.html.md"""
 
@@ -52,7 +52,7 @@ def draw_gradient_maps(
     # a line on top
     caption='Where the loss is sensitive: a patch transfers along what is alike in a row',
 ):
-    "Draw each image, and beside it its map at each bit-width."
+    "Draw each image, followed by its map at each bit-width."
     size = max(1.1*(1 + len(maps)), .065*len(caption)), 1.1*len(x) + .5
     fig, axs = plt.subplots(len(x), 1 + len(maps), figsize=size, dpi=100, squeeze=False,
                             layout='constrained')

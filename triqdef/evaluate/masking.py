@@ -1,4 +1,4 @@
-"""Lines 5 to 8: are there gradients, and does another loss, backward pass or average find more?
+"""Lines 5 to 8: are there gradients, and does another loss, backward pass or average succeed more often?
 
 Docs: https://triqdef.github.io/triqdef/evaluate.masking.html.md"""
 
@@ -94,7 +94,7 @@ def _losses(bench, b):
 
 # %% ../../nbs/690_evaluate.masking.ipynb #73f0b6ce
 def _beside(bench, b, variants, own):
-    "Return each variant of the attack beside the white box, of which `own` says what it uses."
+    "Return pairs of each variant and the white box; `own` names what the white box uses."
     pairs = []
     for label, change in variants.items():
         name = bench.variant(label, b, **change)
@@ -166,7 +166,7 @@ def __call__(self:Momentum,
     y,              # labels, (B,)
     target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
     step:int=0,     # number of the step; 0 begins anew
-    grad=True,      # whether the gradient is wanted
+    grad=True,      # whether to compute the gradient
 )->tuple:           # loss (B,), share of bit-widths fooled (B,), direction like `p` or None
     "Return the loss and the sum of the gradients so far."
     loss, met, g = self.inner(net, render, p, y, target, step, grad)
@@ -178,7 +178,7 @@ def __call__(self:Momentum,
 
 # %% ../../nbs/690_evaluate.masking.ipynb #183b6815
 def _smoothed_pair(bench, b):
-    "The gradient averaged over noisy copies beside a single one, on few images and steps."
+    "Return the gradient averaged over noisy copies and a single one, on few images and steps."
     o = bench.budget
     few = dict(n=o.n_smooth)
     if hasattr(bench.attack, 'steps'): few |= dict(steps=o.smooth_steps)
@@ -189,7 +189,7 @@ def _smoothed_pair(bench, b):
 
 # %% ../../nbs/690_evaluate.masking.ipynb #f7d3f947
 def _momentum_pair(bench, b):
-    "Momentum beside the white box."
+    "Return momentum and the white box."
     name = bench.variant('momentum', b, view=Momentum(b))
     return 'momentum', b, bench.score(name, b), 'white box', bench.white_score(b)
 

@@ -1,4 +1,4 @@
-"""`Transfer` keeps every prediction on patched images: attack × source × target × image.
+"""`Transfer` stores every prediction on patched images: attack × source × target × image.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.matrix.html.md"""
 

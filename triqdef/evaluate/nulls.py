@@ -1,4 +1,4 @@
-"""What unrelated maps score: of another image, of another network, of noise.
+"""Measure the agreement of unrelated maps: of another image, another network, or noise.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.nulls.html.md"""
 

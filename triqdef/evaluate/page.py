@@ -1,4 +1,4 @@
-"""A folder that explains itself: HTML, Markdown, tables, strict JSON, pictures, and each prediction; or one file to pass on.
+"""Write a report as HTML, Markdown, tables, strict JSON, pictures and predictions, or as one HTML file.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.page.html.md"""
 

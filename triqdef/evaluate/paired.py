@@ -42,7 +42,7 @@ def _distance(delta, a, b, n):
 
 # %% ../../nbs/625_evaluate.paired.ipynb #4da0dfac
 def _upper(a, b, n, z):
-    "Return the largest difference that the counts do not contradict, by bisection."
+    "Return the largest difference that the counts do not reject, by bisection."
     low, high = (a - b)/n, 1.
     for _ in range(50):
         mid = (low + high)/2

@@ -1,4 +1,4 @@
-"""Jobs under one bar, each kept in a file under a fingerprint of what it depends on.
+"""Run jobs under one progress bar; the result of each is saved in a file named by the fingerprint of its inputs.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.parts.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a matrix must know of an attack: name, kind, and the bit-widths of its patches.
+"""Plan a matrix: the name and kind of each attack, and the bit-widths of its patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.plan.html.md"""
 
@@ -76,7 +76,7 @@ def source_label(
 
 # %% ../../nbs/605_evaluate.plan.ipynb #09a6c4e8
 def _view_bits(label, view):
-    "The bit-widths that a view looks at."
+    "Return the bit-widths that a view uses."
     visits = view.visits if isinstance(view, View) else getattr(view, 'bits', ())
     visits = [visits] if isinstance(visits, int) else list(visits or ())
     if visits and None not in visits: return visits
@@ -144,7 +144,7 @@ class AttackPlan:
 def fresh(self:AttackPlan,
     source,    # a label
 ):
-    "Return the bit-widths or the view of a source; a view forgets what it learned before."
+    "Return the bit-widths or the view of a source; a view is reset."
     at = self.sources[source]
     if hasattr(at, 'reset'): at.reset()
     return at

@@ -1,4 +1,4 @@
-"""What was found, network by network, then one question after the other: a sentence, pictures, tables.
+"""Show the findings by network, then answer each question with a sentence, pictures and tables.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.questions.html.md"""
 
@@ -70,7 +70,7 @@ def _accuracy_text(self:Report, network):
 # %% ../../nbs/735_evaluate.questions.ipynb #f27e7fdb
 @patch
 def cards(self:Report)->list:
-    "Return what was found on each network: its name, text, and rows with numbers for bars."
+    "Return the findings on each network: its name, text, and rows with numbers for bars."
     found = self.findings().astype(object)
     rows = found.where(found.notna(), None).to_dict('records')
     return [dict(name=k, accuracy=self._accuracy_text(k), audit=self.audit_text(k),
@@ -94,7 +94,7 @@ def counted(self:Report)->str:
 # %% ../../nbs/735_evaluate.questions.ipynb #473ec789
 @dataclass(frozen=True, eq=False)
 class Section:
-    "One question of a report: what the page says, shows and folds."
+    "One question of a report: its text, pictures and folded tables."
     question:str
     sentence:str
     pictures:tuple = ()   # (file, function that draws it or None where it is there, caption)

@@ -1,4 +1,4 @@
-"""One call attacks, measures and audits several networks, with the same attacks, seeds and images for each, and writes the report.
+"""Attack, measure and audit several networks with the same attacks, seeds and images, and write the report.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 
@@ -39,7 +39,7 @@ from ..store import slug
 # %% ../../nbs/750_evaluate.report.ipynb #70f6a00d
 @dataclass(frozen=True, eq=False)
 class _MeasureSettings:
-    "What the matrices and the alignment of a report may be told."
+    "Settings of the matrices and the alignment of a report."
     sources:object = None       # as in `transfer_matrix`; None for each bit-width and all together
     fit_on:object = None        # a loader of *training* images for universal attacks
     n:int = None                # evaluation images, None for all (quick: at most 500)
@@ -158,7 +158,7 @@ def _check_stages(s, nets):
 # %% ../../nbs/750_evaluate.report.ipynb #1a204014
 @dataclass
 class _Work:
-    "What a report is made from, beside its networks."
+    "The inputs of a report, besides its networks."
     settings:ReportSettings   # as they hold: bounded, with the number of attacked images
     attacks:object            # as in `transfer_matrix`
     bits:tuple                # bit-widths, high to low
@@ -268,7 +268,7 @@ def _cleared(folder):
 
 # %% ../../nbs/750_evaluate.report.ipynb #2e52ccbb
 def _kept(work, net):
-    "What a report says of its settings."
+    "Return the settings that a report records."
     s = work.settings
     names = ('title', 'n_attack', 'n_align', 'smooth', 'stages', 'places', 'seed', 'seeds', 'quick')
     kept = {k: v for k, v in vars(s).items() if k in names}

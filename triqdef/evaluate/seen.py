@@ -1,4 +1,4 @@
-"""Tell which attacks of a transfer matrix the training has seen, from the record of the run.
+"""Compare the attacks of a transfer matrix with those of training, from the record of the run.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.seen.html.md"""
 

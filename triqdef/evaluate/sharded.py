@@ -1,4 +1,4 @@
-"""Predict every picture once, at every bit-width, in shards that run anywhere and resume after a stop.
+"""Predict every picture once, at every bit-width, in shards that can resume.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.sharded.html.md"""
 

@@ -1,4 +1,4 @@
-"""Lines 1 to 4, 9 and 10: does less knowledge, a larger budget, or an ensemble find more?
+"""Lines 1 to 4, 9 and 10: does less knowledge, a larger budget, or an ensemble succeed more often?
 
 Docs: https://triqdef.github.io/triqdef/evaluate.strength.html.md"""
 
@@ -24,7 +24,7 @@ from .success import asr, Rate, worst_case
 
 # %% ../../nbs/685_evaluate.strength.ipynb #93bbd68c
 def _pairs_given(t):
-    "Transfer beside the white box of the same attack, in a given matrix."
+    "Return pairs of transfer and white box of the same attack, in a given matrix."
     return [(f'{a}, from {s}', b, t.success(a, s, b), 'white box', t.success(a, b, b))
             for a, s, b in t.adv_pred
             if s != b and (a, b, b) in t.adv_pred and t.threat(a, s, b) == 'T1']
@@ -55,7 +55,7 @@ def white_box_beats_transfer(
 
 # %% ../../nbs/685_evaluate.strength.ipynb #0df8dd8e
 def _search_pair(bench, label, attack, b):
-    "A gradient-free attack at the places and of the area of the white box, beside it."
+    "Return a gradient-free attack and the white box, at equal places and area."
     white = bench.white(b)
     same = dict(size=bench.attack.size, places=bench.kept[white][1])
     for k in same.keys() & vars(attack).keys(): attack = with_setting(attack, k, same[k])
@@ -133,7 +133,7 @@ def rises_with_area(
 
 # %% ../../nbs/685_evaluate.strength.ipynb #509aceeb
 def _more_steps(bench, b):
-    "Twice the steps or queries beside the white box; no pair where the attack has neither."
+    "Return twice the steps or queries and the white box; no pair if the attack has neither."
     a, base = bench.attack, bench.white_score(b)
     unit = next((k for k in ('steps', 'queries') if hasattr(a, k)), None)
     if unit is None: return []
@@ -142,7 +142,7 @@ def _more_steps(bench, b):
 
 # %% ../../nbs/685_evaluate.strength.ipynb #59e77cd8
 def _more_starts(bench, b):
-    "The best of the white box and two other starts at its places, beside the white box."
+    "Return the best of the white box and two other starts at its places, and the white box."
     a, base = bench.attack, bench.white_score(b)
     seed = bench.seed if a.seed is None else a.seed
     places = {'places': bench.kept[bench.white(b)][1]} if hasattr(a, 'places') else {}
@@ -195,7 +195,7 @@ def _best_source(self:AuditBench, b, with_white):
 
 # %% ../../nbs/685_evaluate.strength.ipynb #90c8f2e1
 def _all_together(bench, how):
-    "An ensemble of all bit-widths beside the best single source, at each bit-width."
+    "Return an ensemble of all bit-widths and the best single source, at each bit-width."
     view = BitEnsemble(bench.bits, how, seed=bench.seed)
     name = bench.variant(f'{how} of all', 'all', view=view)
     return [(f'{how} of all', b, bench.score(name, b), *bench._best_source(b, True))
@@ -203,7 +203,7 @@ def _all_together(bench, how):
 
 # %% ../../nbs/685_evaluate.strength.ipynb #b549609e
 def _all_but_victim(bench, b):
-    "The mean of all bit-widths but `b` beside the best transfer."
+    "Return the mean of all bit-widths but `b` and the best transfer."
     label = f'mean of all but {b}'
     name = bench.variant(label, 'others', view=BitEnsemble([o for o in bench.bits if o != b]))
     return label, b, bench.score(name, b), *bench._best_source(b, False)

@@ -1,4 +1,4 @@
-"""Success rates with their denominators and intervals, beside those of null patches.
+"""Success rates with their denominators and intervals, compared with those of null patches.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.success.html.md"""
 
@@ -96,7 +96,7 @@ def asr_all(
 def asr_targeted(
     adv:Tensor,      # (N,) classes predicted for the patched images
     y:Tensor,        # (N,) labels
-    target:int,      # the class that the attack wants
+    target:int,      # the target class of the attack
 )->Success:
     "Return which of the images of other classes are classified as `target`."
     adv, y = _aligned(adv=adv, y=y)
@@ -211,7 +211,7 @@ def success(
     y:Tensor,         # labels, (N,)
     x_adv:Tensor,     # the same images patched, (N,C,H,W)
     bits=None,        # the *target* bit-width, or None: as the network stands
-    target=None,      # the class the attack wants, or None
+    target=None,      # the target class of the attack, or None
     clean=None,       # (N,) predictions for `x` at these bits if they are known
     bs:int=None,      # images a forward pass; None: `images_at_once`
 )->dict:              # name of the definition → Success
@@ -226,7 +226,7 @@ def success(
 # %% ../../nbs/600_evaluate.success.ipynb #4ea9e0c3
 @dataclass(frozen=True, eq=False)
 class NullSettings:
-    "What null patches look like."
+    "Settings of null patches."
     shape:str = 'square'    # 'square' or 'circle'
     seed:int = 0            # of the noise, the crops and random places
     clean:Tensor = None     # (N,) predictions for `x` at these bits if they are known
@@ -240,7 +240,7 @@ def null_success(
     size,               # side of the patch in pixels, or (h, w)
     places='random',    # the places of the attack (N,2), or a rule
     bits=None,          # the target bit-width, or None: as the network stands
-    target=None,        # the class the attack wants, or None
+    target=None,        # the target class of the attack, or None
     settings=None,      # a `NullSettings`, None for the defaults
     **changes           # fields of `NullSettings`
 )->dict:                # 'noise', 'grey', 'crop' → name of the definition → Success

@@ -1,4 +1,4 @@
-"""All declared attacks with stated areas and budgets, and a quick set.
+"""Make all declared attacks with stated areas and budgets, or a quick set.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.suite.html.md"""
 
@@ -36,7 +36,7 @@ def attack_names(
 
 # %% ../../nbs/650_evaluate.suite.ipynb #0d3baced
 def suite_table():    # index: names
-    "Return the declared attacks: what they know, how many patches they make, budgets, papers."
+    "Return the declared attacks: knowledge, number of patches, budgets, papers."
     rows = {n: {'knows': 'scores' if d.black_box else 'gradients',
                 'patch': 'one for all' if d.universal else 'per image',
                 'area': 'its own' if d.chooses_area else 'as asked', 'full': d.full,

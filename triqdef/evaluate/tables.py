@@ -1,4 +1,4 @@
-"""The matrices, alignments and audits of several networks, what they found, and what was left out.
+"""Collect matrices, alignments and audits of several networks, the findings, and what was left out.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.tables.html.md"""
 
@@ -43,7 +43,7 @@ def from_dict(cls:CertifiedShare,
 def of(cls:CertifiedShare,
     certificate,    # what `certified` gave
 )->CertifiedShare:
-    "Return what a report shows of a certificate."
+    "Return the part of a certificate that a report shows."
     h, w = certificate.patch
     patches = 'any patch' if certificate.patches == 1 else f'any {certificate.patches} patches'
     claim = f'{patches} of {h}×{w}, by double masking'
@@ -83,7 +83,7 @@ def where(self:Report)->dict:
 # %% ../../nbs/720_evaluate.tables.ipynb #1ab3f991
 @patch
 def remark(self:Report)->str:
-    "Return what the size of this run allows to be said."
+    "Return a sentence on what a run of this size shows."
     n = min(a['n'] for t in self.transfers.values() for a in t.attacks.values())
     seeds, why = self.settings.get('seeds', 1), []
     if n < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")
@@ -132,7 +132,7 @@ def _left_out_of_audit(self:Report):
 # %% ../../nbs/720_evaluate.tables.ipynb #7328806d
 @patch
 def left_out(self:Report)->list:
-    "Return what an evaluation asks for and this report does not hold."
+    "Return the parts of a full evaluation that this report lacks."
     return (self._left_out_of_matrices() + self._left_out_of_alignment()
             + self._left_out_of_audit())
 
@@ -240,7 +240,7 @@ def _attack_row(self:Report, name, area):
 # %% ../../nbs/720_evaluate.tables.ipynb #6b57768d
 @patch
 def attack_table(self:Report)->pd.DataFrame:
-    "A row per attack: what it was, what it covered, what it could spend, how long it took."
+    "Return a row per attack: settings, area, budget and time."
     area = self.comparison.to_frame('asr').groupby('attack').area.mean()
     rows = [self._attack_row(a, area[a]) for a in self.comparison.attacks]
     return pd.DataFrame(rows).set_index('attack')

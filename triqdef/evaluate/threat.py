@@ -1,4 +1,4 @@
-"""What an attacker gets who does not know the victim's bit-width, beside one who does.
+"""Compare attackers who do not know the victim's bit-width with attackers who do.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.threat.html.md"""
 
@@ -143,7 +143,7 @@ def _keep_sources(table, rows):
 @patch
 def threat_table(self:Transfer,
     definition='asr',    # a definition of success; attacks without it are left out
-    text=False,          # for people: percent with intervals in one cell
+    text=False,          # for reading: percent with intervals in one cell
 )->pd.DataFrame:         # a row per attack and target
     "Return T1 (mean and highest), T2 and T3 with 95 % intervals, and the highest null."
     check_choice(definition, ('asr', 'asr_all', 'asr_targeted'), 'definition')

@@ -1,4 +1,4 @@
-"""`transfer_matrix`: patches made at each bit-width, scored at each, beside nulls.
+"""`transfer_matrix`: patches made at each bit-width and scored at each, with nulls.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.transfer.html.md"""
 

@@ -1,4 +1,4 @@
-"""How alike the stage features of a patched image are at different bit-widths.
+"""The similarity of the stage features of a patched image between bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/penalty.fdp.html.md"""
 
@@ -73,7 +73,7 @@ def map_likeness(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # (B,) from 0 to w_edge + w_hog
-    "Return the weighted likeness of each image's maps, averaged over pairs of bit-widths."
+    "Return the weighted similarity of each image's maps, averaged over pairs of bit-widths."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     pairs = bit_pairs(maps, pairs)
     bits = sorted({b for p in pairs for b in p}, reverse=True)
@@ -114,7 +114,7 @@ def fdp(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
-    "Return the feature disalignment penalty: mean likeness over images, pairs and stages."
+    "Return the feature disalignment penalty: mean similarity over images, pairs and stages."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     maps = _stage_maps(features)
     bit_pairs(maps, pairs)

@@ -1,4 +1,4 @@
-"""How alike the input gradients of a patched image are at different bit-widths.
+"""The similarity of the input gradients of a patched image between bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/penalty.gpdp.html.md"""
 
@@ -34,6 +34,6 @@ def gpdp(
     smooth:float=0.,       # Gaussian blur of the maps first, σ in pixels
     soft:bool=False,       # soft orientation bins, which give gradients to the angles too
 )->Tensor:                 # a scalar from 0 to w_edge + w_hog
-    "Return the gradient disalignment penalty: mean likeness over images and pairs."
+    "Return the gradient disalignment penalty: mean similarity over images and pairs."
     check_numbers('[0, ∞)', w_edge=w_edge, w_hog=w_hog); check_numbers(smooth=smooth)
     return map_likeness(_gradient_maps(gradients), pairs, w_edge, w_hog, smooth, soft).mean()

@@ -103,7 +103,7 @@ def gaussian_smooth(
 def safe_sqrt(
     s:Tensor,    # squares, ≥ 0, any shape
 )->Tensor:
-    "Return √s, with value, slope and curvature 0 where `s` is nearly nothing."
+    "Return √s, with value, slope and curvature 0 where `s` is almost zero."
     none = s < (2**-300 if s.dtype == torch.float64 else 2**-80)
     return torch.where(none, 0., torch.where(none, 1., s).sqrt())
 

@@ -1,4 +1,4 @@
-"""The maps inside a network, one per stage, taken during an ordinary forward pass.
+"""Take one feature map per stage during an ordinary forward pass.
 
 Docs: https://triqdef.github.io/triqdef/percept.features.html.md"""
 
@@ -116,7 +116,7 @@ def _by_resolution(outputs, channels):
 
 # %% ../../nbs/220_percept.features.ipynb #03cfccbd
 def _token_blocks(net, x):
-    "Return the longest row of like blocks that give tokens of at least 3×3 places."
+    "Return the longest sequence of equal blocks that give at least 3×3 tokens."
     rows = {}
     for name, (_, n, c) in _outputs(net, x, ndim=3):
         m, s = net.get_submodule(name), math.isqrt(n)

@@ -1,4 +1,4 @@
-"""Which pixels move the loss: the gradient at the input.
+"""Compute the gradient of the loss with respect to the pixels.
 
 Docs: https://triqdef.github.io/triqdef/percept.gradients.html.md"""
 

@@ -1,4 +1,4 @@
-"""Train a U-Net to predict the noise in an image, for tests and for images without a published diffusion model.
+"""Train a small U-Net to predict noise, for tests and for images without a published diffusion model.
 
 Docs: https://triqdef.github.io/triqdef/purify.denoiser.html.md"""
 

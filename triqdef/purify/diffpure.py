@@ -1,4 +1,4 @@
-"""Some steps of a diffusion forward, and the same steps back.
+"""Run some steps of a diffusion process forward, then the same steps in reverse.
 
 Docs: https://triqdef.github.io/triqdef/purify.diffpure.html.md"""
 

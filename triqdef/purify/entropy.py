@@ -1,4 +1,4 @@
-"""The entropy of grey values in sliding windows shows where an image holds more information than natural ones do.
+"""Compute the entropy of grey values in sliding windows, which is high in noisy patches.
 
 Docs: https://triqdef.github.io/triqdef/purify.entropy.html.md"""
 
@@ -51,7 +51,7 @@ def entropy_map(
     x:Tensor,       # images, (B,3,H,W) or (B,1,H,W) in [0,1]
     window:int=3,   # side of a window in pixels, at least 2
     stride:int=1,   # pixels from one window to the next, at least 1
-    bins:int=16,    # grey levels told apart, 2 to 256
+    bins:int=16,    # number of grey levels, 2 to 256
 )->Tensor:          # ((H − window)//stride + 1 rows, columns alike), bits
     "Return the Shannon entropy of every whole window, (B,h,w)."
     check_ints(bins=bins)

@@ -1,4 +1,4 @@
-"""A gradient of one random draw says little about the next; an attack averages over several.
+"""Average the gradient over several draws of a randomised defence.
 
 Docs: https://triqdef.github.io/triqdef/purify.eot.html.md"""
 
@@ -55,7 +55,7 @@ def __call__(self:EOT,
     y,              # labels, (B,)
     target=None,    # class to reach, a `Criterion`, or (B,) classes; None to leave the label
     step:int=0,     # number of the step
-    grad=True,      # whether the gradient is wanted
+    grad=True,      # whether to compute the gradient
 )->tuple:           # loss (B,), share of looks fooled (B,), gradient like `p` or None
     "Look `n` times, each time at other noise."
     looks, before = [], self.state_dict()

@@ -1,4 +1,4 @@
-"""Replace masked pixels by what surrounds them, ring by ring; differentiable, and in batches.
+"""Replace masked pixels by weighted means of their neighbours, ring by ring.
 
 Docs: https://triqdef.github.io/triqdef/purify.inpaint.html.md"""
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 # %% ../../nbs/866_purify.inpaint.ipynb #e56e3ef3
 def _fill_ring(z, known):
-    "Fill the unknown pixels beside known ones; None if there are none."
+    "Fill the unknown pixels next to known ones; None if there are none."
     C = z.shape[1]
     k = z.new_tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]])[None, None]/16
     share = F.conv2d(known, k, padding=1)

@@ -1,4 +1,4 @@
-"""Local entropy says where a patch may be, an autoencoder completes its shape, and the hole is filled from its surroundings.
+"""Local entropy locates a patch, an autoencoder completes its mask, and inpainting fills the mask.
 
 Docs: https://triqdef.github.io/triqdef/purify.jedi.html.md"""
 
@@ -77,7 +77,7 @@ def _entropies(self:JEDI, dl, n_batches):
 @torch.no_grad()
 def calibrate(self:JEDI,
     dl,                  # a loader of clean (images, ...) batches, images (B,3,H,W) in [0,1]
-    n_batches:int=8,     # how many batches to look at
+    n_batches:int=8,     # how many batches to use
 )->JEDI:
     "Set the threshold by the entropies of clean images; `ValueError` on an empty loader."
     check_ints(n_batches=n_batches)

@@ -1,4 +1,4 @@
-"""The base class: levels, numbers for each bit-width, and what is initialised.
+"""Levels, parameters for each bit-width, and their initialisation.
 
 Docs: https://triqdef.github.io/triqdef/quant.base.html.md"""
 
@@ -33,7 +33,7 @@ def _checked_widths(widths):
 
 # %% ../../nbs/103_quant.base.ipynb #51dad346
 def _mark_of(state, values=None):
-    "What shows a change of a buffer: its values, or off the CPU the tensor and its version."
+    "Return what a change of a buffer changes: its values, or off the CPU tensor and version."
     if state.device.type == 'cpu': return None, state.tolist() if values is None else values
     return state, None if state.is_inference() else state._version
 
@@ -57,7 +57,7 @@ class Quantizer(nn.Module):
         self.sync()
         self.build()
 
-    def build(self): "Make the numbers that are learned: here none."
+    def build(self): "Create the learned parameters: here none."
 
 # %% ../../nbs/103_quant.base.ipynb #960290f5
 @patch
@@ -142,7 +142,7 @@ def fit(self:Quantizer,
     method:str='lsq',  # 'lsq' (a start to train from) or 'mse' (the least squared error)
     count=None,        # number of this batch in a running mean, 1 for the first; None: no mean
 ):
-    "Set what is learned at `bits` from `v`: here nothing."
+    "Set the learned parameters of `bits` from `v`: here there are none."
 
 # %% ../../nbs/103_quant.base.ipynb #945cb773
 @patch
@@ -163,7 +163,7 @@ def observe(self:Quantizer,
     method:str='lsq',  # 'lsq' (a start to train from) or 'mse' (the least squared error)
     count=None,        # number of this batch in a running mean, 1 for the first; None: no mean
 ):
-    "Fit the numbers of `bits` to data; the first data decide the sign of an activation."
+    "Fit the parameters of `bits` to data; the first data decide the sign of an activation."
     if self.by_value: return
     with torch.no_grad():
         first = self.signed is None or not self.ready[bits]
@@ -183,7 +183,7 @@ def parameters_at(self:Quantizer,
 def learned(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer
 )->bool:
-    "Whether any number of `bits` differs from that of a new quantizer."
+    "Whether any parameter of `bits` differs from its initial value."
     row = list(self.widths).index(bits)
     rows = [b[row] for n, b in self.named_buffers(recurse=False) if n != 'state']
     numbers = self.parameters_at(bits) + rows
@@ -210,10 +210,10 @@ def start(self:Quantizer,
 @patch
 def kept(self:Quantizer,
     key,        # what is wanted, any hashable
-    tensors,    # what it is made of, a tuple of tensors
+    tensors,    # the tensors it is computed from, a tuple
     make,       # function without arguments that makes it
 ):
-    "Return what `make` gives, or what it gave before, inside a block of `weights_once`."
+    "Return `make()`, or its cached value inside a block of `weights_once`."
     if self._kept is None or torch.compiler.is_compiling(): return make()
     return self._kept(key, tensors, make)
 

@@ -55,7 +55,7 @@ def _active_norms(net):
     both = {'running_mean', 'running_var'}
     odd = {type(m).__name__ for m in norms if _tracked(m) and not both <= _tracked(m)}
     if odd:
-        warnings.warn(f"statistics of {sorted(odd)} stay as they are: calibrate moves a mean and a "
+        warnings.warn(f"statistics of {sorted(odd)} stay as they are: calibrate sets a mean and a "
                       "variance")
     return [m for m in norms if both <= _tracked(m)]
 
@@ -105,7 +105,7 @@ def _full(net, batches):
 
 # %% ../../nbs/138_quant.calibrate.ipynb #3de85183
 def _moved(mean, var, full, i):
-    "The statistics of full precision, moved as the inputs moved by batch `i`."
+    "Return the 32-bit statistics, corrected for the shift of the inputs up to batch `i`."
     mean32, var32, moments = full
     before_mean, before_var = moments[i]
     return mean32 + mean - before_mean, var32*(var + 1e-12)/(before_var + 1e-12)
@@ -152,7 +152,7 @@ def calibrate(
     n_batches:int=8,     # how many batches to use
     bits=None,           # the bit-widths to calibrate, or None for all below 32
     method:str='mse',    # 'mse' (least squared error) or 'lsq' (the start of LSQ, for training)
-    norms:bool=True,     # move BatchNorm statistics too
+    norms:bool=True,     # correct BatchNorm statistics too
 )->nn.Module:
     "Fit steps and BatchNorm statistics of low bit-widths to data; `ValueError` on an empty loader."
     check_choice(method, ('mse', 'lsq'), 'method')

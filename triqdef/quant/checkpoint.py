@@ -1,4 +1,4 @@
-"""A network as tensors and JSON: safe to load from anywhere, whole or refused.
+"""Save a network as tensors and JSON; loading runs no code and refuses incomplete files.
 
 Docs: https://triqdef.github.io/triqdef/quant.checkpoint.html.md"""
 
@@ -35,7 +35,7 @@ def description_of(
     n_classes:int,    # number of classes
     meta=None,        # anything JSON can hold
 )->dict:
-    "Return what a checkpoint says about its network."
+    "Return the description of a network for its checkpoint."
     check_ints(1, n_classes=n_classes)
     state = bit_state_of(net)
     if isinstance(n_classes, bool) or not hasattr(n_classes, '__index__'):
@@ -66,7 +66,7 @@ def _built(d):
 
 # %% ../../nbs/150_quant.checkpoint.ipynb #585deea7
 def _kind(m):
-    "What has to agree of a module besides its tensors."
+    "Return what must agree about a module besides its tensors."
     if isinstance(m, MultiBitNorm): return 'a norm per bit-width'
     if keeps_statistics(m): return 'a norm'
     name = type(m).__name__
@@ -133,7 +133,7 @@ def save_checkpoint(
     n_classes:int,    # number of classes
     meta=None,        # anything JSON can hold: class names, settings, accuracies
 )->Path:
-    "Write tensors and description to `path`, whole or not at all."
+    "Write tensors and description to `path`, completely or not at all."
     check_ints(1, n_classes=n_classes)
     _check_arch(arch)
     path, net = as_path(path), unwrap(net)
@@ -175,7 +175,7 @@ def read_tensors(
 def read_description(
     path,       # a checkpoint
 )->dict:        # arch, n_classes, quant, meta
-    "Return what a checkpoint says about itself; `ValueError` if it has no description."
+    "Return the description in a checkpoint; `ValueError` if it has none."
     tensors, meta = read_tensors(path)
     if 'triqdef' not in meta:
         raise ValueError(f"{path} was not written by save_checkpoint: it has no description")

@@ -125,7 +125,7 @@ def _widths(m, bits):
 def quant_table(
     net:nn.Module,    # a multi-bit network
 )->pd.DataFrame:      # a row each: kind, number of weights, width at each bit-width, and a note
-    "Return what is quantized and what is not, and why."
+    "Return which layers are quantized, and why others are not."
     net = unwrap(net)
     state = only_state(net, 'quant_table')
     rows, fused = {}, inside_fused(net)
@@ -204,7 +204,7 @@ def _alone(m):
 
 # %% ../../nbs/140_quant.convert.ipynb #34eff654
 def _kept(m, bits, state):
-    "The form of a module at one bit-width, changed in place or new; None if it stays as it is."
+    "Return a module at one bit-width, changed in place or new; None if it does not change."
     if isinstance(m, MultiBitNorm): return _alone(m)
     if isinstance(m, (QConv2d, QLinear)):
         if bits == 32: return unquantized_layer(m)

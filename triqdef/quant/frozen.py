@@ -20,7 +20,7 @@ from .kept import Kept
 _kinds = dict(values=False, graphs=True, nothing=None)
 
 def _keeper(old, graphs):
-    "The keeper of a block inside another, whose keeper is `old`."
+    "Return the cache of a block inside another, whose cache is `old`."
     if graphs is None: return None
     return old if old is not None and old.graphs == graphs else Kept(graphs)
 
@@ -30,7 +30,7 @@ def weights_once(
     net:nn.Module,    # any network; a plain one has nothing to keep
     what='values',    # 'values', 'graphs' or 'nothing'
 ):
-    "Run a block in which quantizers keep weights and steps until they change."
+    "Run a block in which quantizers cache weights and steps until they change."
     graphs = _kinds[check_choice(what, _kinds, 'what')]
     before = [(m, m._kept) for m in check_network(net).modules() if isinstance(m, Quantizer)]
     try:

@@ -1,4 +1,4 @@
-"""Compute a value once, for as long as the tensors that it was made of do not change.
+"""Compute a value once, until a tensor that it was computed from changes.
 
 Docs: https://triqdef.github.io/triqdef/quant.kept.html.md"""
 
@@ -12,7 +12,7 @@ import torch
 
 # %% ../../nbs/101_quant.kept.ipynb #b0ad722b
 def _mark(t):
-    "The tensor, its version, type and place, and on a CPU a copy of its values."
+    "Return the tensor, its version, dtype and device, and on a CPU a copy of its values."
     version = None if t.is_inference() else t._version
     values = t.detach().clone() if t.device.type == 'cpu' else None
     return t, version, t.dtype, t.device, values
@@ -27,7 +27,7 @@ def _same(t, mark):
 
 # %% ../../nbs/101_quant.kept.ipynb #e26f87b5
 class Kept:
-    "Values by key, each made anew when a tensor that it was made of has changed."
+    "A cache: values by key, recomputed when a tensor that they were computed from has changed."
     def __init__(self,
         graphs=False,    # keep values with a graph too, for one backward pass
     ): self.graphs, self.found = graphs, {}
@@ -37,10 +37,10 @@ class Kept:
 
     def __call__(self,
         key,        # what the value is, any hashable
-        tensors,    # what it is made of, a tuple of tensors
+        tensors,    # the tensors it is computed from, a tuple
         make,       # function without arguments that makes it
     ):
-        "Return the value of `key`, made now if it is not there or no longer valid."
+        "Return the value of `key`, computed now if it is missing or no longer valid."
         graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if graph and not self.graphs: return make()
         key = key, len(tensors), graph, torch.is_inference_mode_enabled()

@@ -106,7 +106,7 @@ def _adopt(layer, source, bit_state, widths, weight, act, per_channel):
 
 # %% ../../nbs/120_quant.layers.ipynb #0a088ed6
 def _observe(layer, x):
-    "Show input and, with the first batch, weight to the quantizers of `layer`."
+    "Let the quantizers of `layer` observe its input and, with the first batch, its weight."
     state = layer.bit_state
     method, count = state.observing
     layer.act_quant.observe(x, state.bits, method, count)

@@ -1,4 +1,4 @@
-"""Switchable BatchNorm, and a second derivative of it that costs a few passes over memory.
+"""Switchable BatchNorm, and a fast second derivative of it.
 
 Docs: https://triqdef.github.io/triqdef/quant.norm.html.md"""
 
@@ -31,7 +31,7 @@ def _per_channel(t, ndim=4): return t.reshape(1, -1, *[1]*(ndim - 2))
 
 # %% ../../nbs/130_quant.norm.ipynb #e2fca944
 def _second_order(v, g, gx, gw, gb, x, w, mean, rstd, eps):
-    "Derivatives of ⟨v, γ r P(g)⟩ by g, x and γ, per the equations above."
+    "Return the derivatives of ⟨v, γ r P(g)⟩ with respect to g, x and γ, by the equations above."
     n = x.numel()/x.shape[1]
     vx, vw, vb = _backward(v, x, w, mean, rstd, eps)
     by_w = rstd*torch.sub((v*g).sum((0, 2, 3)), (vb*gb).addcmul_(vw, gw), alpha=1/n)
@@ -89,7 +89,7 @@ def _plain_norm(norm):
 
 # %% ../../nbs/130_quant.norm.ipynb #296d3675
 def _hooked(m):
-    "Whether any hook sits on `m`."
+    "Whether `m` has any hook."
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
                 or m._backward_pre_hooks)
 
@@ -170,7 +170,7 @@ def keeps_statistics(
 
 # %% ../../nbs/130_quant.norm.ipynb #a2d6f3e5
 class MultiBitNorm(nn.Module):
-    "A norm per bit-width, each a copy of the original; the active bit-width chooses."
+    "One norm for each bit-width, each a copy of the original; the active bit-width selects it."
     def __init__(self,
         norm:nn.Module,        # the norm to replace, see `keeps_statistics`
         bit_state:BitState,    # the network's

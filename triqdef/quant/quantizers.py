@@ -32,7 +32,7 @@ class LSQ(Quantizer):
 
 # %% ../../nbs/110_quant.quantizers.ipynb #bc878cc2
 class _Step(Function):
-    "exp(ρ) in value, with the derivative 1/s by ρ."
+    "exp(ρ) in value, with the derivative 1/s with respect to ρ."
     @staticmethod
     def forward(ctx, rho):
         ctx.save_for_backward(s := rho.exp())
@@ -46,7 +46,7 @@ class _Step(Function):
 def step(self:LSQ,
     bits:int,    # an active bit-width
 )->Tensor:       # positive, of the step's shape
-    "Return the step at `bits`: exp(ρ) in value, with the derivative 1/s by ρ."
+    "Return the step at `bits`: exp(ρ), with the derivative 1/s with respect to ρ."
     rho = self.log_steps[str(bits)]
     return self.kept(('step', bits), (rho,), lambda: _Step.apply(rho))
 
@@ -103,7 +103,7 @@ def fit(self:Cover,
     method:str='lsq',  # not used
     count=None,        # number of this batch, 1 for the first
 ):
-    "Cover the largest magnitude of `v`, and from the second batch on that of all before."
+    "Set the step to cover the largest magnitude of `v` and of the batches before it."
     rho, top = self.log_steps[str(bits)], rows_by_step(v.float(), self.shape).abs().amax(1)
     new = (top.clamp_min(1e-6)/self.limits(bits)[1]).reshape(self.shape).log()
     rho.copy_(new if count in (None, 1) else torch.maximum(new, rho))

@@ -1,4 +1,4 @@
-"""Settings and checkpoints name a quantizer by a word. A class registers where it is written.
+"""Settings and checkpoints name a quantizer by a string; each class registers itself.
 
 Docs: https://triqdef.github.io/triqdef/quant.registry.html.md"""
 

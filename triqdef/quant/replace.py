@@ -1,4 +1,4 @@
-"""Replace layers and norms of any network by their forms for many bit-widths.
+"""Replace layers and norms of any network by multi-bit ones.
 
 Docs: https://triqdef.github.io/triqdef/quant.replace.html.md"""
 
@@ -34,7 +34,7 @@ def _is_layer(m): return any(is_plain(m, cls) for cls in (nn.Conv2d, nn.Linear, 
 def inside_fused(
     model:nn.Module,    # any network
 )->set:                 # ids of modules
-    "Return what is in modules that read the weights of their layers without calling them."
+    "Return the modules inside those that read the weights of their layers without calling them."
     fused = {'MultiheadAttention', 'ShiftedWindowAttention', 'TransformerEncoderLayer'}
     return {id(c) for m in model.modules() if fused & {t.__name__ for t in type(m).__mro__}
             for c in m.modules()}
@@ -63,7 +63,7 @@ def swap_modules(
     model:nn.Module,    # changed in place
     new:dict,           # name of a submodule → its replacement
 ):
-    "Put `new[name]` where the submodule `name` is, under every name that it has."
+    "Replace the submodule `name` by `new[name]`, under every name that it has."
     by_id = {id(model.get_submodule(n)): m for n, m in new.items()}
     for name, m in list(model.named_modules(remove_duplicate=False)):
         if id(m) in by_id and name:
@@ -145,7 +145,7 @@ def replace_layers(
     net:nn.Module,    # a float network, changed in place
     state,            # the `BitState` of the layers; `config` has the arguments of `to_multibit`
 )->nn.Module:         # `net`, or its replacement if it is a layer
-    "Replace layers and norms by their forms of many bit-widths; `ValueError` if there is no layer."
+    "Replace layers and norms by multi-bit ones; `ValueError` if there is no layer."
     net.bit_state = state
     layers, norms = _replaceable(net, state.config['skip'])
     if not layers:

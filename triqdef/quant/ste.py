@@ -66,7 +66,7 @@ def _comparable(v, step, lo, hi, edge):
 
 # %% ../../nbs/100_quant.ste.ipynb #3e513c70
 def _grad_of_g(ggv, ggs, v, y, step, lo, hi, edge, scale):
-    "The derivative by `g` of its two gradients, weighted by `ggv` and `ggs` (None for neither)."
+    "Return the derivative with respect to `g`, weighted by `ggv` and `ggs` (None for neither)."
     u, *span = _comparable(v, step, lo, hi, edge)
     out = None if ggv is None else _masked(ggv, u, *span)
     if ggs is None: return out
@@ -77,7 +77,7 @@ def _grad_of_g(ggv, ggs, v, y, step, lo, hi, edge, scale):
 def wanted_inputs(
     ctx,       # of a `Function`, in its backward pass
 )->list:       # a bool for each tensor among its inputs
-    "Return which inputs the present backward pass goes on to; True where torch cannot say."
+    "Return which inputs need a gradient in this backward pass; True where torch cannot say."
     will = getattr(torch._C, '_will_engine_execute_node', lambda node: True)
     def wanted(node):
         try: return node is not None and will(node)
@@ -86,7 +86,7 @@ def wanted_inputs(
 
 # %% ../../nbs/100_quant.ste.ipynb #8efb54f0
 def _dense(*tensors):
-    "Whether tensors are large, on a CPU, and lie in memory alike, without gaps."
+    "Whether tensors are large, on a CPU, and dense with the same strides."
     small = any(t.device.type != 'cpu' or t.ndim != 4 or t.numel() < 2**20 for t in tensors)
     layouts = () if small else (torch.contiguous_format, torch.channels_last)
     return any(all(t.is_contiguous(memory_format=m) for t in tensors) for m in layouts)
@@ -105,7 +105,7 @@ def _on_levels(v, step, lo, hi):
 
 # %% ../../nbs/100_quant.ste.ipynb #3c205091
 def _pulled_back(g, v, y, step, lo, hi, edge):
-    "The gradients by `v` and, unscaled, by the step."
+    "Return the gradients with respect to `v` and, unscaled, to the step."
     u, *span = _comparable(v, step, lo, hi, edge)
     if step.numel() > 1 or isinstance(lo, Tensor) or not _dense(g, v, y):
         return _masked(g, u, *span), _inner(g, y - _masked(v, u, *span), step)
@@ -175,7 +175,7 @@ def quantize(
 
 # %% ../../nbs/100_quant.ste.ipynb #48e2f7fd
 class _Borrowed(Function):
-    "The first tensor in the forward pass, the second in the backward pass."
+    "Give the first tensor forward and the gradient of the second backward."
     @staticmethod
     def forward(ctx, value, source): return value.view_as(value)
 

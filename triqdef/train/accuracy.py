@@ -54,7 +54,7 @@ def predictions(self:AccuracyAt,
 def accumulate(self:AccuracyAt,
     learn,    # a Learner after its forward pass
 ):
-    "Count the right answers of a batch."
+    "Count the correct predictions of a batch."
     net, (y, *_) = unwrap(learn.model), learn.yb
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(f"{self.name} needs labels (B,) that are classes, "

@@ -1,4 +1,4 @@
-"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses interference.
+"""A callback that runs fastai's forward pass at the highest active bit-width, and refuses conflicting changes.
 
 Docs: https://triqdef.github.io/triqdef/train.base.html.md"""
 
@@ -139,7 +139,7 @@ def after_fit(self:TrainingCallback):
 # %% ../../nbs/519_train.base.ipynb #9e65acc6
 @patch
 def before_fit(self:TrainingCallback):
-    "Wait for training to begin, and remove what a fit that failed has left."
+    "Wait for training to begin, and remove the hooks of a failed fit."
     self.begun = False
     self.off(); TrainingCallback.after_fit(self)
 
@@ -173,7 +173,7 @@ def check_batch(self:TrainingCallback):
 # %% ../../nbs/519_train.base.ipynb #58429e4b
 @patch
 def prepare(self:TrainingCallback):
-    "Let bit-widths that are active for the first time find their steps on the clean batch."
+    "Initialise the steps of newly active bit-widths on the clean batch."
     for b in set(self.active) - self.prepared:
         if first_steps(self.net, self.x, b): self.company.agree(self.net)
     self.prepared |= set(self.active)

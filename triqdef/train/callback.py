@@ -26,7 +26,7 @@ from .passes import Alone, company, first_steps, switch_once
 
 # %% ../../nbs/520_train.callback.ipynb #5c264383
 def _usual_attack(size=8, steps=5, step_size=32/255):
-    "Patch PGD that keeps the patch of the highest loss."
+    "Return Patch PGD that keeps the patch of the highest loss."
     return PatchPGD(size, steps=steps, step_size=step_size, keep='loss')
 
 # %% ../../nbs/520_train.callback.ipynb #302512c4

@@ -1,4 +1,4 @@
-"""Begin with full precision, let lower bit-widths in one at a time, then draw some at every step.
+"""Begin at the highest bit-width, add lower ones one at a time, then draw some at every step.
 
 Docs: https://triqdef.github.io/triqdef/train.curriculum.html.md"""
 
@@ -19,7 +19,7 @@ class BACT:
     "The active bit-widths $B_t$ and the weight of the penalties, by training progress."
     def __init__(self,
         bits,                 # bit-widths to train
-        warmup:float=.3,      # share of training in which lower bit-widths come in, 0 to 1
+        warmup:float=.3,      # share of training in which lower bit-widths are added, 0 to 1
         max_active:int=None,  # at most this many at a step, at least 2; None for no bound
         ramp:float=.1,        # share of training over which the penalties rise from 0 to 1
         seed:int=0,           # seed of the draws
@@ -38,7 +38,7 @@ class BACT:
 def entered(self:BACT,
     progress:float,    # share of training done, 0 to 1
 )->tuple:              # bit-widths, high to low
-    "The bit-widths that have come in."
+    "Return the bit-widths that have been added."
     n = len(self.bits)
     if progress >= self.warmup: return self.bits
     return self.bits[:1 + int(n*progress/self.warmup)]

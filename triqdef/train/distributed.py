@@ -1,4 +1,4 @@
-"""Train with every GPU or every machine: the same objective, the same figures.
+"""Train with the same objective on several GPUs or machines.
 
 Docs: https://triqdef.github.io/triqdef/train.distributed.html.md"""
 
@@ -64,7 +64,7 @@ def by_first(
 
 # %% ../../nbs/850_train.distributed.ipynb #925a93ce
 def wait_for_all():
-    "Go on when every process has come here."
+    "Wait until every process has reached this call."
     if this_process()[1] > 1: dist.barrier()
 
 # %% ../../nbs/850_train.distributed.ipynb #28b2611d
@@ -94,7 +94,7 @@ class _WithZeros(Function):
 
 # %% ../../nbs/850_train.distributed.ipynb #630eb6e6
 class Together(Alone):
-    "What a training callback asks of the other processes of a `DistributedDataParallel` model."
+    "The operations over processes that a training callback needs, for a DDP model."
     joint = True
     def __init__(self): self.rank, self.idle = this_process()[0], []
     def agree(self, net): share_quantizers(net)
@@ -118,7 +118,7 @@ def complete(self:Together,
     net:nn.Module,   # the network inside the wrapper
     active:tuple,    # the active bit-widths
 )->Tensor:           # the same value
-    "Have every parameter receive a gradient, and note which of them must lose it again."
+    "Give every parameter a gradient, and note which gradients to remove afterwards."
     known, params = reached_params(total), [p for p in net.parameters() if p.requires_grad]
     rest = [p for p in params if id(p) not in known]
     others = {id(p) for p in idle_parameters(net, active)}
@@ -139,7 +139,7 @@ class RankTrainer(Callback):
         self.accelerator, self.before = accelerator, None
 
     def before_fit(self):
-        "Wrap, after the other callbacks have looked at the plain network."
+        "Wrap, after the other callbacks have checked the plain network."
         self.before = self.learn.model, list(self.dls.loaders)
         shares = [RankLoader(dl) for dl in self.dls]
         self.learn.model = self.accelerator.prepare(self.learn.model)

@@ -21,7 +21,7 @@ from .pbat import PBAT
 
 # %% ../../nbs/540_train.dwq.ipynb #c2e200c5
 class OneBit:
-    "A curriculum of one bit-width a step, drawn with even chance."
+    "A curriculum of one bit-width a step, drawn uniformly."
     def __init__(self,
         bits,          # bit-widths to draw from
         seed:int=0,    # of the draws

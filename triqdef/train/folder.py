@@ -87,7 +87,7 @@ def settings_differ(
     recorded:dict,    # settings of a run, as `run.json` holds them
     asked:dict,       # other ones
 )->dict:              # name → the two values
-    "The settings that two runs disagree about, wherever they ran."
+    "Return the settings in which two runs differ, apart from the device."
     default = json.loads(json.dumps(asdict(TrainSettings())))
     pairs = {k: (recorded.get(k, v), asked.get(k, v)) for k, v in default.items() if k != 'device'}
     return {k: (a, b) for k, (a, b) in pairs.items() if a != b}
@@ -127,9 +127,9 @@ def check_writable(
 @contextmanager
 def alone(
     path,    # the file that is locked; its folder exists
-    what,    # what it stands for, for the message
+    what,    # what the lock protects, for the message
 ):
-    "A block that one process at a time can be in; `ValueError` if another is."
+    "Run a block under a file lock; `ValueError` if another process holds it."
     lock = FileLock(path)
     try: lock.acquire(timeout=0)
     except Timeout:

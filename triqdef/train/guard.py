@@ -1,4 +1,4 @@
-"""Checks of labels, batches, the optimizer, and changes between two events.
+"""Check labels, batches and the optimizer, and detect changes between two events.
 
 Docs: https://triqdef.github.io/triqdef/train.guard.html.md"""
 
@@ -88,7 +88,7 @@ def mark(
 
 # %% ../../nbs/518_train.guard.ipynb #2d56a895
 def _cast_of(t, marked):
-    "Return whether `t` holds the values of `marked` in another precision."
+    "Return whether `t` holds the values of `marked` in another dtype."
     if not isinstance(t, Tensor) or t.dtype == marked.dtype: return False
     return torch.equal(t.float(), marked.float())
 
@@ -96,15 +96,15 @@ def _cast_of(t, marked):
 def unchanged(
     v,             # a tensor, or a tuple of them
     marks:list,    # what `mark` gave
-)->bool:           # also True for the same values in another precision
-    "Return whether `v` is what was marked."
+)->bool:           # also True for the same values in another dtype
+    "Return whether `v` has not changed since `mark`."
     now = mark(v)
     if len(now) != len(marks): return False
     return all(t is m and i == j or _cast_of(t, m) for (t, i), (m, j) in zip(now, marks))
 
 # %% ../../nbs/518_train.guard.ipynb #64d46623
 class Partner(Callback):
-    "Does one part of a training callback's work, at an order of its own."
+    "A callback that runs one part of a training callback at its own `order`."
     def __init__(self,
         trainer,     # the training callback
         event:str,   # name of the event

@@ -1,4 +1,4 @@
-"""Two random masks on each image, so that accuracy behind masks holds.
+"""Two random masks on each image keep accuracy on masked images.
 
 Docs: https://triqdef.github.io/triqdef/train.masked.html.md"""
 

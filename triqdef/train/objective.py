@@ -1,4 +1,4 @@
-"""One loss for one update: clean images, patched images, and two penalties, over the active bit-widths.
+"""The loss of one update: clean images, patched images and two penalties over the active bit-widths.
 
 Docs: https://triqdef.github.io/triqdef/train.objective.html.md"""
 
@@ -28,7 +28,7 @@ from ..quant.frozen import weights_once
 # %% ../../nbs/510_train.objective.ipynb #721a87ae
 @dataclass
 class Terms:
-    "The terms of one step, each a scalar tensor; `total` is what to call `backward` on."
+    "The terms of one step, each a scalar tensor; `total` is call `backward` on it."
     clean:Tensor    # mean cross entropy of clean images, ≥ 0
     adv:Tensor      # mean cross entropy of patched images, 0 where no term needs them
     fdp:Tensor      # feature penalty, 0 to 2, unweighted
@@ -114,7 +114,7 @@ def _check_classes(y, logits):
 
 # %% ../../nbs/510_train.objective.ipynb #2d61ffaa
 def _softened(loss, logits, teacher, share):
-    "The loss with a share owed to the prediction of a teacher."
+    "Return the loss with a share given to the prediction of a teacher."
     return (1 - share)*loss + share*F.cross_entropy(logits, teacher.softmax(1))
 
 # %% ../../nbs/510_train.objective.ipynb #3e239592
@@ -124,7 +124,7 @@ def clean_losses(
     y:Tensor,                  # labels, (B,)
     bits:tuple,                # bit-widths to run
     loss_func=F.cross_entropy, # logits and labels → mean loss
-    distill:float=0.,          # share δ of the loss that is owed to the teacher, 0 to 1
+    distill:float=0.,          # share δ of the loss that is given to the teacher, 0 to 1
     teacher:Tensor=None,       # logits (B,n_classes) to learn from, or None: of the first of `bits`
 )->list:                       # scalars
     "Mean loss of clean images at each bit-width."
@@ -149,7 +149,7 @@ class Objective:
         stages=None,               # names of the stages for FDP, or None for the network's default
         smooth:float=0.,           # σ in pixels of a Gaussian on the maps before they are compared
         loss_func=F.cross_entropy, # logits and labels → mean loss
-        distill:float=0.,          # share of lower bit-widths' loss owed to the highest, 0 to 1
+        distill:float=0.,          # share of lower bit-widths' loss given to the highest, 0 to 1
     ):
         self.lambda_adv, self.lambda_fdp, self.lambda_gpdp = lambda_adv, lambda_fdp, lambda_gpdp
         self.pairs, self.stages, self.smooth, self.loss_func = pairs, stages, smooth, loss_func

@@ -1,4 +1,4 @@
-"""Set the bit-width of one forward pass, and let the quantizers find their steps on clean images.
+"""Set the bit-width of one forward pass, and initialise quantizer steps on clean images.
 
 Docs: https://triqdef.github.io/triqdef/train.passes.html.md"""
 
@@ -41,14 +41,14 @@ def first_steps(
     x:torch.Tensor,   # clean images, (B,3,H,W) in [0,1]
     bits:int,         # one of its bit-widths
 )->bool:              # whether any step was missing
-    "Let the quantizers find their steps for `bits` on `x`, if any of them has seen no data yet."
+    "Initialise the quantizer steps for `bits` on `x`, if any of them has seen no data yet."
     if all(q.ready.get(bits, True) for q in net.modules() if isinstance(q, Quantizer)): return False
     with torch.no_grad(), at_bits(net, bits): net(x)
     return True
 
 # %% ../../nbs/512_train.passes.ipynb #73593cce
 class Alone:
-    "What a training callback asks of other processes, answered for a single one."
+    "The operations over processes that a training callback needs, for a single process."
     joint, rank = False, 0    # whether there are several processes; number of this one
     def agree(self, net): "Give all processes the quantizers of the first."
     def joined(self, terms): return terms
@@ -60,7 +60,7 @@ class Alone:
 def company(
     model:nn.Module,    # the model of a `Learner`, without `torch.compile`
 )->Alone:
-    "The processes that train the model: this one alone, unless the model's type is registered."
+    "Return the group of processes that train the model: `Alone` unless its type is registered."
     if isinstance(model, DistributedDataParallel):
         raise ValueError("the model is trained in several processes: import "
                          "triqdef.train.distributed, which has `distributed(learn)`")

@@ -34,7 +34,7 @@ class PBAT(TriQDef):
 # %% ../../nbs/530_train.pbat.ipynb #75a56f7e
 @patch
 def mix(self:PBAT):
-    "Put patched images in the place of the first of the batch."
+    "Replace the first images of the batch by patched ones."
     self.prepare()
     n = max(1, round(self.share*len(self.x)))
     self.learn.xb = (torch.cat([self.patched_batch(n), self.x[n:]]), *self.learn.xb[1:])

@@ -1,4 +1,4 @@
-"""One epoch, seen by any number of processes.
+"""Split each batch among any number of processes.
 
 Docs: https://triqdef.github.io/triqdef/train.ranks.html.md"""
 

@@ -1,4 +1,4 @@
-"""One call trains as the settings say, and continues after an interruption with the same result.
+"""Train by settings, and continue after an interruption with the same result.
 
 Docs: https://triqdef.github.io/triqdef/train.run.html.md"""
 

@@ -39,7 +39,7 @@ _check_arch = later('triqdef.classifiers', 'check_arch')    # from the page on p
 # %% ../../nbs/562_train.settings.ipynb #dac111b5
 @dataclass
 class StartSettings:
-    "What a training run begins with: its method, its data and its network."
+    "The method, data and network of a training run."
     method:str = 'triqdef'      # how to train, one of the methods
     data:str = 'sample'         # 'sample' (bundled), 'cifar10', 'imagenet', 'toys', or a folder
     path:str = ''               # folder of 'imagenet'
@@ -58,14 +58,14 @@ class StartSettings:
 # %% ../../nbs/562_train.settings.ipynb #11100a69
 @dataclass
 class MethodSettings(StartSettings):
-    "What methods may read; each says which of these it does."
+    "Settings of methods; each method declares which it reads."
     lambda_adv:float = 1.       # weight of the patched loss
     lambda_fdp:float = .1       # weight of the feature penalty
     lambda_gpdp:float = .1      # weight of the gradient penalty, or of 'gradient-smooth'
     smooth:float = 0.           # σ in pixels of the smoothing inside the penalties
     pairs:str = 'neighbours'    # which bit-widths are compared: 'neighbours' or 'all'
-    distill:float = 0.          # share of lower bit-widths' clean loss owed to the highest, 0 to 1
-    warmup:float = .3           # share of training in which lower bit-widths come in
+    distill:float = 0.          # share of lower bit-widths' clean loss given to the highest, 0 to 1
+    warmup:float = .3           # share of training in which lower bit-widths are added
     max_active:int = 0          # most bit-widths at a step, 0 for all
     patch_size:int = 8          # side in pixels of the training patches
     attack_steps:int = 5        # steps of the inner attack
@@ -177,7 +177,7 @@ def _check_data(self:TrainSettings):
 
 @patch
 def _check_start(self:TrainSettings, begun):
-    "Refuse a start that is no network, and weights beside one."
+    "Refuse a start that is no network, and weights together with a start."
     if self.weights and self.start != 'scratch':
         raise ValueError("weights are for arch: leave start at 'scratch'")
     if self.start == 'scratch': _check_arch(self.arch)
@@ -206,7 +206,7 @@ def named_device(
 # %% ../../nbs/562_train.settings.ipynb #ea23f02d
 @patch
 def check(self:TrainSettings,
-    begun=False,    # the run exists already, and what it began from may be gone
+    begun=False,    # the run exists already, and its start network may be gone
 ):
     "Refuse settings that are wrong, before anything is loaded; return the settings."
     self._check_kinds(); self._check_numbers()
@@ -237,5 +237,5 @@ def without_effect(
     if s.data != 'imagenet': out |= dict.fromkeys(('path', 'workers'), "without data 'imagenet'")
     if s.data in ('sample', 'cifar10', 'imagenet', 'toys'): out |= dict(size=f'with data {s.data}')
     if s.start != 'scratch':
-        out |= dict(arch='beside a start, which is a network', weights='beside a start')
+        out |= dict(arch='with a start, which is a network', weights='with a start')
     return out

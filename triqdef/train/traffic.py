@@ -1,4 +1,4 @@
-"""Count the bytes that several processes would send each other, before any machine is rented.
+"""Compute the bytes that several processes send each other in one step.
 
 Docs: https://triqdef.github.io/triqdef/train.traffic.html.md"""
 
