@@ -1,4 +1,4 @@
-"""Choices are whole numbers on a grid of `bins` values **[ours]**, so the same settings work at 32 and at 224 pixels.
+"""Choices are whole numbers on a grid of `bins` values **[ours]**.
 
 Docs: https://triqdef.github.io/triqdef/attack.boxes.html.md"""
 
