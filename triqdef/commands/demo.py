@@ -55,11 +55,12 @@ def _shipped():
     return nets, nets, make_data(TrainSettings())
 
 # %% ../../nbs/976_commands.demo.ipynb #0c230fc2
-def _announce(own):
+def _announce(own, quick=False):
     "Print what will be done, on what, and how long it takes."
     networks, minutes = ('two networks are trained', 10) if own else ('three trained networks', 2)
+    time = 'half a minute' if quick else f'{minutes} minutes'
     print(f"triqdef demo: {networks}, then patches at every bit-width. {versions()['device']}, "
-          f"{torch.get_num_threads()} threads; about {minutes} minutes on 2 cores.\n")
+          f"{torch.get_num_threads()} threads; about {time} on 2 cores.\n")
 
 # %% ../../nbs/976_commands.demo.ipynb #14d1288d
 def _run(args):
@@ -69,7 +70,7 @@ def _run(args):
     fit_to(args, make_data(s if own else TrainSettings()))
     out = check_writable(args.out)
     args.out = str(out/'report')
-    _announce(own)
+    _announce(own, args.quick)
     runs, nets, dls = _trained(args, out, s) if own else _shipped()
     nets, args.attacks = {n: net.to(dls.device) for n, net in nets.items()}, ('gap', 'pgd')
     attacks = make_attacks(args, nets['TriQDef'], dls)

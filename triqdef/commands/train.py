@@ -1,4 +1,4 @@
-"""Train a multi-bit network into a run folder; the same command continues after an interruption.
+"""Train a multi-bit network into a run folder.
 
 Docs: https://triqdef.github.io/triqdef/commands.train.html.md"""
 
