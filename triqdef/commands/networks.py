@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import torch, torchvision
+import torch
 from fastcore.basics import patch
 from torch import nn
 
@@ -36,8 +36,9 @@ def _ways():
 # %% ../../nbs/957_commands.networks.ipynb #b5b1a14c
 def _known_elsewhere(name):
     "Whether torchvision or timm has a network of this name; timm's unknown names are refused."
-    return name.startswith('timm/') and bool(check_arch(name)) or (
-        name == 'resnet50_v1' or name in torchvision.models.list_models(module=torchvision.models))
+    if name.startswith('timm/'): return bool(check_arch(name))
+    from torchvision import models as published    # takes seconds
+    return name == 'resnet50_v1' or name in published.list_models(module=published)
 
 def network_kind(
     name:str,    # as the command line has it
