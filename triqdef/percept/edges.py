@@ -6,16 +6,19 @@ Docs: https://triqdef.github.io/triqdef/percept.edges.html.md"""
 
 # %% auto #0
 __all__ = ['check_maps', 'check_pair', 'full', 'minmax_scale', 'gaussian_smooth', 'safe_sqrt', 'sobel_magnitude', 'edge_level',
-           'soft_edges', 'soft_iou', 'edge_iou', 'canny_edges', 'sobel_edges', 'canny_iou', 'sobel_iou']
+           'magnitude', 'along', 'soft_edges', 'soft_iou', 'edge_iou', 'canny_edges', 'sobel_edges', 'canny_iou',
+           'sobel_iou']
 
 # %% ../../nbs/200_percept.edges.ipynb #72b5bf62
 import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage.feature import canny
 from torch import Tensor
 from ..core import check_numbers
+from .closed import ClosedForm
 
 # %% ../../nbs/200_percept.edges.ipynb #bf995bf6
 def _check_float(v, name):
@@ -64,17 +67,39 @@ def _extremes(x):
     with torch.no_grad(): i = torch.stack([flat.argmin(1), flat.argmax(1)], 1)
     return (v[:, None, None, None] for v in flat.gather(1, i).unbind(1))
 
+# %% ../../nbs/200_percept.edges.ipynb #e530e5ee
+def _spans(lo, hi):
+    "The range of each map, ∞ where it is rounding error."
+    span, top = hi - lo, torch.maximum(hi, -lo)
+    return span.masked_fill(span <= top.mul(32*torch.finfo(lo.dtype).eps).clamp(min=1e-30), math.inf)
+
+def _scaled(x):
+    "Maps (B,1,H,W) scaled."
+    lo, hi = _extremes(x)
+    return (x - lo)/_spans(lo, hi)
+
+# %% ../../nbs/200_percept.edges.ipynb #ae3fb73e
+def _scale_value(x):
+    lo, hi = x.flatten(1).aminmax(dim=1, keepdim=True)
+    span = _spans(lo, hi)[..., None, None]
+    return (x - lo[..., None, None]).div_(span), (span,)
+
+def _scale_slope(g, out, x, span):
+    "The gradient: that of the smallest and of the largest value sits in one pixel each."
+    by, x = (g/span).flatten(1), x.flatten(1)
+    up = (by*out.flatten(1)).sum(1, True)
+    low = up - by.sum(1, True)
+    by = by.scatter_add_(1, x.argmin(1, True), low).scatter_add_(1, x.argmax(1, True), -up)
+    return (by.reshape(g.shape),)
+
+_scale = ClosedForm(_scaled, _scale_value, _scale_slope)
+
 # %% ../../nbs/200_percept.edges.ipynb #b921f392
 def minmax_scale(
     m:Tensor,    # maps, (B,1,H,W) float
 )->Tensor:       # maps in [0,1], same shape and type
     "Stretch each map to [0,1]; a flat map becomes zeros."
-    x = full(m)
-    lo, hi = _extremes(x)
-    span = hi - lo
-    rounding = 32*torch.finfo(x.dtype).eps*torch.maximum(lo.abs(), hi.abs())
-    flat = (span <= rounding) | (span < 1e-30)
-    return torch.where(flat, 0., (x - lo)/torch.where(flat, 1., span)).to(m.dtype)
+    return _scale(full(m)).to(m.dtype)
 
 # %% ../../nbs/200_percept.edges.ipynb #7b9e3799
 def _gaussian_matrix(n, sigma, like):
@@ -100,11 +125,13 @@ def gaussian_smooth(
         return (rows @ x @ cols.T).to(m.dtype)
 
 # %% ../../nbs/200_percept.edges.ipynb #96678055
+def _nothing(dtype): return 2**-300 if dtype == torch.float64 else 2**-80
+
 def safe_sqrt(
     s:Tensor,    # squares, ≥ 0, any shape
 )->Tensor:
     "Return √s, with value, slope and curvature 0 where `s` is nearly nothing."
-    none = s < (2**-300 if s.dtype == torch.float64 else 2**-80)
+    none = s < _nothing(s.dtype)
     return torch.where(none, 0., torch.where(none, 1., s).sqrt())
 
 # %% ../../nbs/200_percept.edges.ipynb #56cd6a3d
@@ -113,15 +140,20 @@ def _pad_one(m):
     m = torch.cat([m[..., :1], m, m[..., -1:]], 3)
     return torch.cat([m[:, :, :1], m, m[:, :, -1:]], 2)
 
+# %% ../../nbs/200_percept.edges.ipynb #138303f7
+def _sobel(m):
+    "Horizontal and vertical differences of maps, each blurred across."
+    p = _pad_one(m/32**.5)
+    v = (p[:, :, :-2] + p[:, :, 2:]).add(p[:, :, 1:-1], alpha=2)
+    h = (p[..., :-2] + p[..., 2:]).add(p[..., 1:-1], alpha=2)
+    return v[..., 2:] - v[..., :-2], h[:, :, 2:] - h[:, :, :-2]
+
 # %% ../../nbs/200_percept.edges.ipynb #bed3a848
 def sobel_magnitude(
     m:Tensor,    # maps, (B,1,H,W) float
 )->Tensor:
     "Return the edge strength of each pixel, ≥ 0, as `skimage.filters.sobel` does."
-    p = _pad_one(full(m)/32**.5)
-    v = (p[:, :, :-2] + p[:, :, 2:]).add(p[:, :, 1:-1], alpha=2)
-    h = (p[..., :-2] + p[..., 2:]).add(p[..., 1:-1], alpha=2)
-    gx, gy = v[..., 2:] - v[..., :-2], h[:, :, 2:] - h[:, :, :-2]
+    gx, gy = _sobel(full(m))
     return safe_sqrt(gx*gx + gy*gy).to(m.dtype)
 
 # %% ../../nbs/200_percept.edges.ipynb #5c17e5cf
@@ -130,9 +162,63 @@ def edge_level(
     threshold:float=1.,      # standard deviations above the mean
 )->Tensor:                   # (B,1,1,1), no gradient
     "Return the strength from which a pixel of each map counts as an edge."
-    s = full(s.detach())
-    mean = s.mean((2, 3), True)
-    return mean + threshold*(s.square().mean((2, 3), True) - mean**2).clamp(min=0).sqrt()
+    std, mean = torch.std_mean(full(s.detach()), (2, 3), correction=0, keepdim=True)
+    return mean.add_(std, alpha=threshold)
+
+# %% ../../nbs/200_percept.edges.ipynb #b5f64122
+def _stepped(s, level, temperature):
+    "The soft step of strengths `s` at `level`, and its slope in units of the sigmoid's."
+    none = level <= 1e-12
+    slope = (level*temperature).masked_fill(none, math.inf).reciprocal()
+    start = torch.where(none, -math.inf, -1/temperature)
+    return torch.addcmul(start, s, slope).sigmoid(), slope
+
+def _soft_edges(m, threshold, temperature):
+    s = sobel_magnitude(m)
+    return _stepped(s, edge_level(s, threshold), temperature)[0]
+
+# %% ../../nbs/200_percept.edges.ipynb #d7219d46
+def magnitude(
+    gx:Tensor,    # horizontal differences, any shape
+    gy:Tensor,    # vertical differences, same shape
+)->Tensor:
+    "Return `safe_sqrt` of the sum of squares, without a graph."
+    return F.threshold(torch.hypot(gx, gy), _nothing(gx.dtype)**.5, 0.)
+
+def along(
+    t:Tensor,     # gradient of the magnitude
+    gx:Tensor,    # horizontal differences
+    gy:Tensor,    # vertical differences
+    s:Tensor,     # their `magnitude`
+)->tuple:         # gradients of both, zero where there is no magnitude
+    "Return the gradient of `magnitude`."
+    t = t/s.clamp_min(_nothing(s.dtype)**.5)
+    t = torch.ops.aten.threshold_backward(t, s, 0)
+    return gx*t, gy*t
+
+# %% ../../nbs/200_percept.edges.ipynb #441d6acd
+def _sobel_back(dx, dy):
+    "The adjoint of `_sobel`."
+    x, y = F.pad(dx, (2, 2, 2, 2)), F.pad(dy, (2, 2, 2, 2))
+    x, y = x[..., :-2] - x[..., 2:], y[:, :, :-2] - y[:, :, 2:]
+    p = (x[:, :, :-2] + x[:, :, 2:]).add_(x[:, :, 1:-1], alpha=2)
+    p += (y[..., :-2] + y[..., 2:]).add_(y[..., 1:-1], alpha=2)
+    p[..., 1].add_(p[..., 0]); p[..., -2].add_(p[..., -1])
+    p[:, :, 1].add_(p[:, :, 0]); p[:, :, -2].add_(p[:, :, -1])
+    return p[:, :, 1:-1, 1:-1]/32**.5
+
+# %% ../../nbs/200_percept.edges.ipynb #eed1febf
+def _edges_value(m, threshold, temperature):
+    gx, gy = _sobel(m)
+    s = magnitude(gx, gy)
+    e, slope = _stepped(s, edge_level(s, threshold), temperature)
+    return e, (gx, gy, s, slope)
+
+def _edges_slope(g, e, m, threshold, temperature, gx, gy, s, slope):
+    t = torch.ops.aten.sigmoid_backward(g, e).mul_(slope)
+    return (_sobel_back(*along(t, gx, gy, s)),)
+
+_edges = ClosedForm(_soft_edges, _edges_value, _edges_slope)
 
 # %% ../../nbs/200_percept.edges.ipynb #02dc6728
 def soft_edges(
@@ -143,12 +229,30 @@ def soft_edges(
 )->Tensor:                     # (B,1,H,W) in [0,1]
     "Return how much each pixel is an edge, differentiable; a flat map has no edge."
     check_numbers(threshold=threshold); check_numbers('(0, ∞)', temperature=temperature)
-    s = full(sobel_magnitude(full(m)))
-    level = edge_level(s, threshold) if level is None else level
-    none = level <= 1e-12
-    slope = torch.where(none, 0., 1/(level*temperature))
-    start = torch.where(none, -math.inf, -1/temperature)
-    return torch.addcmul(start, s, slope).sigmoid().to(m.dtype)
+    if level is None: return _edges(full(m), threshold, temperature).to(m.dtype)
+    return _stepped(sobel_magnitude(full(m)), level, temperature)[0].to(m.dtype)
+
+# %% ../../nbs/200_percept.edges.ipynb #4009d45a
+def _iou_parts(e1, e2):
+    "The IoU of each pair, and the union, ∞ where it is empty."
+    both, union = (f(e1, e2).sum((1, 2, 3)) for f in (torch.minimum, torch.maximum))
+    empty = union <= 1e-12
+    union = union.masked_fill(empty, math.inf)
+    return both/union + empty, union
+
+def _iou_value(e1, e2):
+    iou, union = _iou_parts(e1, e2)
+    return iou, (union,)
+
+def _iou_slope(g, iou, e1, e2, union):
+    "The gradients: the smaller edge moves the intersection, the larger one the union."
+    low = (g/union).mul_(.5)[:, None, None, None]
+    high = low*iou[:, None, None, None]
+    mean, half = low - high, low + high
+    side = (e1 - e2).sgn_()
+    return torch.addcmul(mean, side, half, value=-1), torch.addcmul(mean, side, half)
+
+_iou = ClosedForm(lambda e1, e2: _iou_parts(e1, e2)[0], _iou_value, _iou_slope)
 
 # %% ../../nbs/200_percept.edges.ipynb #8310d610
 def soft_iou(
@@ -156,10 +260,7 @@ def soft_iou(
     e2:Tensor,    # edges of the same shape
 )->Tensor:        # (B,) in [0,1]
     "Return the soft intersection over union of each pair; 1 where neither has an edge."
-    e1, e2 = full(e1), full(e2)
-    both, union = (f(e1, e2).sum((1, 2, 3)) for f in (torch.minimum, torch.maximum))
-    empty = union <= 1e-12
-    return torch.where(empty, 1., both/torch.where(empty, 1., union))
+    return _iou(full(e1), full(e2))
 
 # %% ../../nbs/200_percept.edges.ipynb #299aa8c8
 def edge_iou(

@@ -217,6 +217,13 @@ def kept(self:Quantizer,
     if self._kept is None or torch.compiler.is_compiling(): return make()
     return self._kept(key, tensors, make)
 
+# %% ../../nbs/103_quant.base.ipynb #a5b9a9c3
+@patch
+def together(self:Quantizer,
+    bits:int,    # an active bit-width
+):
+    "Make the weights of all layers at once, where values are kept: here nothing."
+
 # %% ../../nbs/103_quant.base.ipynb #ac2dc4a3
 @patch
 def forward(self:Quantizer, v, bits):
@@ -224,8 +231,9 @@ def forward(self:Quantizer, v, bits):
     if not self.by_value and not self.ready[bits]: self.start(v, bits)
     if self._kept is None or self.kind != 'weight' or not self.repeats:
         return self.quantized(v, bits)
-    numbers = (*self.parameters(), *self.buffers())
-    return self.kept(('values', bits), (v, *numbers), lambda: self.quantized(v, bits))
+    key, made_of = ('values', bits), (v, *self.parameters(), *self.buffers())
+    if not torch.compiler.is_compiling() and self._kept.lacks(key, made_of): self.together(bits)
+    return self.kept(key, made_of, lambda: self.quantized(v, bits))
 
 # %% ../../nbs/103_quant.base.ipynb #9d9497d0
 @patch

@@ -30,10 +30,27 @@ class Kept:
     "Values by key, each made anew when a tensor that it was made of has changed."
     def __init__(self,
         graphs=False,    # keep values with a graph too, for one backward pass
-    ): self.graphs, self.found = graphs, {}
+        peers=(),        # quantizers whose steps may be made together
+        layers=(),       # layers whose weights may be made together
+    ): self.graphs, self.peers, self.layers, self.found = graphs, peers, layers, {}
 
     def __deepcopy__(self, memo): return None
     def __reduce__(self): return type(None), ()
+
+    def _key(self, key, tensors):
+        "The whole key, or None for a value with a graph that is not kept."
+        graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if graph and not self.graphs: return None
+        return key, len(tensors), graph, torch.is_inference_mode_enabled()
+
+    def lacks(self, key, tensors):
+        "Whether a value would be kept and has not been made."
+        key = self._key(key, tensors)
+        return key is not None and key not in self.found
+
+    def put(self, key, tensors, value):
+        "Keep a value."
+        self.found[self._key(key, tensors)] = [_mark(t) for t in tensors], value
 
     def __call__(self,
         key,        # what the value is, any hashable
@@ -41,10 +58,8 @@ class Kept:
         make,       # function without arguments that makes it
     ):
         "Return the value of `key`, made now if it is not there or no longer valid."
-        graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if graph and not self.graphs: return make()
-        key = key, len(tensors), graph, torch.is_inference_mode_enabled()
-        if key not in self.found or not all(map(_same, tensors, self.found[key][0])):
-            value = make()
-            self.found[key] = [_mark(t) for t in tensors], value
-        return self.found[key][1]
+        whole = self._key(key, tensors)
+        if whole is None: return make()
+        if whole not in self.found or not all(map(_same, tensors, self.found[whole][0])):
+            self.put(key, tensors, make())
+        return self.found[whole][1]

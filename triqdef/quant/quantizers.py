@@ -18,9 +18,10 @@ from torch.autograd import Function
 
 from ..core import check_numbers
 from .base import levels, Quantizer, steps_of
+from .joined import quantize_all
 from .registry import (make_quantizer, quantizer_class, quantizer_names, quantizers,
                                     register_quantizer)
-from .ste import quantize
+from .ste import grad_scaled, quantize
 from .steps import lsq_step, mse_step, rows_by_step
 
 # %% ../../nbs/110_quant.quantizers.ipynb #15c537a8
@@ -32,14 +33,30 @@ class LSQ(Quantizer):
 
 # %% ../../nbs/110_quant.quantizers.ipynb #bc878cc2
 class _Step(Function):
-    "exp(ρ) in value, with the derivative 1/s by ρ."
+    "exp(ρ) of several in value, with the derivative 1/s by ρ."
     @staticmethod
-    def forward(ctx, rho):
-        ctx.save_for_backward(s := rho.exp())
-        return s
+    def forward(ctx, *rhos):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*(steps := torch._foreach_exp(rhos)))
+        return tuple(steps)
 
     @staticmethod
-    def backward(ctx, g): return g/ctx.saved_tensors[0].detach()
+    def backward(ctx, *grads):
+        some = [i for i, g in enumerate(grads) if g is not None]
+        steps = [ctx.saved_tensors[i].detach() for i in some]
+        found = dict(zip(some, torch._foreach_div([grads[i] for i in some], steps) if some else ()))
+        return tuple(found.get(i) for i in range(len(grads)))
+
+# %% ../../nbs/110_quant.quantizers.ipynb #c1d91abe
+def _all_steps(peers, bits, rho):
+    "Make and keep the steps at `bits` of all `peers` that lack them and are like `rho`."
+    key, found = ('step', bits), []
+    for q in peers:
+        r = q.log_steps[str(bits)] if isinstance(q, LSQ) and bits in q.widths else None
+        if r is None or q._kept is None or not q._kept.lacks(key, (r,)): continue
+        if (r.requires_grad, r.dtype, r.device) == (rho.requires_grad, rho.dtype, rho.device):
+            found.append((q._kept, r))
+    for (k, r), s in zip(found, _Step.apply(*(r for _, r in found))): k.put(key, (r,), s)
 
 # %% ../../nbs/110_quant.quantizers.ipynb #c1cc0d92
 @patch
@@ -47,8 +64,10 @@ def step(self:LSQ,
     bits:int,    # an active bit-width
 )->Tensor:       # positive, of the step's shape
     "Return the step at `bits`: exp(ρ) in value, with the derivative 1/s by ρ."
-    rho = self.log_steps[str(bits)]
-    return self.kept(('step', bits), (rho,), lambda: _Step.apply(rho))
+    rho, key = self.log_steps[str(bits)], ('step', bits)
+    kept = None if torch.compiler.is_compiling() else self._kept
+    if kept is not None and kept.lacks(key, (rho,)): _all_steps(kept.peers, bits, rho)
+    return self.kept(key, (rho,), lambda: _Step.apply(rho)[0])
 
 # %% ../../nbs/110_quant.quantizers.ipynb #2a1e9a31
 @patch
@@ -63,6 +82,14 @@ def fit(self:LSQ,
     new = lsq_step(v, hi, self.shape) if method == 'lsq' else mse_step(v, lo, hi, self.shape)
     rho.copy_((new if count in (None, 1) else rho.exp() + (new - rho.exp())/count).log())
 
+# %% ../../nbs/110_quant.quantizers.ipynb #2909bb7a
+@patch
+def _scale(self:LSQ, v, bits):
+    "The factor on the gradient of the step, Esser 2020 section 2.2."
+    n = v.numel()/max(1, self.log_steps[str(bits)].numel())
+    if self.kind == 'act': n /= len(v)
+    return 1/math.sqrt(n*self.limits(bits)[1])
+
 # %% ../../nbs/110_quant.quantizers.ipynb #49b32a76
 @patch
 def quantized(self:LSQ,
@@ -70,10 +97,35 @@ def quantized(self:LSQ,
     bits:int,    # an active bit-width
 )->Tensor:       # as `v`
     "Return `v` on the levels of the learned step."
-    lo, hi = self.limits(bits)
-    n = v.numel()/max(1, self.log_steps[str(bits)].numel())
-    if self.kind == 'act': n /= len(v)
-    return quantize(v, self.step(bits), lo, hi, scale=1/math.sqrt(n*hi))
+    (lo, hi), scale, rho = self.limits(bits), self._scale(v, bits), self.log_steps[str(bits)]
+    step = self.step(bits)
+    if not rho.requires_grad: return quantize(v, step, lo, hi)
+    step = self.kept(('scaled', bits, scale), (rho,), lambda: grad_scaled(step, scale))
+    return quantize(v, step, lo, hi)
+
+# %% ../../nbs/110_quant.quantizers.ipynb #52d8338b
+@patch
+def _kind_of(self:LSQ, w, bits):
+    "What weights `w` must share to be quantized together at `bits`; None for one that cannot."
+    rho = self.log_steps[str(bits)] if bits in self.widths else None
+    if rho is None or rho.ndim or not self.ready[bits] or w.dtype != rho.dtype: return None
+    if w.dtype not in (torch.float32, torch.float64): return None
+    return *self.limits(bits), w.dtype, w.device, rho.device, w.requires_grad, rho.requires_grad
+
+# %% ../../nbs/110_quant.quantizers.ipynb #115f54ca
+@patch
+def together(self:LSQ, bits):
+    groups, key = {}, ('values', bits)
+    for layer in self._kept.layers:
+        q, w = layer.weight_quant, layer.weight
+        if type(q) is not LSQ or q._kept is None or (kind := q._kind_of(w, bits)) is None: continue
+        made_of = w, *q.parameters(), *q.buffers()
+        if q._kept.lacks(key, made_of): groups.setdefault(kind, []).append((q, w, made_of))
+    for (lo, hi, *_), found in groups.items():
+        qs, ws, _ = zip(*found)
+        scales = [q._scale(w, bits) for q, w in zip(qs, ws)]
+        made = quantize_all(ws, [q.step(bits) for q in qs], lo, hi, scales)
+        for (q, _, made_of), y in zip(found, made): q._kept.put(key, made_of, y)
 
 # %% ../../nbs/110_quant.quantizers.ipynb #d3b6cee3
 @patch
