@@ -41,7 +41,7 @@ def _fast_bins(gx, gy, orientations):
     "Return bins by torch's arithmetic, and on a CPU which pixels lie near a boundary of bins."
     q = torch.atan2(gy, gx).mul_(orientations/math.pi)
     near = (q - q.round()).abs() < 1e-6 if q.device.type == 'cpu' else None
-    return q.add_(1e-9).floor_().remainder_(orientations).long(), near
+    return q.add_(1e-9).floor_().remainder_(orientations).nan_to_num_(0.).long(), near
 
 # %% ../../nbs/210_percept.hog.ipynb #7b4f7bb4
 def orientation_bins(

@@ -58,6 +58,7 @@ class Quantizer(nn.Module):
         self.build()
 
     def build(self): "Make the numbers that are learned: here none."
+    def together(self, bits): "Make the kept weights of all layers at once: here nothing."
 
 # %% ../../nbs/103_quant.base.ipynb #960290f5
 @patch
@@ -216,13 +217,6 @@ def kept(self:Quantizer,
     "Return what `make` gives, or what it gave before, inside a block of `weights_once`."
     if self._kept is None or torch.compiler.is_compiling(): return make()
     return self._kept(key, tensors, make)
-
-# %% ../../nbs/103_quant.base.ipynb #a5b9a9c3
-@patch
-def together(self:Quantizer,
-    bits:int,    # an active bit-width
-):
-    "Make the weights of all layers at once, where values are kept: here nothing."
 
 # %% ../../nbs/103_quant.base.ipynb #ac2dc4a3
 @patch

@@ -54,7 +54,8 @@ class _QuantizeAll(Function):
 def _gradients(grads, tensors, v, u, y, lo, hi, scales):
     "The gradients by all weights, then by all steps."
     vs, steps = (tensors[k*len(grads):(k + 1)*len(grads)] for k in (0, 1))
-    g, masked = torch.cat([_lined(g, t) for g, t in zip(grads, vs)]), torch.ops.aten.hardtanh_backward
+    g = torch.cat([_lined(g, t) for g, t in zip(grads, vs)])
+    masked = torch.ops.aten.hardtanh_backward
     rest = y - masked(v, u, lo, hi)
     sizes = [t.numel() for t in vs]
     by_step = [torch.dot(a, b).reshape(s.shape)

@@ -9,6 +9,7 @@ __all__ = ['Kept']
 
 # %% ../../nbs/101_quant.kept.ipynb #2eeebefb
 import torch
+from fastcore.basics import patch
 
 # %% ../../nbs/101_quant.kept.ipynb #b0ad722b
 def _mark(t):
@@ -37,29 +38,44 @@ class Kept:
     def __deepcopy__(self, memo): return None
     def __reduce__(self): return type(None), ()
 
-    def _key(self, key, tensors):
-        "The whole key, or None for a value with a graph that is not kept."
-        graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if graph and not self.graphs: return None
-        return key, len(tensors), graph, torch.is_inference_mode_enabled()
+# %% ../../nbs/101_quant.kept.ipynb #ae8bb565
+@patch
+def _key(self:Kept, key, tensors):
+    "The whole key, or None for a value with a graph that is not kept."
+    graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if graph and not self.graphs: return None
+    return key, len(tensors), graph, torch.is_inference_mode_enabled()
 
-    def lacks(self, key, tensors):
-        "Whether a value would be kept and has not been made."
-        key = self._key(key, tensors)
-        return key is not None and key not in self.found
+# %% ../../nbs/101_quant.kept.ipynb #360bdf1d
+@patch
+def lacks(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # what it is made of, a tuple of tensors
+)->bool:
+    "Whether a value would be kept and has not been made."
+    key = self._key(key, tensors)
+    return key is not None and key not in self.found
 
-    def put(self, key, tensors, value):
-        "Keep a value."
-        self.found[self._key(key, tensors)] = [_mark(t) for t in tensors], value
+# %% ../../nbs/101_quant.kept.ipynb #e469d23a
+@patch
+def put(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # what it is made of, a tuple of tensors
+    value,      # what to keep
+):
+    "Keep a value."
+    self.found[self._key(key, tensors)] = [_mark(t) for t in tensors], value
 
-    def __call__(self,
-        key,        # what the value is, any hashable
-        tensors,    # what it is made of, a tuple of tensors
-        make,       # function without arguments that makes it
-    ):
-        "Return the value of `key`, made now if it is not there or no longer valid."
-        whole = self._key(key, tensors)
-        if whole is None: return make()
-        if whole not in self.found or not all(map(_same, tensors, self.found[whole][0])):
-            self.put(key, tensors, make())
-        return self.found[whole][1]
+# %% ../../nbs/101_quant.kept.ipynb #536b0d44
+@patch
+def __call__(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # what it is made of, a tuple of tensors
+    make,       # function without arguments that makes it
+):
+    "Return the value of `key`, made now if it is not there or no longer valid."
+    whole = self._key(key, tensors)
+    if whole is None: return make()
+    if whole not in self.found or not all(map(_same, tensors, self.found[whole][0])):
+        self.put(key, tensors, make())
+    return self.found[whole][1]

@@ -71,6 +71,11 @@ def _loss_and_stages(net, x, y, loss_func, stages, features):
         loss = loss_func(net(x), y)
         return loss, list(taps) if features else None
 
+# %% ../../nbs/510_train.objective.ipynb #e70176a1
+def _gradient(loss, x):
+    "The gradients (B,C,H,W) of each image's loss, of which `loss` is the mean, with a graph."
+    return torch.autograd.grad(loss, x, torch.full_like(loss, len(x)), create_graph=True)[0]
+
 # %% ../../nbs/510_train.objective.ipynb #5bd723a4
 def patched_passes(
     net:nn.Module,             # a multi-bit network
@@ -90,9 +95,7 @@ def patched_passes(
             loss, taps = _loss_and_stages(net, x_adv, y, loss_func, stages, features)
         losses.append(loss)
         if features: feats[b] = taps
-        if not gradients: continue
-        up = torch.full_like(loss, len(y))      # the loss is a mean
-        grads[b], = torch.autograd.grad(loss, x_adv, up, create_graph=True)
+        if gradients: grads[b] = _gradient(loss, x_adv)
     return losses, feats, grads
 
 # %% ../../nbs/510_train.objective.ipynb #01bff5d7
@@ -197,6 +200,7 @@ def penalties(self:Objective,
 # %% ../../nbs/510_train.objective.ipynb #9d61c702
 def _mean(losses): return sum(losses[1:], losses[0])/len(losses)
 
+# %% ../../nbs/510_train.objective.ipynb #700700f3
 @patch
 def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
     "L_adv, FDP and GPDP from one patched forward pass per bit-width."
