@@ -106,7 +106,7 @@ CALLS = {
     'quant.checkpoint.load_checkpoint': lambda w: dict(path=w.saved, device='cpu'), 'quant.checkpoint.pretrained': lambda w: dict(name='cifar10-resnet20-fp', device='cpu'),
     'quant.memory.block_names': lambda w: dict(net=w.net), 'quant.memory.checkpointed': lambda w: dict(net=w.net), 'quant.norm.sync_norms': lambda w: dict(net=w.net, on=False),
     # perception and penalties
-    'percept.edges.check_maps': lambda w: dict(m=w.map), 'percept.edges.check_pair': lambda w: dict(a=w.map, b=w.map),
+    'percept.maps.check_maps': lambda w: dict(m=w.map), 'percept.maps.check_pair': lambda w: dict(a=w.map, b=w.map),
     'percept.edges.gaussian_smooth': lambda w: dict(m=w.map, sigma=1.), 'percept.edges.minmax_scale': lambda w: dict(m=w.map), 'percept.edges.sobel_magnitude': lambda w: dict(m=w.map),
     'percept.edges.soft_edges': lambda w: dict(m=w.map, threshold=1., temperature=.1), 'percept.edges.edge_iou': lambda w: dict(a=w.map, b=w.map, threshold=1., temperature=.1, smooth=1.),
     'percept.edges.canny_edges': lambda w: dict(m=w.map, sigma=1.), 'percept.edges.sobel_edges': lambda w: dict(m=w.map, threshold=1.),
@@ -273,7 +273,7 @@ EXEMPT = {
         evaluate.parts.loader_identity evaluate.plan.AttackPlan evaluate.plan.attack_plans folders.train_valid_folders train.folder.begin_run train.folder.hold_folder
         train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.boxes.spread train.ranks.check_loaders
         deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
-        percept.edges.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
+        percept.maps.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.denoiser.sine_embedding purify.denoiser.noise_loss purify.entropy.spread_windows
         purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.passes.switch_once
         train.passes.first_steps evaluate.bench.AuditSettings evaluate.bench.AuditBench evaluate.bench.make_bench settings.settings_of loader.LoaderSettings imagenet.ImageNetSettings attack.textures.TextureSettings purify.denoiser.DenoiserSettings
@@ -282,7 +282,9 @@ EXEMPT = {
         evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
-        quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept''',
+        quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept
+        quant.joined.quantize_all quant.quantizers.Steps quant.ste.grad_scaled quant.norm.counted_together percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.stage_maps
+        penalty.fdp.stage_likeness penalty.gpdp.both_penalties attack.placing.on_uint8_grid''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.base.Purifier evaluate.faults.Broken''',

@@ -52,7 +52,7 @@ def test_training_step():
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     (ops, waits, copies), by_op, by_wait = steps.seen[-1]
     print(ops, waits, copies)
-    assert ops <= 6250 and waits <= 2, report(by_op, by_wait)
+    assert ops <= 4500 and waits <= 2, report(by_op, by_wait)
     assert waits + copies <= 4
 
 

@@ -91,8 +91,9 @@ def loss(self:Criterion,
     z, y = logits if logits.dtype == torch.float64 else logits.float(), y.long()
     t = self._goal(z, y)
     if self.kind == 'ce':
-        sign, k = (1, y) if t is None else (-1, t)
-        return sign*F.cross_entropy(z/self.temperature, k, reduction='none')
+        if self.temperature != 1: z = z/self.temperature
+        loss = F.cross_entropy(z, y if t is None else t, reduction='none')
+        return loss if t is None else -loss
     if t is None: return top_other(z, y) - at_class(z, y)
     return at_class(z, t) - (top_other(z, t) if self.kind == 'margin' else at_class(z, y))
 
@@ -112,8 +113,8 @@ def met(self:Criterion,
 )->Tensor:            # (B,) bool
     "Return whether the goal is reached, per image."
     check_logits(logits, name='the network'); _check_shape(y, len(logits))
-    t, top = self._goal(logits, y), logits.argmax(1)
-    met = (top != y if t is None else top == t) & ~logits.isnan().any(1)
+    t, (highest, top) = self._goal(logits, y), logits.max(1)
+    met = (top != y if t is None else top == t) & (highest == highest)    # no NaN
     if self.confidence is None: return met
     return met & (logits.float().softmax(1).amax(1) >= self.confidence)
 

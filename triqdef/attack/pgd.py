@@ -18,7 +18,8 @@ from torch import Tensor
 from .base import attack_again, best_of, declare, ImageAttack, PatchRun
 from .criteria import as_criterion, check_classes
 from .patch import (allowed_places, check_fits, check_where, is_free, noise_patch,
-                                  patch_hw, patch_mask, paste, random_places, to_uint8_grid)
+                                  patch_hw, patch_mask, paste, random_places)
+from .placing import on_uint8_grid
 from .state import load_state, save_state, state_file
 from .transfers import move_together
 from .views import as_view, under_attack
@@ -122,7 +123,7 @@ def _record(self:PatchPGD, s, p, loss, met):
 def _try_move(self:PatchPGD, s, look, allowed, i, loss):
     "Move the patches whose loss rises by it; return which those are, (B,) bool."
     at = self._moved(s['at'], allowed, s['moves'][i//self.move_every])
-    better = look(to_uint8_grid(s['p']), at, i, False)[0] > loss
+    better = look(on_uint8_grid(s['p']), at, i, False)[0] > loss
     s['at'], s['looks'] = torch.where(better[:, None], at, s['at']), s['looks'] + 1
     return better
 
@@ -130,11 +131,11 @@ def _try_move(self:PatchPGD, s, look, allowed, i, loss):
 @patch
 def _update(self:PatchPGD, s, look, allowed, i, loss, grad):
     "Change the patches: a move where it is due and helps, else a sign step."
-    step = self.step_size*grad.sign()
+    step = grad.sign()
     if allowed is not None and i % self.move_every == self.move_every - 1:
         better = self._try_move(s, look, allowed, i, loss)
         step = torch.where(better.view(-1, 1, 1, 1), 0., step)
-    s['p'] = (s['p'] + step).clamp(0, 1)
+    s['p'] = torch.add(s['p'], step, alpha=self.step_size).clamp_(0, 1)
 
 # %% ../../nbs/430_attack.pgd.ipynb #813ddaa4
 @patch
@@ -144,7 +145,7 @@ def _step(self:PatchPGD, s, look, allowed, x):
     if i == 0: s['p'], s['at'], s['moves'] = self._start(x, s['random'])
     if 'moves' not in s:    # a state saved when moves were drawn one by one
         s['moves'] = self._moves(len(x), s['random'], i//self.move_every).to(x.device)
-    p = to_uint8_grid(s['p'])
+    p = on_uint8_grid(s['p'])
     loss, met, grad = look(p, s['at'], i, i < self.steps)
     self._record(s, p, loss, met)
     if i < self.steps: self._update(s, look, allowed, i, loss, grad)

@@ -41,8 +41,8 @@ def gradient_to(
 )->Tensor:         # as `p`
     "Return the gradient of `loss.sum()`; zero where none reaches `p`."
     if not loss.requires_grad: return torch.zeros_like(p)
-    return torch.autograd.grad(loss.sum(), p, retain_graph=keep, allow_unused=True,
-                               materialize_grads=True)[0]
+    return torch.autograd.grad(loss, p, torch.ones_like(loss), retain_graph=keep,
+                               allow_unused=True, materialize_grads=True)[0]
 
 # %% ../../nbs/410_attack.views.ipynb #7298f09f
 def look_at(
@@ -139,9 +139,9 @@ def __call__(self:BitMean,
     "Look once at every bit-width of this step, forward and backward to the patch alone."
     bits = self.at(step)
     looks = [look_at(net, b, render, p, y, target, grad) for b in bits]
+    if len(bits) == 1: return looks[0]
     loss, met = (torch.stack([o[k] for o in looks]).mean(0) for k in (0, 1))
     if not grad: return loss, met, None
-    if len(bits) == 1: return loss, met, looks[0][2]
     return loss, met, torch.stack([unit_gradient(o[2]) for o in looks]).mean(0)
 
 # %% ../../nbs/410_attack.views.ipynb #0e8713e9

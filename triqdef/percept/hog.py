@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import check_numbers
-from .edges import (check_maps, check_pair, full, gaussian_smooth, minmax_scale,
-                                   safe_sqrt)
+from .closed import ClosedForm
+from .edges import (along, check_maps, check_pair, full, gaussian_smooth, magnitude,
+                                   minmax_scale, safe_sqrt)
 
 # %% ../../nbs/210_percept.hog.ipynb #3375ce68
 def central_differences(
@@ -37,12 +38,10 @@ def _boundary_bins(gx, gy, orientations):
 
 # %% ../../nbs/210_percept.hog.ipynb #9ad5a57d
 def _fast_bins(gx, gy, orientations):
-    "Return bins by torch's arithmetic, and which pixels lie near a boundary between bins."
-    q = torch.atan2(gy, gx)*(orientations/math.pi)
-    near = (q - q.round()).abs() < 1e-6
-    q = q.add_(1e-9).floor_()
-    q = torch.where(q < 0, q + orientations, q)
-    return torch.where(q < orientations, q, 0.).long(), near
+    "Return bins by torch's arithmetic, and on a CPU which pixels lie near a boundary of bins."
+    q = torch.atan2(gy, gx).mul_(orientations/math.pi)
+    near = (q - q.round()).abs() < 1e-6 if q.device.type == 'cpu' else None
+    return q.add_(1e-9).floor_().remainder_(orientations).nan_to_num_(0.).long(), near
 
 # %% ../../nbs/210_percept.hog.ipynb #7b4f7bb4
 def orientation_bins(
@@ -59,6 +58,19 @@ def orientation_bins(
         bins[near] = _boundary_bins(gx[near], gy[near], orientations)
         return bins
 
+# %% ../../nbs/210_percept.hog.ipynb #ef413221
+def _first_bins(h, w, cell, n, device):
+    "Return the number (h,w) of the first of `n` bins of each pixel's cell."
+    first = torch.arange(0, h//cell*(w//cell)*n, n, device=device)
+    return first.view(h//cell, 1, w//cell, 1).expand(-1, cell, -1, cell).reshape(h, w)
+
+def _mean_votes(votes, index, n, cell):
+    "Sum votes (B,h,w) by their `index`, (B,h,w), in cells of `n` bins; the last is dropped."
+    B, h, w = votes.shape
+    out = votes.new_zeros(B, (h//cell)*(w//cell)*n)
+    out = out.scatter_add(1, index.flatten(1), votes.flatten(1))
+    return out.reshape(B, h//cell, w//cell, n)[..., :-1]/cell**2
+
 # %% ../../nbs/210_percept.hog.ipynb #2e988a55
 def cell_histograms(
     votes:Tensor,             # weight of each pixel, (B,h,w), h and w multiples of `cell`
@@ -67,15 +79,30 @@ def cell_histograms(
     cell:int,                 # side of a cell in pixels
 )->Tensor:                    # (B,h/cell,w/cell,orientations)
     "Return the mean vote per cell and orientation."
-    (B, h, w), n = votes.shape, orientations + 1
-    rows, cols = (torch.arange(k, device=votes.device)//cell for k in (h, w))
-    index = bins + (rows[:, None]*(w//cell) + cols)*n
-    out = votes.new_zeros(B, (h//cell)*(w//cell)*n)
-    out = out.scatter_add(1, index.flatten(1), votes.flatten(1))
-    return out.reshape(B, h//cell, w//cell, n)[..., :orientations]/cell**2
+    n = orientations + 1
+    index = bins + _first_bins(*votes.shape[1:], cell, n, votes.device)
+    return _mean_votes(votes, index, n, cell)
 
 # %% ../../nbs/210_percept.hog.ipynb #a394f097
-def _unit(v): return v/(v.square().sum(-1, True) + 1e-10).sqrt()
+def _length(v): return v.square().sum(-1, True).add(1e-10).sqrt()
+
+def _unit(v): return v/_length(v)
+
+def _unit_slope(g, out, length):
+    "The gradient of `_unit` by v, from its result and the length."
+    return torch.addcmul(g, out, (g*out).sum(-1, True), value=-1).div_(length)
+
+# %% ../../nbs/210_percept.hog.ipynb #c109f8c9
+def _blocks(cells, block):
+    "All blocks of cells (B,rows,cols,n), (B,R,C,block²·n)."
+    return cells.unfold(1, block, 1).unfold(2, block, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
+
+def _blocks_back(g, shape, block):
+    "The adjoint of `_blocks`, for cells of `shape`."
+    (B, rows, cols, n), back = shape, torch.ops.aten.unfold_backward
+    g = g.unflatten(3, (block, block, n)).permute(0, 1, 2, 5, 3, 4)
+    g = back(g, (B, rows - block + 1, cols, n, block), 2, block, 1)
+    return back(g, shape, 1, block, 1)
 
 # %% ../../nbs/210_percept.hog.ipynb #d5ea3c07
 def normalize_blocks(
@@ -83,8 +110,7 @@ def normalize_blocks(
     block:int=3,       # cells per side of a block
 )->Tensor:             # (B, features)
     "Return all overlapping blocks, L2-Hys normalised, flattened in scikit-image's order."
-    v = cells.unfold(1, block, 1).unfold(2, block, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
-    return _unit(_unit(v).clamp(max=.2)).flatten(1)
+    return _unit(_unit(_blocks(cells, block)).clamp(max=.2)).flatten(1)
 
 # %% ../../nbs/210_percept.hog.ipynb #038eef57
 def _check_layout(shape, orientations, cell, block):
@@ -104,6 +130,48 @@ def _polar(m, orientations, cell, block):
     gx, gy = (g[:, :h, :w] for g in central_differences(full(m)))
     return gx, gy, safe_sqrt(gx*gx + gy*gy)
 
+# %% ../../nbs/210_percept.hog.ipynb #c773bf5f
+def _composed(m, orientations, cell, block):
+    "HOG of differentiable operations."
+    gx, gy, votes = _polar(m, orientations, cell, block)
+    bins = orientation_bins(gx, gy, orientations)
+    return normalize_blocks(cell_histograms(votes, bins, orientations, cell), block)
+
+# %% ../../nbs/210_percept.hog.ipynb #d3ac11b1
+def _hog_value(m, orientations, cell, block):
+    h, w = (n//cell*cell for n in m.shape[2:])
+    gx, gy = (g[:, :h, :w] for g in central_differences(m))
+    s, bins = magnitude(gx, gy), orientation_bins(gx, gy, orientations)
+    index = bins + _first_bins(h, w, cell, orientations + 1, m.device)
+    v = _blocks(_mean_votes(s, index, orientations + 1, cell), block)
+    a = v/(first := _length(v))
+    b = a.clamp(max=.2)
+    out = b/(second := _length(b))
+    return out.flatten(1), (gx, gy, s, index, a, first, second)
+
+# %% ../../nbs/210_percept.hog.ipynb #1eee774b
+def _differences_back(dx, dy, H, W):
+    "The adjoint of `central_differences` for maps H × W, cut to the size of `dx`."
+    cut = 0, W - dx.shape[2], 0, H - dx.shape[1]
+    if any(cut): dx, dy = F.pad(dx, cut), F.pad(dy, cut)
+    x, y = F.pad(dx[..., 1:-1], (2, 2)), F.pad(dy[:, 1:-1], (0, 0, 2, 2))
+    return (x[..., :-2] - x[..., 2:]).add_(y[:, :-2]).sub_(y[:, 2:])[:, None]
+
+# %% ../../nbs/210_percept.hog.ipynb #30bc10cc
+def _cells_slope(g, out, a, first, second, shape, block):
+    "The gradient by the cells, from the normalised blocks."
+    g = _unit_slope(g.view_as(a), out.view_as(a), second)
+    g = torch.ops.aten.hardtanh_backward(g, a, -1., .2)
+    return _blocks_back(_unit_slope(g, a, first), shape, block)
+
+def _hog_slope(g, out, m, orientations, cell, block, gx, gy, s, index, a, first, second):
+    (B, h, w), n = s.shape, orientations
+    g = _cells_slope(g, out, a, first, second, (B, h//cell, w//cell, n), block)
+    votes = F.pad(g/cell**2, (0, 1)).flatten(1).gather(1, index.flatten(1)).view_as(s)
+    return (_differences_back(*along(votes, gx, gy, s), *m.shape[2:]),)
+
+_hog = ClosedForm(_composed, _hog_value, _hog_slope)
+
 # %% ../../nbs/210_percept.hog.ipynb #ce885498
 def hog(
     m:Tensor,                 # maps, (B,1,H,W) float, any range
@@ -112,9 +180,8 @@ def hog(
     block:int=3,              # cells per side of a block
 )->Tensor:                    # (B, features), entries in [0,1]
     "Return the HOG descriptor of each map, `skimage.feature.hog`'s, differentiable in magnitudes."
-    gx, gy, votes = _polar(check_maps(m, finite=False), orientations, cell, block)
-    bins = orientation_bins(gx, gy, orientations)
-    return normalize_blocks(cell_histograms(votes, bins, orientations, cell), block).to(m.dtype)
+    _check_layout(check_maps(m, finite=False).shape, orientations, cell, block)
+    return _hog(full(m), orientations, cell, block).to(m.dtype)
 
 # %% ../../nbs/210_percept.hog.ipynb #27c459f6
 def _shares(gx, gy, votes, orientations):
@@ -141,17 +208,34 @@ def soft_hog(
     split, rows = cell_histograms(votes, bins, orientations, cell), gx.shape[1]//cell
     return normalize_blocks(split[:, :rows] + split[:, rows:], block).to(m.dtype)
 
+# %% ../../nbs/210_percept.hog.ipynb #670c2393
+def _cosine_parts(u, v):
+    "The cosine, the product u·v, that of lengths, ∞ where one is zero, and both lengths."
+    nu, nv = (torch.linalg.vector_norm(t, dim=1).clamp(min=1e-6) for t in (u, v))
+    no_u, no_v = nu <= 1e-6, nv <= 1e-6
+    length, uv = (nu*nv).masked_fill(no_u | no_v, math.inf), (u*v).sum(1)
+    return (uv/length).clamp(max=1.) + (no_u & no_v), uv, length, nu, nv
+
+def _cosine_value(u, v):
+    c, *parts = _cosine_parts(u, v)
+    return c, tuple(parts)
+
+def _cosine_slope(g, c, u, v, uv, length, nu, nv):
+    "The gradients v/|u||v| − (u·v/|u||v|) u/|u|² and, with u and v exchanged, that by v."
+    by = g/length
+    turn = by*uv
+    by, by_u, by_v = (t[:, None] for t in (by, turn/(nu*nu), turn/(nv*nv)))
+    return (by*v).addcmul_(by_u, u, value=-1), (by*u).addcmul_(by_v, v, value=-1)
+
+_cosine = ClosedForm(lambda u, v: _cosine_parts(u, v)[0], _cosine_value, _cosine_slope)
+
 # %% ../../nbs/210_percept.hog.ipynb #13e86f84
 def cosine(
     u:Tensor,    # descriptors, (B,F) float, ≥ 0
     v:Tensor,    # descriptors, (B,F) float, ≥ 0
 )->Tensor:       # (B,) in [0,1]
     "Return the cosine of each pair of descriptors; 1 if both are zero, 0 if one is."
-    u, v = full(u), full(v)
-    uu, vv = u.square().sum(1), v.square().sum(1)
-    no_u, no_v = uu <= 1e-12, vv <= 1e-12
-    c = (u*v).sum(1)/(torch.where(no_u, 1., uu).sqrt()*torch.where(no_v, 1., vv).sqrt())
-    return torch.where(no_u | no_v, (no_u & no_v).to(c.dtype), c.clamp(max=1.))
+    return _cosine(full(u), full(v))
 
 # %% ../../nbs/210_percept.hog.ipynb #1b493651
 def default_cell(

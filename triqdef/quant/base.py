@@ -58,6 +58,7 @@ class Quantizer(nn.Module):
         self.build()
 
     def build(self): "Create the learned parameters: here none."
+    def together(self, bits): "Compute the cached weights of all layers at once: here nothing."
 
 # %% ../../nbs/103_quant.base.ipynb #960290f5
 @patch
@@ -224,8 +225,9 @@ def forward(self:Quantizer, v, bits):
     if not self.by_value and not self.ready[bits]: self.start(v, bits)
     if self._kept is None or self.kind != 'weight' or not self.repeats:
         return self.quantized(v, bits)
-    numbers = (*self.parameters(), *self.buffers())
-    return self.kept(('values', bits), (v, *numbers), lambda: self.quantized(v, bits))
+    key, made_of = ('values', bits), (v, *self.parameters(), *self.buffers())
+    if not torch.compiler.is_compiling() and self._kept.lacks(key, made_of): self.together(bits)
+    return self.kept(key, made_of, lambda: self.quantized(v, bits))
 
 # %% ../../nbs/103_quant.base.ipynb #9d9497d0
 @patch

@@ -15,14 +15,15 @@ from torch import nn
 from ..core import check_choice, check_network
 from .base import Quantizer
 from .kept import Kept
+from .layers import QConv2d, QLinear
 
 # %% ../../nbs/125_quant.frozen.ipynb #9c8c0d50
 _kinds = dict(values=False, graphs=True, nothing=None)
 
-def _keeper(old, graphs):
+def _keeper(old, graphs, *others):
     "Return the cache of a block inside another, whose cache is `old`."
     if graphs is None: return None
-    return old if old is not None and old.graphs == graphs else Kept(graphs)
+    return old if old is not None and old.graphs == graphs else Kept(graphs, *others)
 
 # %% ../../nbs/125_quant.frozen.ipynb #8f65ac9f
 @contextmanager
@@ -32,9 +33,11 @@ def weights_once(
 ):
     "Run a block in which quantizers cache weights and steps until they change."
     graphs = _kinds[check_choice(what, _kinds, 'what')]
-    before = [(m, m._kept) for m in check_network(net).modules() if isinstance(m, Quantizer)]
+    modules = list(check_network(net).modules())
+    before = [(m, m._kept) for m in modules if isinstance(m, Quantizer)]
+    others = [q for q, _ in before], [m for m in modules if isinstance(m, (QConv2d, QLinear))]
     try:
-        for q, old in before: q._kept = _keeper(old, graphs)
+        for q, old in before: q._kept = _keeper(old, graphs, *others)
         yield net
     finally:
         for q, old in before: q._kept = old

@@ -9,6 +9,7 @@ __all__ = ['Kept']
 
 # %% ../../nbs/101_quant.kept.ipynb #2eeebefb
 import torch
+from fastcore.basics import patch
 
 # %% ../../nbs/101_quant.kept.ipynb #b0ad722b
 def _mark(t):
@@ -30,21 +31,51 @@ class Kept:
     "A cache: values by key, recomputed when a tensor that they were computed from has changed."
     def __init__(self,
         graphs=False,    # keep values with a graph too, for one backward pass
-    ): self.graphs, self.found = graphs, {}
+        peers=(),        # quantizers whose steps may be made together
+        layers=(),       # layers whose weights may be made together
+    ): self.graphs, self.peers, self.layers, self.found = graphs, peers, layers, {}
 
     def __deepcopy__(self, memo): return None
     def __reduce__(self): return type(None), ()
 
-    def __call__(self,
-        key,        # what the value is, any hashable
-        tensors,    # the tensors it is computed from, a tuple
-        make,       # function without arguments that makes it
-    ):
-        "Return the value of `key`, computed now if it is missing or no longer valid."
-        graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if graph and not self.graphs: return make()
-        key = key, len(tensors), graph, torch.is_inference_mode_enabled()
-        if key not in self.found or not all(map(_same, tensors, self.found[key][0])):
-            value = make()
-            self.found[key] = [_mark(t) for t in tensors], value
-        return self.found[key][1]
+# %% ../../nbs/101_quant.kept.ipynb #ae8bb565
+@patch
+def _key(self:Kept, key, tensors):
+    "The whole key, or None for a value with a graph that is not kept."
+    graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if graph and not self.graphs: return None
+    return key, len(tensors), graph, torch.is_inference_mode_enabled()
+
+# %% ../../nbs/101_quant.kept.ipynb #360bdf1d
+@patch
+def lacks(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # the tensors it is computed from, a tuple
+)->bool:
+    "Whether a value would be kept and has not been computed."
+    key = self._key(key, tensors)
+    return key is not None and key not in self.found
+
+# %% ../../nbs/101_quant.kept.ipynb #e469d23a
+@patch
+def put(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # the tensors it is computed from, a tuple
+    value,      # what to keep
+):
+    "Keep a value."
+    self.found[self._key(key, tensors)] = [_mark(t) for t in tensors], value
+
+# %% ../../nbs/101_quant.kept.ipynb #536b0d44
+@patch
+def __call__(self:Kept,
+    key,        # what the value is, any hashable
+    tensors,    # the tensors it is computed from, a tuple
+    make,       # function without arguments that makes it
+):
+    "Return the value of `key`, computed now if it is missing or no longer valid."
+    whole = self._key(key, tensors)
+    if whole is None: return make()
+    if whole not in self.found or not all(map(_same, tensors, self.found[whole][0])):
+        self.put(key, tensors, make())
+    return self.found[whole][1]

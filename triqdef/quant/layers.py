@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core import check_bit, check_bits, check_choice
 from .conv import conv2d
+from . import together
 from .quantizers import make_quantizer
 from .ste import grad_from, soft_round
 from .padding import pad_input, SameConv2d

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..core import check_bit, check_bits, check_ints, check_logits, unwrap
 from ..quant.convert import bit_state_of
+from ..quant.norm import counted_together
 from ..settings import later
 from .accuracy import AccuracyAt
 from .curriculum import BACT
@@ -201,7 +202,8 @@ def before_batch(self:TrainingCallback):
 def switch(self:TrainingCallback):
     "Run the next pass, fastai's, at the highest active bit-width, and mark its batch."
     self.marks = {n: mark(getattr(self.learn, n)) for n in ('xb', 'yb')}
-    self.off = switch_once(self.learn.model, self.active[0], self.saving())
+    within = self.saving(), counted_together(self.net)
+    self.off = switch_once(self.learn.model, self.active[0], *within)
 
 # %% ../../nbs/519_train.base.ipynb #d465bc38
 @patch

@@ -20,10 +20,11 @@ from torch import nn, Tensor
 from ..core import (check_bits, check_images, check_labels, check_logits, check_numbers,
                           device_of)
 from ..penalty.fdp import bit_pairs, fdp
-from ..penalty.gpdp import gpdp
+from ..penalty.gpdp import both_penalties, gpdp
 from ..percept.features import check_stages, stage_names, tap_stages
 from ..quant.convert import at_bits, bits_of
 from ..quant.frozen import weights_once
+from ..quant.norm import counted_together
 
 # %% ../../nbs/510_train.objective.ipynb #721a87ae
 @dataclass
@@ -70,6 +71,11 @@ def _loss_and_stages(net, x, y, loss_func, stages, features):
         loss = loss_func(net(x), y)
         return loss, list(taps) if features else None
 
+# %% ../../nbs/510_train.objective.ipynb #e70176a1
+def _gradient(loss, x):
+    "The gradients (B,C,H,W) of each image's loss, of which `loss` is the mean, with a graph."
+    return torch.autograd.grad(loss, x, torch.full_like(loss, len(x)), create_graph=True)[0]
+
 # %% ../../nbs/510_train.objective.ipynb #5bd723a4
 def patched_passes(
     net:nn.Module,             # a multi-bit network
@@ -89,7 +95,7 @@ def patched_passes(
             loss, taps = _loss_and_stages(net, x_adv, y, loss_func, stages, features)
         losses.append(loss)
         if features: feats[b] = taps
-        if gradients: grads[b], = torch.autograd.grad(loss*len(y), x_adv, create_graph=True)
+        if gradients: grads[b] = _gradient(loss, x_adv)
     return losses, feats, grads
 
 # %% ../../nbs/510_train.objective.ipynb #01bff5d7
@@ -187,10 +193,14 @@ def penalties(self:Objective,
 )->tuple:           # FDP and GPDP, scalars or None
     "The two penalties on the active pairs; None where there is nothing to compare."
     pairs = _pairs_within(bits, self.pairs) if len(bits) > 1 else []
+    if feats and grads and pairs: return both_penalties(feats, grads, pairs, self.smooth)
     f = fdp(feats, pairs, smooth=self.smooth) if feats and pairs else None
     return f, gpdp(grads, pairs, smooth=self.smooth) if grads and pairs else None
 
 # %% ../../nbs/510_train.objective.ipynb #9d61c702
+def _mean(losses): return sum(losses[1:], losses[0])/len(losses)
+
+# %% ../../nbs/510_train.objective.ipynb #700700f3
 @patch
 def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
     "L_adv, FDP and GPDP from one patched forward pass per bit-width."
@@ -199,7 +209,7 @@ def _patched_terms(self:Objective, net, x_adv, y, bits, ramp):
     wanted = compare and self.lambda_fdp > 0, compare and self.lambda_gpdp > 0
     losses, feats, grads = patched_passes(net, x_adv, y, bits, self.loss_func, *wanted, self.stages)
     f, g = self.penalties(feats, grads, bits)
-    return dict(adv=sum(losses)/len(losses), fdp=f, gpdp=g)
+    return dict(adv=_mean(losses), fdp=f, gpdp=g)
 
 # %% ../../nbs/510_train.objective.ipynb #4106b46e
 @patch
@@ -218,7 +228,8 @@ def _weighted(self:Objective, terms, ramp):
     total, zero = terms['clean'], terms['clean'].new_zeros(())
     weights = dict(adv=self.lambda_adv, fdp=ramp*self.lambda_fdp, gpdp=ramp*self.lambda_gpdp)
     for name, weight in weights.items():
-        if terms.get(name) is not None and weight: total = total + weight*terms[name]
+        if terms.get(name) is not None and weight:
+            total = torch.add(total, terms[name], alpha=weight)
     named = {n: zero if terms.get(n) is None else terms[n] for n in ('clean', *weights)}
     return Terms(**named, total=total)
 
@@ -251,9 +262,9 @@ def terms(self:Objective,
 )->Terms:
     "Return the terms of a checked batch; both passes share the weights of a bit-width."
     x, y, x_adv = (t if t is None else t.as_subclass(Tensor) for t in (x, y, x_adv))
-    with weights_once(net, 'graphs'):
+    with weights_once(net, 'graphs'), counted_together(net):
         clean = self._clean_terms(net, x, y, bits, first, teacher)
-        terms = dict(clean=sum(clean)/len(clean))
+        terms = dict(clean=_mean(clean))
         if self.patched: terms.update(self._patched_terms(net, x_adv, y, bits, ramp))
     return self._weighted(terms, ramp)
 

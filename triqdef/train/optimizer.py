@@ -47,6 +47,7 @@ _names = 'lr', 'mom', 'sqr_mom', 'eps'
 # %% ../../nbs/517_train.optimizer.ipynb #deaaf716
 class AdamAtOnce(Optimizer):
     "fastai's Adam on fastai's state; `adam_at_once` makes one."
+    had = {}    # id → parameter, of those that have had a gradient
     def _groups(self):
         "Return parameters and states that share group, step number, decay, type and place."
         groups = {}
@@ -64,17 +65,18 @@ def step(self:AdamAtOnce,
 ):
     "Update every parameter that has a gradient."
     if closure is not None: raise NotImplementedError("fastai's optimizers take no closure")
+    for p in self.had.values():
+        if p.grad is None: p.grad = torch.zeros_like(p)
     for (_, _, decays, *_), (hyper, params, states) in self._groups().items():
         _update(params, states, hyper, self.cbs[0] if decays else None)
 
 # %% ../../nbs/517_train.optimizer.ipynb #29900e02
 @patch
 def zero_grad(self:AdamAtOnce):
-    "Set all gradients to zero, in place."
-    grads = [p.grad for p, *_ in self.all_params(with_grad=True)]
-    for g in grads:
-        if g.requires_grad: g.detach_()
-    if grads: torch._foreach_zero_(grads)
+    "Drop all gradients; for the next step, those that stay away are zero, as in fastai."
+    params = [p for p, *_ in self.all_params(with_grad=True)]
+    self.had = self.had | {id(p): p for p in params}
+    for p in params: p.grad = None
 
 # %% ../../nbs/517_train.optimizer.ipynb #444abb3b
 def adam_at_once(
