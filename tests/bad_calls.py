@@ -22,7 +22,7 @@ from triqdef.models import build_model
 from triqdef.purify.denoiser import Denoiser
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.checkpoint import save_checkpoint
-from triqdef.quant.convert import calibrate, to_multibit
+from triqdef.quant.convert import calibrate, keep_bits, to_multibit
 from triqdef.toys import toy_images, toy_net
 from triqdef.train.curriculum import BACT
 from triqdef.train.objective import Objective
@@ -99,6 +99,8 @@ CALLS = {
     'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)), 'quant.frozen.weights_once': lambda w: dict(net=w.net, what='values'),
     'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
     'quant.calibrate.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
+    'quant.equalize.equalize': lambda w: dict(model=w.plain, rounds=1), 'quant.equalize.scale_pairs': lambda w: dict(model=w.plain),
+    'quant.biascorrect.correct_bias': lambda w: dict(net=keep_bits(w.net, 4), model=w.plain, dl=w.dl, n_batches=1),
     'quant.convert.quant_summary': lambda w: dict(net=w.net), 'quant.convert.keep_bits': lambda w: dict(net=w.net, bits=4),
     'quant.checkpoint.save_checkpoint': lambda w: dict(net=w.net, path=w.folder/'new', arch='toy_net', n_classes=4), 'quant.checkpoint.read_tensors': lambda w: dict(path=w.saved),
     'quant.checkpoint.description_of': lambda w: dict(net=w.net, arch='toy_net', n_classes=4),
@@ -282,9 +284,10 @@ EXEMPT = {
         evaluate.strength.gradient_beats_search evaluate.strength.rises_with_area evaluate.strength.budget_suffices evaluate.masking.gradients_exist evaluate.masking.no_better_loss evaluate.masking.no_better_backward
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
-        quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept''',
+        quant.conv.conv2d quant.adaround.adaptive_levels quant.outputs.windows quant.outputs.outputs_of quant.outputs.Wanted quant.outputs.hooked quant.outputs.wanted_outputs quant.outputs.choose_step
+        quant.outputs.choose_levels quant.outputs.fitting_outputs quant.outputs.check_outputs quant.calibrate.first_batches attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
-        quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
+        quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.adaround.AdaRound quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.base.Purifier evaluate.faults.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
