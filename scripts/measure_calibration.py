@@ -49,7 +49,7 @@ def logits(run, data, file, bs):
 
 def network(method, bits, plain, pictures, folder):
     "The calibrated network of a method, made once."
-    kinds, file = method.split('-'), folder/f'{method}.pt'
+    kinds, file = method.split('-'), folder/f"{method} {' '.join(map(str, bits))}.pt"
     if 'equal' in kinds: plain = equalize(plain)
     weight = 'adaround' if 'adaround' in kinds else 'lsq'
     net = to_multibit(plain, (32, *bits), weight=weight, per_channel='tensor' not in kinds).eval()
