@@ -22,7 +22,7 @@ from triqdef.models import build_model
 from triqdef.purify.denoiser import Denoiser
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.checkpoint import save_checkpoint
-from triqdef.quant.convert import calibrate, to_multibit
+from triqdef.quant.convert import calibrate, keep_bits, to_multibit
 from triqdef.toys import toy_images, toy_net
 from triqdef.train.curriculum import BACT
 from triqdef.train.objective import Objective
@@ -99,6 +99,8 @@ CALLS = {
     'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)), 'quant.frozen.weights_once': lambda w: dict(net=w.net, what='values'),
     'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
     'quant.calibrate.calibrate': lambda w: dict(net=w.spare, dl=w.dl, n_batches=1, bits=(4,), method='mse'), 'quant.convert.quant_table': lambda w: dict(net=w.net),
+    'quant.equalize.equalize': lambda w: dict(model=w.plain, rounds=1), 'quant.equalize.scale_pairs': lambda w: dict(model=w.plain),
+    'quant.biascorrect.correct_bias': lambda w: dict(net=keep_bits(w.net, 4), model=w.plain, dl=w.dl, n_batches=1),
     'quant.convert.quant_summary': lambda w: dict(net=w.net), 'quant.convert.keep_bits': lambda w: dict(net=w.net, bits=4),
     'quant.checkpoint.save_checkpoint': lambda w: dict(net=w.net, path=w.folder/'new', arch='toy_net', n_classes=4), 'quant.checkpoint.read_tensors': lambda w: dict(path=w.saved),
     'quant.checkpoint.description_of': lambda w: dict(net=w.net, arch='toy_net', n_classes=4),
@@ -286,7 +288,7 @@ EXEMPT = {
         quant.joined.quantize_all quant.quantizers.Steps quant.ste.grad_scaled quant.norm.counted_together percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.stage_maps
         penalty.fdp.stage_likeness penalty.gpdp.both_penalties attack.placing.on_uint8_grid''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
-        quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
+        quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.adaround.AdaRound quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
         quant.padding.same_pads quant.padding.pad_input quant.padding.SameConv2d unfuse.Attention unfuse.HardSigmoid purify.base.Purifier evaluate.faults.Broken''',
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
