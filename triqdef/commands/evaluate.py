@@ -69,6 +69,8 @@ _rules = [
     Rule(('masks',), lambda a: a.certify, 'without --certify'),
     Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
 
+
+# %% ../../nbs/972_commands.evaluate.ipynb #4a0aac90
 def _all_rules():
     "Return the rules of `evaluate`; of two about one option the later gives the reason."
     budgets = budget_options()

@@ -144,7 +144,7 @@ class _Work:
 
 # %% ../../nbs/636_evaluate.certified.ipynb #d4e21b1a
 @patch
-def outcome(self:_Work, bits, cut):
+def _outcome(self:_Work, bits, cut):
     "What holds, what is right and the forward passes of a slice of the images at a bit-width."
     x, y, masks, guard = self.x[cut], self.y[cut], self.masks, self.guard
     with torch.no_grad(), at_bits(guard, bits):
@@ -162,7 +162,7 @@ def _do(work, bits, cut, out):
     "Certify a slice, or take it from its part; the outcome goes to the list of its bit-width."
     key = _job_key(work, bits, cut)
     part = work.parts.load(key)
-    found = part[0] if part else work.outcome(bits, cut)
+    found = part[0] if part else work._outcome(bits, cut)
     if not part: work.parts.save(key, found)
     out[bits].append(found)
 
@@ -191,6 +191,18 @@ def _done(work, bits, label, progress, at_once=32):
             for b, found in out.items()}
 
 # %% ../../nbs/636_evaluate.certified.ipynb #7def94e6
+def _certificate(guard, x, y, bits, s):
+    "The certificate of checked images."
+    masks = guard.masks_for(x)
+    with eval_mode(guard):
+        y = _checked_labels(guard, x, y, bits)
+        found = _done(_keyed(guard, x, y, masks, s.parts), bits, s.label, s.progress)
+    names = 'held', 'right', 'forwards'
+    held, right, forwards = ({b: f[k] for b, f in found.items()} for k in names)
+    forwards = {b: f.double().mean().item() for b, f in forwards.items()}
+    return Certificate(guard.patch, s.patches, len(masks), held, right, forwards)
+
+# %% ../../nbs/636_evaluate.certified.ipynb #7def94e0
 @takes_settings(CertifySettings)
 def certified(
     net,              # a network, or a function from [0,1] pixels to logits; in eval mode
@@ -206,11 +218,4 @@ def certified(
     guard = DoubleMask(net, patch, s.masks, s.patches, s.fill, s.bs)
     bits = bits_of(guard) if bits is None else check_bits(bits, bits_of(guard))
     x = check_images(x, strict=True).detach().as_subclass(Tensor).to(device_of(guard))
-    masks = guard.masks_for(x)
-    with eval_mode(guard):
-        y = _checked_labels(guard, x, y, bits)
-        found = _done(_keyed(guard, x, y, masks, s.parts), bits, s.label, s.progress)
-    names = 'held', 'right', 'forwards'
-    held, right, forwards = ({b: f[k] for b, f in found.items()} for k in names)
-    forwards = {b: f.double().mean().item() for b, f in forwards.items()}
-    return Certificate(guard.patch, s.patches, len(masks), held, right, forwards)
+    return _certificate(guard, x, y, bits, s)

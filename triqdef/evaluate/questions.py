@@ -256,7 +256,8 @@ def _certified_section(self:Report):
         return f'{k}: {c.claim}', pd.DataFrame(list(rows.values()), index=index)
     text = ('With double masking, no patch of the size makes more images wrong than the rest. '
             'The attacks of this report met the networks without it.')
-    return Section('What is certain?', text, (), tuple(map(table, *zip(*self.certificates.items()))))
+    tables = tuple(table(k, c) for k, c in self.certificates.items())
+    return Section('What is certain?', text, (), tables)
 
 # %% ../../nbs/735_evaluate.questions.ipynb #a830bad0
 @patch
