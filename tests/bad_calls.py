@@ -122,6 +122,8 @@ CALLS = {
     # patches
     'attack.cover.mask_starts': lambda w: dict(length=16, patch=4, masks=3), 'attack.cover.mask_set': lambda w: dict(image_hw=(16, 16), patch_hw=4, masks=2, patches=1), 'attack.cover.covered': lambda w: dict(masks=torch.ones(1, 16, 16).bool(), hw=4),
     'evaluate.doublemask.DoubleMask': lambda w: dict(net=w.net, patch=2, masks=2, patches=1, fill=.5, bs=8), 'evaluate.doublemask.DoubleMask.forward': lambda w: (DoubleMask(w.net, 2, masks=2).forward, dict(x=w.x)),
+    'evaluate.disagree.distributions': lambda w: dict(net=w.net, x=w.x, bits=(4, 2), bs=8), 'evaluate.disagree.disagreement': lambda w: dict(net=w.net, x=w.x, bits=(4, 2), bs=8),
+    'evaluate.detect.occluded': lambda w: dict(x=w.x, size=4, seed=0),
     'evaluate.certified.certified': lambda w: dict(net=w.net, x=w.x, y=w.y, patch=2, bits=(4,), masks=2, patches=1, fill=.5, bs=64),
     'attack.placing.patch_hw': lambda w: dict(size=4), 'attack.placing.check_fits': lambda w: dict(hw=(4, 4), image_hw=(16, 16)), 'attack.placing.patch_mask': lambda w: dict(h=4, w=4, shape='circle', device='cpu'),
     'attack.placing.place': lambda w: dict(x=w.x, patch=w.patch.image, top_left=(0, 0), angle=10., scale=1.), 'attack.places.allowed_places': lambda w: dict(image_hw=(16, 16), hw=(4, 4)),
@@ -144,6 +146,7 @@ CALLS = {
     'attack.nes.NES.attack': lambda w: (NES(4, queries=4, samples=2, seed=0).attack, RUN(w)),
     'attack.mpa.MPA': lambda w: dict(n_patches=1, area_each=.1, queries=4, target=None, sigma=.3, patience=0, samples=2, bins=4, lr=2., entropy=.02, bs=8, seed=0),
     'attack.agent.PatchAgent.run': lambda w: (MPA(1, queries=4, samples=2, seed=0).run, RUN(w)), 'attack.agent.PatchAgent.attack': lambda w: (MPA(1, queries=4, samples=2, seed=0).attack, RUN(w)),
+    'attack.agreeing.AgreeingEnsemble': lambda w: dict(bits=(4, 2), together=1.),
     'attack.ensemble.BitEnsemble': lambda w: dict(bits=(4, 2), rate=.5, floor=.05, seed=0), 'attack.ensemble.RandomPrecision': lambda w: dict(bits=(4, 2), samples=2, seed=0),
     'attack.ensemble.Smoothed': lambda w: dict(bits=4, sigma=.03, n=2, seed=0), 'attack.ensemble.BackwardSwap': lambda w: dict(bits=4, backward='soft', temperature=.25), 'attack.ensemble.FeaturePull': lambda w: dict(bits=(4, 2), weight=1.),
     # training
@@ -293,7 +296,7 @@ EXEMPT = {
     'is a base class or a declaration of an attack, and is tried in test_add_attack': '''attack.base.Attack attack.base.ImageAttack attack.base.UniversalAttack
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.agent.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.lines.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.paired.Gap
-        evaluate.curve.Curve evaluate.tables.Report evaluate.tables.CertifiedShare evaluate.certified.Certificate evaluate.doublemask.Decision evaluate.questions.Section evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
+        evaluate.curve.Curve evaluate.tables.Report evaluate.tables.CertifiedShare evaluate.certified.Certificate evaluate.detect.Detection evaluate.doublemask.Decision evaluate.questions.Section evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
     'draws or prints such a result': '''evaluate.figures.dots_figure evaluate.display.share_text evaluate.page.data_uri shipped.classes_at shipped.defence_page shipped.networks_page shipped.plot_classes
         shipped.worst_cell pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside

@@ -9,6 +9,7 @@ __all__ = ['targeted_attacks', 'fit_to', 'picked_attacks', 'make_attacks']
 
 # %% ../../nbs/956_commands.attacks.ipynb #1ca9626c
 from ..attack.base import declared_attacks
+from ..attack.cover import mask_set
 from ..attack.textures import TextureDictionary
 from ..batches import take
 from .options import option_name
@@ -37,6 +38,13 @@ def _check_patch_fits(args, side):
         raise ValueError(f"--patch-size: a patch of {p} × {p} does not fit an image of "
                          f"{side} × {side}")
 
+# %% ../../nbs/956_commands.attacks.ipynb #f93a21c4
+def _check_certified(args, hw):
+    "Refuse a certificate that no mask set gives."
+    if vars(args).get('certify') is None: return
+    try: mask_set(hw, args.certify, args.masks)
+    except ValueError as e: raise ValueError(f"--certify: {e}") from None
+
 # %% ../../nbs/956_commands.attacks.ipynb #55f4aea7
 def targeted_attacks(
 )->str:
@@ -62,9 +70,10 @@ def fit_to(
     names=('n', 'n_attack', 'n_align'),    # the options that count images
 ):
     "Fit the options to the data, or refuse given values that do not fit."
-    there, side = len(dls.valid.dataset), min(dls.valid.one_batch()[0].shape[-2:])
+    there, hw = len(dls.valid.dataset), dls.valid.one_batch()[0].shape[-2:]
     for n in names: _lower(args, n, there, dict(quick))
-    _check_patch_fits(args, side)
+    _check_patch_fits(args, min(hw))
+    _check_certified(args, hw)
     _fit_target(args, dls)
 
 # %% ../../nbs/956_commands.attacks.ipynb #e7404226

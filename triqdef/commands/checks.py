@@ -81,7 +81,7 @@ def budget_options(
 
 # %% ../../nbs/953_commands.checks.ipynb #6e161b99
 _least = dict(n=1, n_attack=1, n_align=0, patch_size=1, seed=0, target=0, calibrate_n=1, valid_n=0,
-              bs=1, workers=0, epochs=1)
+              bs=1, workers=0, epochs=1, certify=1, masks=2)
 
 def least_values(
 )->dict:    # name → smallest value

@@ -15,7 +15,7 @@ from .attacks import fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, data_help
 from .networks import as_network, is_published, network_help
-from .options import as_typed
+from .options import add_numbers, as_typed
 from .published import add_published, run_published
 from .report import add_report_options, write_report
 from ..deploy.graph import need_modules
@@ -46,13 +46,13 @@ def _attack_rules():
                  _without(declared_attacks(targeted=True))),
             Rule(('patch_size',), _any(lambda d: not d.chooses_area),
                  'on attacks that choose their area'),
-            Rule(('n_attack',), _any(lambda d: not d.universal),
-                 'without an attack that works image by image')]
+            Rule(('n_attack',), lambda a: a.certify or _any(lambda d: not d.universal)(a),
+                 'without an attack that works image by image, or --certify')]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #4a0aac9f
 _of_model = ('calibrate_n', 'valid_n', 'bs', 'workers', 'shard', 'skip_unreadable')
 _of_report = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align',
-              'patch_size', 'target', 'seed', 'single_file')
+              'patch_size', 'target', 'seed', 'single_file', 'certify', 'masks')
 
 def _published(args):
     "Whether a network of torchvision or timm is named."
@@ -66,8 +66,10 @@ _rules = [
     Rule(('undefended',), lambda a: not a.model, 'with a published network'),
     Rule(_of_report, lambda a: a.n != 0, 'with --n 0'),
     Rule(('undefended',), lambda a: not a.no_audit, 'with --no-audit'),
+    Rule(('masks',), lambda a: a.certify, 'without --certify'),
     Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
 
+# %% ../../nbs/972_commands.evaluate.ipynb #4a0aac90
 def _all_rules():
     "Return the rules of `evaluate`; of two about one option the later gives the reason."
     budgets = budget_options()
@@ -206,6 +208,11 @@ def _budget_note(option):
     unit = 'looks at an image' if all(d.black_box for d in of.values()) else 'steps'
     return f"{unit} of {', '.join(of)}"
 
+# %% ../../nbs/972_commands.evaluate.ipynb #cf07bcf9
+_certify = [('certify', None, 'side of a patch in pixels: certify by double masking what share of '
+                              'the images for attacks image by image no such patch makes wrong'),
+            ('masks', 6, 'of the certificate, along each axis')]
+
 # %% ../../nbs/972_commands.evaluate.ipynb #e538b06a
 def _add_choices(p):
     "Add the options that say what is attacked, and with what."
@@ -220,6 +227,7 @@ def _add_choices(p):
     p.add_argument('--export', action='store_true', help=_help['export'])
     p.add_argument('--data', help=_help['data'])
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
+    add_numbers(p, _certify, 'no certificate')
 
 # %% ../../nbs/972_commands.evaluate.ipynb #320a3a60
 def add_evaluate(

@@ -14,8 +14,11 @@ from pathlib import Path
 from .attacks import targeted_attacks
 from .export import exported_files
 from .options import add_numbers
+from ..evaluate.certified import certified
 from ..evaluate.page import check_report_folder
 from ..evaluate.report import report
+from ..evaluate.tables import CertifiedShare
+from ..evaluate.transfer import evaluation_images
 from ..quant.switch import bits_of
 from ..train.run import alone
 
@@ -53,12 +56,25 @@ def _training_of(run):
     if hasattr(run, 'settings'): return run.settings.__dict__
     return run.description['meta']['settings']
 
+# %% ../../nbs/966_commands.report.ipynb #6ebfcc47
+def _certificates(nets, dls, bits, args, out):
+    "Return network → `CertifiedShare`, empty where none is asked for."
+    if vars(args).get('certify') is None: return {}
+    found, parts = {}, out.parent/f'.{out.name}-unfinished'/'certified'
+    for name, net in nets.items():
+        x, y = evaluation_images(net, dls.valid, args.n_attack, seed=args.seed)
+        found[name] = CertifiedShare.of(certified(
+            net, x, y, args.certify, bits, masks=args.masks, parts=parts,
+            progress=not args.quiet, label=f'{name}: '))
+    return found
+
 # %% ../../nbs/966_commands.report.ipynb #765af199
 def _written(nets, dls, attacks, bits, args, files, out, **more):
     "Make the report in `out`, and remove the temporary files of interrupted processes."
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                n_align=args.n_align, out=out, seed=args.seed, exported=files,
-               single=args.single_file, progress=not args.quiet, **more)
+               single=args.single_file, progress=not args.quiet,
+               certificates=_certificates(nets, dls, bits, args, out), **more)
     left = out.parent.glob(f'.{glob.escape(out.name)}-????????')
     for p in left: shutil.rmtree(p, ignore_errors=True)
     return r

@@ -238,6 +238,27 @@ def _audit_section(self:Report):
     picture = 'audit.png', self.audit_figure, 'Every line on every network.'
     return Section('Can the figures be trusted?', text, (picture,), tables)
 
+# %% ../../nbs/735_evaluate.questions.ipynb #3d34220f
+def _most(t:Transfer, bits):
+    "The highest share of wrong images of a matrix at one bit-width, as text."
+    rates = [t.success(a, s, b, 'asr_all').rate for a, s, b in t.adv_pred if b == bits]
+    return rate_text(max(rates, key=lambda r: r.value))
+
+@patch
+def _certified_section(self:Report):
+    "What no patch exceeds, beside what attacks reached."
+    def table(k, c):
+        rows = {b: {'certified': rate_text(r), 'wrong at most':
+                    rate_text(Rate(r.n - r.k, r.n, r.level)),
+                    'wrong by attacks here': _most(self.transfers[k], b)}
+                for b, r in c.rates.items()}
+        index = [f'{b} bits' for b in rows]
+        return f'{k}: {c.claim}', pd.DataFrame(list(rows.values()), index=index)
+    text = ('With double masking, no patch of the size makes more images wrong than the rest. '
+            'The attacks of this report met the networks without it.')
+    tables = tuple(table(k, c) for k, c in self.certificates.items())
+    return Section('What is certain?', text, (), tables)
+
 # %% ../../nbs/735_evaluate.questions.ipynb #a830bad0
 @patch
 def sections(self:Report)->list:
@@ -247,6 +268,7 @@ def sections(self:Report)->list:
     if any(len(f) for f in self.seen.values()): out.append(self._seen_section())
     if self.alignments or self.gradients: out.append(self._alignment_section())
     if self.audits: out.append(self._audit_section())
+    if self.certificates: out.append(self._certified_section())
     return [*out, self._attacks_section()]
 
 # %% ../../nbs/735_evaluate.questions.ipynb #26ecc8d4

@@ -57,6 +57,7 @@ class ReportSettings(_MeasureSettings):
     undefended:object = None    # a network without a defence, for line 11 of the audit
     exported:dict = None        # network → bits → function images → logits, for line 12
     runs:dict = None            # name → run folder or `load_run`, with the training settings
+    certificates:dict = None    # network → `CertifiedShare`, to show beside the rates
     quick:bool = False          # bounded budgets: minutes instead of hours; the report says so
     out:object = None           # a folder to write to, None for none
     single:bool = False         # put the pictures into its index.html, to pass that on alone
@@ -68,8 +69,7 @@ class ReportSettings(_MeasureSettings):
 
     def __post_init__(self):
         check_ints(none=True, n=self.n, n_attack=self.n_attack)
-        check_ints(0, n_align=self.n_align)
-        check_ints(seed=self.seed)
+        check_ints(0, n_align=self.n_align); check_ints(seed=self.seed)
         check_ints(1, seeds=self.seeds)
 
 # %% ../../nbs/750_evaluate.report.ipynb #2d7897ca
@@ -130,8 +130,8 @@ def _networks(nets, bits):
 
 # %% ../../nbs/750_evaluate.report.ipynb #ce069dd1
 def _check_names(s, nets, bits):
-    "A `ValueError` where `exported` or `runs` names what no network has."
-    for key, given in dict(exported=s.exported, runs=s.runs).items():
+    "A `ValueError` where a setting names what no network has."
+    for key, given in dict(exported=s.exported, runs=s.runs, certificates=s.certificates).items():
         other = [k for k in given or {} if k not in nets]
         if other: raise ValueError(f"{key} names {other}, the networks are {list(nets)}")
     for given in (s.exported or {}).values(): check_bits(given, bits, 'exported')
@@ -244,8 +244,7 @@ def _audited(name, net, work, transfer, parts):
 @patch
 def _evaluate(self:Report, name, net, work):
     "Matrix, seen settings, gradient maps, alignment and audit of one network."
-    s, parts = work.settings, None
-    if work.parts is not None: parts = work.parts/f'{len(self.transfers)}-{slug(name)}'
+    s, parts = work.settings, work.parts and work.parts/f'{len(self.transfers)}-{slug(name)}'
     self.transfers[name] = t = _matrix(name, net, work, parts and parts/'transfer')
     if name in work.runs: self.seen[name] = seen_table(t, work.runs[name])
     self.gradients[name] = gradient_maps(net, work.x[:4], work.y[:4], work.bits)
@@ -300,7 +299,8 @@ def report(
     out = None if s.out is None else check_report_folder(s.out)
     nets, bits = _networks(nets, bits)
     work = _prepared(nets, dl, attacks, bits, s, out)
-    r = Report({}, images=work.x[:4].cpu(), settings=_kept(work, next(iter(nets.values()))))
+    r = Report({}, images=work.x[:4].cpu(), settings=_kept(work, next(iter(nets.values()))),
+               certificates=dict(s.certificates or {}))
     with _cleared(work.parts):
         for name, net in nets.items(): r._evaluate(name, net, work)
     return _ended(r, work, start, out)

@@ -8,6 +8,8 @@ Docs: https://triqdef.github.io/triqdef/train.masked.html.md"""
 __all__ = ['hide_two', 'MaskedQAT', 'MaskedTriQDef']
 
 # %% ../../nbs/555_train.masked.ipynb #89944640
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ def hide_two(
     hidden = (masks[i] | masks[j])[:, None].to(x.device)
     return x.masked_fill(hidden, fill)
 
+# %% ../../nbs/555_train.masked.ipynb #fb0b5f1b
+_masks_once = lru_cache(8)(mask_set)    # one set for each size of image and patch
+
 # %% ../../nbs/555_train.masked.ipynb #ea9885bb
 class _Hiding:
     "Two random masks on each image of a training callback's batches."
@@ -46,7 +51,7 @@ class _Hiding:
         "Put masked images in the place of the batch."
         self.prepare()
         g = seeded(hash((self.seed, self.now, 2, self.company.rank)) % 2**31)
-        masks = mask_set(self.x.shape[-2:], self.hide, self.masks)
+        masks = _masks_once(tuple(self.x.shape[-2:]), self.hide, self.masks)
         self.learn.xb = (hide_two(self.x, masks, g), *self.learn.xb[1:])
 
 # %% ../../nbs/555_train.masked.ipynb #70a03291
