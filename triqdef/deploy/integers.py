@@ -171,8 +171,9 @@ def pool_means(self:OnnxGraph):
 def _end_in_floats(self:OnnxGraph):
     "Write the layer that makes the logits as a product of integers, scaled to floats."
     for n in [n for n in self.g.node if n.op_type == 'Gemm' and self.only(n.output[0]) is None]:
-        x, w, b = map(self._dequantized, n.input)
-        bias = self.value(b.input[0]).astype('f4')*self.value(b.input[1])
+        x, w, *b = map(self._dequantized, n.input)      # the exporter drops a bias of zeros
+        bias = self.value(w.input[1])*0
+        if b: bias = self.value(b[0].input[0]).astype('f4')*self.value(b[0].input[1])
         self._insert(n, self._product(n, x, w, bias))
         self.g.node.remove(n)
     self.note()

@@ -177,7 +177,8 @@ def _form_of(net, form, bits):
     state = only_state(net)
     sums = 'float' if state is None else state.config.get('sums', 'float')
     able = form_names[:3] if sums == 'float' else form_names[3:]
-    if form is None or bits == 32: form = form or able[0]
+    if bits == 32 and sums != 'float': form = 'integer'       # floats have one form
+    elif form is None or bits == 32: form = form or able[0]
     elif form not in able:
         raise ValueError(f"a network with sums={sums!r} is written in form "
                          f"{' or '.join(map(repr, able))}, not {form!r}: see to_multibit(sums=)")
