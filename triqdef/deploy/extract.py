@@ -107,7 +107,7 @@ def _extractable(net):
 
 # %% ../../nbs/900_deploy.extract.ipynb #f37a6dc6
 def _inputs(out, bits):
-    "Return the integer forms of the quantizers between layers, and of the norms behind them, by name."
+    "Return the integer forms of quantizers between layers and of norms behind them, by name."
     new = {}
     for n, m in out.named_modules():
         if not isinstance(m, QInput) or not m.act_quant.ready[bits]: continue

@@ -207,8 +207,7 @@ def to_bytes(self:OnnxGraph):
     self.pool_means()
     self.merge_quantizers()
     while (step := _next(self)) is not None:
-        move, q = step
-        move(q)
+        step[0](step[1])
         self.merge_quantizers()
     self._end_in_floats()
     self.check_bytes()
@@ -242,7 +241,8 @@ def check_bytes(self:OnnxGraph):
     for n in self.g.node:
         after = any(i in seen for i in n.input)
         if n.op_type == 'DequantizeLinear' or after: seen |= set(n.output)
-        if not after or n.op_type not in _computing or n.output[0] == self.g.output[0].name: continue
+        ends = n.output[0] == self.g.output[0].name
+        if ends or not after or n.op_type not in _computing: continue
         if fault := self._fault(n): raise ValueError(f"this network leaves the integers: {fault}")
 
 # %% ../../nbs/912_deploy.integers.ipynb #0ef25666

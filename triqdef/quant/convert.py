@@ -114,8 +114,7 @@ def to_multibit(
                   per_channel=_per_channel(weight, act, per_channel), skip=skip, sums=sums)
     check_sums(sums, act, first_last, skip)
     state, net = BitState(bits, config), _unfused(plain_copy(model), skip, inplace=True)
-    net = replace_layers(net, state)
-    _warn_float(net, skip)
+    _warn_float(net := replace_layers(net, state), skip)
     return net if sums == 'float' else quantize_sums(net)
 
 # %% ../../nbs/140_quant.convert.ipynb #97a2a970

@@ -49,19 +49,20 @@ def _points_in(v):
     "The points in nested lists, in order."
     if isinstance(v, Point): return [v]
     if isinstance(v, dict): v = v.values()
-    return [p for w in v for p in _points_in(w)] if hasattr(v, '__iter__') and type(v) is not str else []
+    if not isinstance(v, (list, tuple, type({}.values()))): return []
+    return [p for w in v for p in _points_in(w)]
 
 def _all_pixels(points): return bool(points) and all(p.kind == 'pixels' for p in points)
 def _all_positive(points): return all(p.positive for p in points)
 
 # %% ../../nbs/133_quant.flow.ipynb #84e44c81
-_same_modules = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten, nn.MaxPool2d,
-                 nn.ZeroPad2d)
+_same_modules = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten,
+                 nn.MaxPool2d, nn.ZeroPad2d)
 _clip_modules = nn.ReLU, nn.Hardtanh       # ReLU6 is a Hardtanh
 _mean_modules = nn.AvgPool2d, nn.AdaptiveAvgPool2d
 _functions = dict(
-    same='flatten view reshape contiguous squeeze unflatten permute transpose getitem pad max_pool2d '
-         'cat concat concatenate amax',
+    same='flatten view reshape contiguous squeeze unflatten permute transpose getitem pad '
+         'max_pool2d cat concat concatenate amax',
     clip='relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clip', add='add iadd add_',
     mean='mean avg_pool2d adaptive_avg_pool2d', plain='size dim getattr')
 _kinds = {name: kind for kind, names in _functions.items() for name in names.split()}
@@ -118,8 +119,8 @@ def _leaf_kind(m):
     if isinstance(m, MultiBitNorm): return 'norm' if _is_batch_norm(m) else None
     if isinstance(m, _same_modules): return 'same'
     if isinstance(m, _clip_modules): return 'clip'
-    pools = isinstance(m, nn.AvgPool2d) or isinstance(m, nn.AdaptiveAvgPool2d) and _is_one(m.output_size)
-    return 'mean' if pools else None
+    if isinstance(m, nn.AdaptiveAvgPool2d): return 'mean' if _is_one(m.output_size) else None
+    return 'mean' if isinstance(m, nn.AvgPool2d) else None
 
 def _is_batch_norm(m): return type(m.active).forward is nn.BatchNorm2d.forward
 

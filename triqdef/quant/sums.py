@@ -44,11 +44,12 @@ def _fresh(p):
     "Whether a clip belongs to the operation before it, which nothing else reads."
     before = p.inputs[0]
     if before.uses > 1: return False
-    return before.kind in ('layer', 'norm', 'add', 'mean') or before.kind == 'clip' and _fresh(before)
+    made = before.kind in ('layer', 'norm', 'add', 'mean')
+    return made or before.kind == 'clip' and _fresh(before)
 
 # %% ../../nbs/135_quant.sums.ipynb #cd11ebc4
 def _reads(flow):
-    "(reader, point) wherever a quantizer is needed; a reader is a layer's name or a place in a pass."
+    "(reader, point) wherever a quantizer is needed; a reader is a layer or a place in a pass."
     for p in flow.points:
         if p.kind == 'layer': yield p.name, p.inputs[0]
         elif p.kind in ('add', 'mean') or p.kind == 'norm' and not _folds(flow, p):
