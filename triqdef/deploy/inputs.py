@@ -57,5 +57,6 @@ def norm_layer(
     n = len(a)
     conv = nn.Conv2d(n, n, 1, groups=n, bias=False)
     weight = torch.where(a < 0, -127, 127).to(torch.int8).reshape(n, 1, 1, 1)
-    return IntConv2d(conv, weight=weight, step=step, levels=levels, scale=(a.abs()*step/127).float(),
+    scale = (a.abs()*step/127).float()
+    return IntConv2d(conv, weight=weight, step=step, levels=levels, scale=scale,
                      bias=b.float(), name=name)

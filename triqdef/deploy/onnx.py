@@ -163,7 +163,8 @@ def _names(net, classes, model):
     return _checked(class_names(net) if classes is None else classes, _width(model))
 
 # %% ../../nbs/920_deploy.onnx.ipynb #8bca7b6d
-form_names = ('integer', 'fused', 'qdq', 'bytes', 'tensorrt', *(f'tensorrt-{n}' for n in range(13, 22)))
+form_names = ('integer', 'fused', 'qdq', 'bytes', 'tensorrt',
+              *(f'tensorrt-{n}' for n in range(13, 22)))
 
 def _check_choices(form, pixels, cpu):
     "Refuse a form, kind of pixels or CPU that is not offered."
