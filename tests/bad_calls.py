@@ -94,7 +94,8 @@ CALLS = {
     'quant.quantizers.MinMax': lambda w: dict(widths={4: 4}, kind='weight', momentum=.1), 'quant.registry.quantizer_class': lambda w: dict(name='lsq', kind='weight'),
     'quant.registry.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
-    'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8),
+    'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8, sums='quantized'),
+    'quant.sums.check_sums': lambda w: dict(sums='quantized', act='lsq', first_last=8),
     'quant.switch.bit_state_of': lambda w: dict(net=w.net), 'quant.switch.bits_of': lambda w: dict(net=w.net), 'quant.switch.at_bits': lambda w: dict(net=w.net, bits=4),
     'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)), 'quant.frozen.weights_once': lambda w: dict(net=w.net, what='values'),
     'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
@@ -219,7 +220,8 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.lines.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
          'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.rate.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
-         'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}}
+         'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'},
+         'quant.convert.to_multibit': {'sums': 'choice'}, 'quant.sums.check_sums': {'sums': 'choice', 'act': 'choice'}}
 for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.denoiser.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.entropy.grey_levels purify.entropy.entropy_map': {'x': 'pixels'},
@@ -309,7 +311,7 @@ EXEMPT = {
     'is tried with bad settings in test_bad_input or test_distributed, or below as a command': '''commands.attacks.make_attacks cli.parser cli.main train.accuracy.accuracy_at train.accuracy.AccuracyAt train.distributed.join_processes train.distributed.by_first train.ranks.RankLoader
         train.distributed.RankTrainer train.distributed.distributed train.traffic.communication train.settings.StartSettings train.settings.TrainSettings quant.checkpoint.load_start train.build.preset_for train.build.make_data train.build.make_network
         train.build.make_callback train.settings.own_options train.settings.settings_from train.settings.MethodSettings train.declare.training_method train.folder.RunState train.run.train train.settings.recorded_settings''',
-    'works on an exported file, and is tried in test_deploy': '''deploy.layers.to_levels deploy.layers.int_conv deploy.layers.int_linear deploy.layers.IntLayer deploy.layers.IntConv2d deploy.layers.IntLinear deploy.extract.weight_levels
+    'works on an exported file, and is tried in test_deploy or test_integer': '''deploy.inputs.on_levels deploy.inputs.IntInput deploy.inputs.norm_layer deploy.layers.to_levels deploy.layers.int_conv deploy.layers.int_linear deploy.layers.IntLayer deploy.layers.IntConv2d deploy.layers.IntLinear deploy.extract.weight_levels
         deploy.fold.norm_pairs deploy.fold.fold_norms deploy.extract.integer_table deploy.operators.translations deploy.nodes.OnnxGraph deploy.onnx.round_bias deploy.sealed.seal deploy.onnx.class_names deploy.runtime.ort_session
         deploy.levels.OnnxLevels deploy.levels.LayerParity deploy.levels.ParityError deploy.levels.led_by deploy.verdict.Parity deploy.parity.check_parity deploy.parity.plain_floats deploy.parity.exported_success
         deploy.speed.kind_of deploy.speed.kernels deploy.speed.latencies'''}

@@ -21,7 +21,7 @@ from .data import as_data, data_help
 from .networks import as_network, Named
 from .options import add_numbers, as_typed
 from ..core import atomic_path
-from ..deploy.onnx import check_writable_file, export_onnx, OnnxNet
+from ..deploy.onnx import check_writable_file, export_onnx, form_names, OnnxNet
 from ..deploy.parity import check_parity, exported_success, ParityError
 from ..deploy.speed import kernels
 from ..evaluate.report import Report
@@ -178,7 +178,10 @@ _about = (
 _forms = (
     'integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
     'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units, which '
-    "TensorRT's importer refuses for its uint8 zero points and opset 21 (default: %(default)s)")
+    "TensorRT's importer refuses for its uint8 zero points and opset 21; "
+    "networks of to_multibit(sums='quantized') have bytes instead: integers from pixels to logits "
+    "in ONNX Runtime; of sums='symmetric' also tensorrt or tensorrt-OPSET: int8 around 0, opset 13 to "
+    '21, not tried in TensorRT itself (default: integer, or bytes)')
 _cpus = ('vnni: faster at 8 bits, and refused on x86 CPUs without VNNI, where it would be wrong '
          '(default: %(default)s)')
 
@@ -187,7 +190,7 @@ def _add_form(p):
     "Add the options that say what is in the file."
     p.add_argument('--bits', type=int, required=True, metavar='B',
                    help='one of its bit-widths, 2 to 8, or 32 for float')
-    p.add_argument('--form', choices=('integer', 'fused', 'qdq'), default='integer', help=_forms)
+    p.add_argument('--form', choices=form_names, metavar='FORM', help=_forms)
     p.add_argument('--pixels', choices=('float', 'uint8'), default='float',
                    help='what the file takes: [0,1] or bytes (default: %(default)s)')
     p.add_argument('--cpu', choices=('any', 'vnni'), default='any', help=_cpus)

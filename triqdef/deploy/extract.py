@@ -16,8 +16,10 @@ from torch import nn
 
 from ..core import check_bit, unwrap
 from .fold import fold_norms, norm_pairs
+from .inputs import IntInput, norm_layer
 from .layers import int_conv, int_linear, IntConv2d, IntLayer, IntLinear, to_levels
 from ..quant.convert import bit_state_of, keep_bits, swap_modules, unquantized_layer
+from ..quant.inputs import QInput
 from ..quant.layers import QConv2d, QLinear
 
 # %% ../../nbs/900_deploy.extract.ipynb #57a6a35b
@@ -53,7 +55,7 @@ def _input_levels(m, bits):
 # %% ../../nbs/900_deploy.extract.ipynb #ea86b8d8
 def _check_width(name, m, bits):
     "Refuse a layer with more than 8 bits."
-    most = max(m.weight_quant.widths[bits], m.act_quant.widths[bits])
+    most = max(q.widths[bits] for q in m.children())
     if most > 8:
         raise ValueError(f"{name or 'the layer'} has {most} bits: "
                          "integer kernels have 8 at the most")
@@ -87,7 +89,8 @@ def _check_layers(net):
         raise ValueError(f"single_bit needs a network in float32, got {', '.join(sorted(odd))}: "
                          "call .float()")
     for n, m in net.named_modules():
-        if isinstance(m, (QConv2d, QLinear)) and (m._forward_hooks or m._forward_pre_hooks):
+        quantizes = isinstance(m, (QConv2d, QLinear, QInput))
+        if quantizes and (m._forward_hooks or m._forward_pre_hooks):
             raise ValueError(f"{n or type(net).__name__} carries forward hooks, "
                              "which no extracted layer has: remove them first")
 
@@ -102,6 +105,20 @@ def _extractable(net):
     _check_layers(net)
     return net
 
+# %% ../../nbs/900_deploy.extract.ipynb #f37a6dc6
+def _inputs(out, bits):
+    "Return the integer forms of quantizers between layers and of norms behind them, by name."
+    new = {}
+    for n, m in out.named_modules():
+        if not isinstance(m, QInput) or not m.act_quant.ready[bits]: continue
+        _check_width(n, m, bits)
+        step, levels = _input_levels(m, bits)
+        if m.norm is None: new[n] = IntInput(step.float(), levels, n)
+        else:
+            new[n] = norm_layer(out.get_submodule(m.norm), step.float(), levels, n)
+            new[m.norm] = nn.Identity()
+    return new
+
 # %% ../../nbs/900_deploy.extract.ipynb #da5f68d1
 def _replaced(out, bits):
     "Return the integer forms of the quantized layers that have seen activations, by name."
@@ -113,7 +130,7 @@ def _replaced(out, bits):
         raise ValueError(f"{rest[0]} has seen no activations at {bits} bits: "
                          "calibrate or train the network first")
     new = {n: unquantized_layer(layers[n]) for n in layers if n in float_ends}
-    return new | {n: _integer_layer(n, layers[n], bits) for n in ready}
+    return new | {n: _integer_layer(n, layers[n], bits) for n in ready} | _inputs(out, bits)
 
 # %% ../../nbs/900_deploy.extract.ipynb #6a005ea6
 def single_bit(
@@ -129,7 +146,8 @@ def single_bit(
     if '' in new: out = new['']
     else: swap_modules(out, new)
     for m in out.modules():
-        if not isinstance(m, (QConv2d, QLinear)) and hasattr(m, 'bit_state'): m.bit_state = None
+        kept = isinstance(m, (QConv2d, QLinear, QInput))
+        if not kept and hasattr(m, 'bit_state'): m.bit_state = None
     out.extracted = dict(bits=bits, folded=_folded(out) if fold else [])
     return out.requires_grad_(False).eval()
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..core import unwrap
+from .inputs import IntInput
 from .layers import IntConv2d, IntLayer
 from ..quant.convert import is_plain, swap_modules
 from ..quant.padding import SameConv2d
@@ -22,7 +23,7 @@ class _Tracer(fx.Tracer):
     "Follows a network down to its layers and norms."
     proxy_buffer_attributes = True      # shows who reads their tensors besides
     def is_leaf_module(self, m, name):
-        leaves = IntLayer, SameConv2d, nn.modules.batchnorm._BatchNorm
+        leaves = IntLayer, IntInput, SameConv2d, nn.modules.batchnorm._BatchNorm
         return isinstance(m, leaves) or super().is_leaf_module(m, name)
 
 # %% ../../nbs/896_deploy.fold.ipynb #495adc26

@@ -137,6 +137,14 @@ def _loaded(self:OnnxGraph, weight, tensor):
 
 # %% ../../nbs/910_deploy.graph.ipynb #a67cb4e8
 @patch
+def _inputs(self:OnnxGraph):
+    "Return a dict for each tensor between layers that has levels."
+    nodes = [n for n in self.g.node if n.name in self.names and n.op_type == 'DequantizeLinear']
+    return [dict(name=self.names[n.name], op=n.op_type, levels=n.input[0], container=None, slack=0.,
+                 zero=self.bounds(n.input[0])[1], kernel='fused', saturates=False) for n in nodes]
+
+# %% ../../nbs/910_deploy.graph.ipynb #c6911253
+@patch
 def pack(self:OnnxGraph,
     small=True,    # 4 bits where the levels fit
     slack=None,    # name of a tensor of levels → its slack in steps, from `fuse`
@@ -153,4 +161,4 @@ def pack(self:OnnxGraph,
         row = self._row(n, levels, slack or {}) | dict(saturates=not safe and n.output[0] in over)
         rows.append(row | dict(container=self._store(n, weight, unsigned, small, done)))
     for weight, (tensor, _) in done.items(): self._loaded(weight, tensor)
-    return rows
+    return self._inputs() + rows

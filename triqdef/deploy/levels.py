@@ -17,17 +17,19 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 
+from .inputs import IntInput
 from .layers import IntLayer
 from .onnx import OnnxNet
 from .runtime import need_modules, ort_session
+from ..quant.inputs import QInput
 from ..quant.layers import QConv2d, QLinear
 
 # %% ../../nbs/923_deploy.levels.ipynb #640b6788
 def _level_type(model, made, name):
     "Return ONNX's number for the type of a tensor of levels."
     n, inits = made[name], {i.name: i for i in model.graph.initializer}
-    q = made[n.input[0]] if n.op_type == 'Clip' else n
-    return inits[q.input[2]].data_type
+    while n.op_type != 'QuantizeLinear': n = made[n.input[0]]
+    return inits[n.input[2]].data_type
 
 # %% ../../nbs/923_deploy.levels.ipynb #a579ddc9
 def _with_outputs(model, names, path):
@@ -105,14 +107,15 @@ def compare(self:LayerParity,
 # %% ../../nbs/923_deploy.levels.ipynb #ffb9bf9c
 def _grid(layer, bits):
     "Return step, lowest and highest level of a layer's activations."
-    if isinstance(layer, IntLayer): return layer.step, *layer._levels
+    if isinstance(layer, (IntLayer, IntInput)): return layer.step, *layer._levels
     step, lo, hi = layer.act_quant.grid(bits)
     return step, *(round((v/step).item()) for v in (lo, hi))
 
 # %% ../../nbs/923_deploy.levels.ipynb #d895726d
 def _quantizes(layer, bits):
     "Return whether a layer rounds its activations at a bit-width."
-    return isinstance(layer, IntLayer) or layer.act_quant.ready.get(bits, False)
+    whole = isinstance(layer, (IntLayer, IntInput))
+    return whole or layer.act_quant.ready.get(bits, False)
 
 # %% ../../nbs/923_deploy.levels.ipynb #9474102c
 def _inner(layer, levels, shape):
@@ -132,13 +135,12 @@ def _led(layer, bits, v, row, theirs):
 
 # %% ../../nbs/923_deploy.levels.ipynb #aa3eb889
 def _leader(bits, rows, levels):
-    "Return a hook that leads a layer by the next of `levels`."
-    calls, known = iter(zip(rows, levels)), {r.name for r in rows}
+    "Return a hook that leads a layer by the next of its `levels`."
+    calls = {r.name: iter([c for c in zip(rows, levels) if c[0].name == r.name]) for r in rows}
     def lead(name, layer, inputs):
-        if name not in known: return (inputs[0]*math.nan,) if _quantizes(layer, bits) else None
-        row, theirs = next(calls, (None, None))
-        if row is None or row.name != name:
-            raise ParityError(f"torch computes {name} where the file computes {row and row.name}")
+        if name not in calls: return (inputs[0]*math.nan,) if _quantizes(layer, bits) else None
+        row, theirs = next(calls[name], (None, None))
+        if row is None: raise ParityError(f"torch computes {name} more often than the file")
         return (_led(layer, bits, inputs[0], row, theirs),)
     return lead
 
@@ -151,7 +153,8 @@ def led_by(
     levels,           # their levels, in the same order
 ):
     "Run a block once with all activations compared with `levels` and replaced by them."
-    lead, quantized = _leader(bits, rows, levels), (QConv2d, QLinear, IntLayer)
+    lead = _leader(bits, rows, levels)
+    quantized = QConv2d, QLinear, QInput, IntLayer, IntInput
     layers = [(n, m) for n, m in net.named_modules() if isinstance(m, quantized)]
     handles = [m.register_forward_pre_hook(partial(lead, n)) for n, m in layers]
     try: yield

@@ -75,8 +75,10 @@ def bounds(self:OnnxGraph,
     levels:str,    # name of a tensor of levels
 )->tuple:
     "Return the `QuantizeLinear`, the zero point, and the lowest and highest level of a tensor."
-    clip = self.made[levels] if self.made[levels].op_type == 'Clip' else None
-    q = self.made[clip.input[0] if clip else levels]
+    q, clip = self.made[levels], None
+    while q.op_type != 'QuantizeLinear':
+        if q.op_type == 'Clip' and clip is None: clip = q
+        q = self.made[q.input[0]]
     zero = self.value(q.input[2])
     ends = [np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max]
     if clip: ends = [int(self.value(i)) for i in clip.input[1:]]
@@ -87,7 +89,7 @@ def bounds(self:OnnxGraph,
 def layers(self:OnnxGraph):
     "Yield (node, name of its int8 weight, name of its levels) of each layer, in graph order."
     for n in self.g.node:
-        if n.name not in self.names: continue
+        if n.name not in self.names or n.op_type == 'DequantizeLinear': continue
         weight = self.back(n.input[1], 'DequantizeLinear', 'Add', 'Mul')
         yield n, weight, self.back(n.input[0], 'DequantizeLinear', 'Sub', 'Cast', 'Mul')
 

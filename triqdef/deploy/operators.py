@@ -12,6 +12,7 @@ from itertools import count
 
 import numpy as np
 
+from .inputs import on_levels
 from .layers import int_conv, int_linear
 from .runtime import need_modules
 
@@ -120,13 +121,25 @@ def _linear_qdq(op, x, step, weight, scale, bias, offset, levels, name=''):
     xf, wf = _float_pair(op, x, step, weight, scale, offset, levels, 1)
     return op.Add(_named(op.MatMul(xf, wf), name), op.DequantizeLinear(bias, scale, axis=0))
 
+# %% ../../nbs/904_deploy.operators.ipynb #64c79860
+def _linear_gemm(op, x, step, weight, scale, bias, offset, levels, name=''):
+    "Write a linear layer between dequantizations."
+    xf, wf = _float_pair(op, x, step, weight, scale, offset, levels, 1)
+    return _named(op.Gemm(xf, wf, op.DequantizeLinear(bias, scale, axis=0)), name)
+
+def _on_levels(op, x, step, levels, name=''):
+    "Write the levels of a tensor."
+    q, zero = _quantized(op, x, step, levels, False)
+    return _named(op.DequantizeLinear(q, step, zero), name)
+
 # %% ../../nbs/904_deploy.operators.ipynb #0316bdb1
 def translations(
-    form:str,    # 'integer', 'fused' or 'qdq'
+    form:str,    # a form of the table
 )->dict:         # operation → function, for `torch.onnx.export`
     "Return the entries for the exporter's table."
-    op = need_modules('onnxscript').opset21
-    writers = (_conv_qdq, _linear_qdq) if form == 'qdq' else (_conv, _linear)
-    operations = int_conv._opoverload, int_linear._opoverload
+    op, whole = need_modules('onnxscript').opset21, (_conv_qdq, _linear_gemm)
+    writers = dict(qdq=(_conv_qdq, _linear_qdq), bytes=whole, tensorrt=whole)
+    writers = *writers.get(form, (_conv, _linear)), _on_levels
+    operations = int_conv._opoverload, int_linear._opoverload, on_levels._opoverload
     def bound(f): return lambda *args: f(op, *args)
     return {o: bound(f) for o, f in zip(operations, writers)}

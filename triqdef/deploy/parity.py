@@ -145,7 +145,7 @@ def _level(net, bits, rows):
 def _compared(net, file, bits, x, hair):
     "Return the `Parity` of a network and a file."
     rows, slack = _rows(file, hair)
-    one = single_bit(net, bits) if file.form == 'qdq' and rows else None
+    one = single_bit(net, bits) if file.form in ('qdq', 'bytes', 'tensorrt') and rows else None
     reference = net if one is None else round_bias(copy.deepcopy(one))
     ours, theirs, led, apart = _all_batches(net, file, bits, x, rows, reference, one)
     level = _level(net, bits, rows)

@@ -80,7 +80,7 @@ def verdict(self:Parity)->str:
     "The result in words."
     if self.faults: return 'NOT the same network: ' + '; '.join(self.faults[:3])
     if self.bits == 32: return 'the same network, in float'
-    if self.form == 'qdq':
+    if self.form in ('qdq', 'bytes', 'tensorrt'):
         return ('this network with biases rounded to whole units, '
                 'and the figures are what that does')
     slack = f', but for biases rounded by up to {self.slack:.2g} steps'*(self.slack > 0)

@@ -16,6 +16,7 @@ from torch import nn, Tensor
 
 from ..core import check_network, device_of, eval_mode, Normalize, unwrap
 from .edges import full
+from ..quant.inputs import QInput
 from ..quant.layers import QConv2d, QLinear
 from ..quant.norm import MultiBitNorm
 
@@ -72,7 +73,7 @@ def _example(net):
 # %% ../../nbs/220_percept.features.ipynb #90fc96b0
 def _outer_modules(net):
     "Return (name, module) of all modules but those inside quantized layers and norms."
-    kinds = QConv2d, QLinear, MultiBitNorm
+    kinds = QConv2d, QLinear, MultiBitNorm, QInput
     parts = (m.modules() for m in net.modules() if isinstance(m, kinds))
     inner = {id(c) for _, *children in parts for c in children}
     return [(name, m) for name, m in net.named_modules() if name and id(m) not in inner]

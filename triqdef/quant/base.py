@@ -43,6 +43,7 @@ class Quantizer(nn.Module):
     name, kinds, paper = '', ('weight', 'act'), ''
     per_channel, first, last = False, 'cover', None
     exports, initial, by_value, repeats = False, 0., False, True
+    shares, joint, sign = False, None, None
     _mark = _kept = None     # for quantizers pickled before these existed
     def __init__(self,
         widths:dict,        # active bit-width → width used, 2 to 16; others pass unchanged
@@ -64,7 +65,8 @@ class Quantizer(nn.Module):
 @patch
 def _new_state(self:Quantizer):
     "The state before any data: sign (1 signed, -1 unknown), then a flag for each bit-width."
-    return [1 if self.kind == 'weight' else -1] + [0]*len(self.widths)
+    unknown = -1 if self.sign is None else int(self.sign)
+    return [1 if self.kind == 'weight' else unknown] + [0]*len(self.widths)
 
 # %% ../../nbs/103_quant.base.ipynb #bceab384
 @patch
@@ -76,6 +78,15 @@ def sync(self:Quantizer):
     self._signed = None if signed < 0 else bool(signed)
     self._ready = dict(zip(self.widths, map(bool, flags)))
     self._mark = _mark_of(state, values)
+
+# %% ../../nbs/103_quant.base.ipynb #2a1e6eb2
+@patch
+def fix_sign(self:Quantizer,
+    signed:bool,    # whether levels below zero are needed
+):
+    "Decide the sign of an activation before any data."
+    self.sign, self.state[0] = bool(signed), int(signed)
+    self.sync()
 
 # %% ../../nbs/103_quant.base.ipynb #53464280
 @patch
@@ -200,7 +211,8 @@ def start(self:Quantizer,
     "Initialise `bits` from the first data; a compiler breaks its graph here, once."
     self.sync()
     if self._ready[bits]: return
-    if self.learned(bits):
+    met = self.joint is not None and bits in self.joint.seen      # its step came with a partner's
+    if self.learned(bits) and not met:
         raise ValueError(f"this quantizer has numbers for {bits} bits, but its state says that it "
                          "has seen no data: the state was averaged or not copied. Average "
                          "parameters alone and copy buffers (timm's ModelEmaV3; AveragedModel "
@@ -238,7 +250,7 @@ def keep(self:Quantizer,
     rows = [i for i, b in enumerate(self.widths) if b == bits]
     for name, b in self.named_buffers(recurse=False):
         setattr(self, name, b[[0] + [1 + i for i in rows]] if name == 'state' else b[rows])
-    if self.kind == 'act' and not self.state[1:].any(): self.state[0] = -1
+    if not self.state[1:].any(): self.state[0] = self._new_state()[0]
     self.widths = {b: w for b, w in self.widths.items() if b == bits}
     for params in self.children():
         for name in [n for n in params if n != str(bits)]: del params[name]
@@ -256,7 +268,7 @@ def steps_of(
 )->list:
     "Return the parameters of the quantizers in `net` that take no weight decay."
     quantizers = [m for m in check_network(net).modules() if isinstance(m, Quantizer)]
-    return [p for q in quantizers for p in q.step_parameters()]
+    return list({id(p): p for q in quantizers for p in q.step_parameters()}.values())
 
 # %% ../../nbs/103_quant.base.ipynb #aec364a5
 @patch(as_prop=True)

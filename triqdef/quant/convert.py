@@ -19,12 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core import check_bit, check_images, unwrap
 from .calibrate import calibrate
 from .convertible import check_convertible
+from .inputs import QInput
 from .layers import BitState, QConv2d, QLinear
 from .norm import MultiBitNorm
 from .padding import SameConv2d
 from .quantizers import quantizer_class
 from .replace import (inside_fused, is_plain, is_skipped, plain_copy, replace_layers,
                                    swap_modules, take_hooks)
+from .sums import check_sums, quantize_sums
 from .switch import (at_bits, backward_as, bit_state_of, bits_of, idle_parameters,
                                   only_state)
 from ..settings import later
@@ -34,7 +36,7 @@ _norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, MultiBitNo
 
 def _outside_layers(net):
     "(name, module) of all modules that are not inside a quantized layer or a norm per bit-width."
-    ours = QConv2d, QLinear, MultiBitNorm
+    ours = QConv2d, QLinear, MultiBitNorm, QInput
     inner = {id(c) for m in net.modules() if isinstance(m, ours) for c in m.modules() if c is not m}
     return [(n, m) for n, m in net.named_modules() if id(m) not in inner]
 
@@ -102,24 +104,26 @@ def to_multibit(
     first_last:int=8,        # width of the first and the last layer at every bit-width below 32
     per_channel=None,        # one weight step per output channel; None: as the quantizer has it
     skip=(),                 # modules to leave in float, with all inside, as in `named_modules`
+    sums:str='float',        # 'quantized' or 'symmetric': levels for every tensor between layers
 )->nn.Module:
     "Return a copy of `model` that runs at each of `bits`, at the highest to begin with."
     skip, model = (skip,) if isinstance(skip, str) else tuple(skip), unwrap(model)
     check_convertible(model, skip)
     skip = [n.replace('._orig_mod', '') for n in skip]
     config = dict(weight=weight, act=act, first_last=check_bit(first_last, name='first_last'),
-                  per_channel=_per_channel(weight, act, per_channel), skip=skip)
+                  per_channel=_per_channel(weight, act, per_channel), skip=skip, sums=sums)
+    check_sums(sums, act, first_last, skip)
     state, net = BitState(bits, config), _unfused(plain_copy(model), skip, inplace=True)
-    net = replace_layers(net, state)
-    _warn_float(net, skip)
-    return net
+    _warn_float(net := replace_layers(net, state), skip)
+    return net if sums == 'float' else quantize_sums(net)
 
 # %% ../../nbs/140_quant.convert.ipynb #97a2a970
 def _widths(m, bits):
     "Width of a row at each of `bits`, and a note."
     widths = m.weight_quant.widths if isinstance(m, (QConv2d, QLinear)) else {}
     w = {b: widths.get(b, 32) for b in bits}
-    return w, '' if all(w[b] == b for b in bits) else 'first or last layer'
+    acts = m.act_quant.widths if isinstance(m, (QConv2d, QLinear)) else {}
+    return w, '' if all(acts.get(b, 32) == b for b in bits) else 'first or last layer'
 
 # %% ../../nbs/140_quant.convert.ipynb #5d007eca
 def quant_table(
@@ -209,6 +213,9 @@ def _kept(m, bits, state):
     if isinstance(m, (QConv2d, QLinear)):
         if bits == 32: return unquantized_layer(m)
         for q in (m.weight_quant, m.act_quant): q.keep(bits)
+    if isinstance(m, QInput):
+        if bits == 32: return nn.Identity()
+        m.act_quant.keep(bits)
     if getattr(m, 'bit_state', None) is not None: m.bit_state = state
 
 # %% ../../nbs/140_quant.convert.ipynb #7d1ccaf5

@@ -27,7 +27,7 @@ from .steps import lsq_step, mse_step, rows_by_step
 @register_quantizer('lsq', paper='Esser 2020')
 class LSQ(Quantizer):
     "Learned step size quantization, Esser 2020: one step per bit-width, stored as its logarithm."
-    exports = True
+    exports = shares = True
     def build(self): self.log_steps = self.by_bits(self.shape)
 
 # %% ../../nbs/110_quant.quantizers.ipynb #bc878cc2
@@ -68,7 +68,9 @@ def fit(self:LSQ,
     "Set the step at `bits` from `v`; over several batches it is the mean."
     (lo, hi), rho = self.limits(bits), self.log_steps[str(bits)]
     new = lsq_step(v, hi, self.shape) if method == 'lsq' else mse_step(v, lo, hi, self.shape)
-    rho.copy_((new if count in (None, 1) else rho.exp() + (new - rho.exp())/count).log())
+    mean = rho.exp()
+    if self.joint is not None: new, mean = self.joint.widest(bits, new, mean)
+    rho.copy_((new if count in (None, 1) else mean + (new - mean)/count).log())
 
 # %% ../../nbs/110_quant.quantizers.ipynb #2909bb7a
 @patch
@@ -105,6 +107,7 @@ def step_range(self:LSQ,
 @register_quantizer('cover', kinds=('act', 'weight'), paper='ours')
 class Cover(LSQ):
     "A step that covers the largest magnitude seen, not trained: for the image at the first layer."
+    shares = False
     def build(self):
         super().build()
         self.requires_grad_(False)
