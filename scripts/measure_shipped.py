@@ -3,7 +3,7 @@
     python scripts/measure_shipped.py --out nbs/results/shipped.json
 
 Clean accuracy is what the checkpoint records: all 10,000 test images. Patch PGD makes an 8×8 patch for each image at a random
-place, at each bit-width and at all of them together. Each row is written when it is done: the same command goes on with
+place (`--places center` for the middle), at each bit-width and at all of them together. Each row is written when it is done: the same command goes on with
 those that are missing."""
 import argparse, shlex, sys, time
 from pathlib import Path
@@ -27,8 +27,8 @@ def measured(name, dls, args, parts):
     "The row of one network."
     start, net = time.time(), pretrained(name)
     bits, (x, y) = [*bits_of(net)] or [None], evaluation_images(net, dls.valid, args.n)
-    attacks = {'Patch PGD 8×8': PatchPGD(8, args.steps)}
-    sources = [*bits, *([tuple(bits)] if len(bits) > 1 else [])]
+    attacks = {'Patch PGD 8×8': PatchPGD(8, args.steps, places=args.places)}
+    sources = [*bits, *([tuple(bits)] if len(bits) > 1 and not args.single else [])]
     m = transfer_matrix(net, [(x, y)], attacks, bits, sources, seed=args.seed, bs=args.bs, parts=parts/name,
                         progress=False)
     cells = m.to_frame('asr').to_dict('records')
@@ -42,6 +42,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--n', type=int, default=300, help='test images, the first of the test set')
     p.add_argument('--steps', type=int, default=60, help='of Patch PGD')
+    p.add_argument('--places', default='random', choices=['random', 'center'], help='where a patch lies')
+    p.add_argument('--single', action='store_true', help='make patches at single bit-widths only')
     p.add_argument('--bs', type=int, default=100, help='images attacked together')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--only', nargs='+', help='names of networks')

@@ -36,7 +36,8 @@ def parse_options(
     whole = make()
     args = whole.parse_args(argv)
     for command in whole._subparsers._group_actions[0].choices.values():
-        for a in command._actions: a.default = argparse.SUPPRESS
+        for a in command._actions:
+            if a.option_strings: a.default = argparse.SUPPRESS
     args.written = set(vars(whole.parse_args(argv)))
     return args
 

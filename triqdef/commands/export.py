@@ -180,8 +180,8 @@ _forms = (
     'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units, which '
     "TensorRT's importer refuses for its uint8 zero points and opset 21; "
     "networks of to_multibit(sums='quantized') have bytes instead: integers from pixels to logits "
-    "in ONNX Runtime; of sums='symmetric' also tensorrt or tensorrt-OPSET: int8 around 0, opset 13 to "
-    '21, not tried in TensorRT itself (default: integer, or bytes)')
+    "in ONNX Runtime; of sums='symmetric' also tensorrt or tensorrt-OPSET: int8 around 0, opset 13 "
+    'to 21, not tried in TensorRT itself (default: integer, or bytes)')
 _cpus = ('vnni: faster at 8 bits, and refused on x86 CPUs without VNNI, where it would be wrong '
          '(default: %(default)s)')
 

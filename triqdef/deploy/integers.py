@@ -166,6 +166,25 @@ def pool_means(self:OnnxGraph):
     self.note()
     self.prune()
 
+# %% ../../nbs/912_deploy.integers.ipynb #f7107376
+@patch
+def _dequantized(self:OnnxGraph, name):
+    "The node that dequantizes a tensor; None for another tensor."
+    n = self.made.get(name)
+    return n if n is not None and n.op_type == 'DequantizeLinear' else None
+
+# %% ../../nbs/912_deploy.integers.ipynb #00761f19
+@patch
+def _product(self:OnnxGraph, n, x, w, bias):
+    "Nodes from the levels that `x` and `w` dequantize to the floats that the layer `n` makes."
+    make, out = self.helper.make_node, n.output[0]
+    unit = self.value(w.input[1])*self.value(x.input[1])
+    scale = self.constant(unit.astype('f4'), 'f4', f'{out}.unit')
+    zeros = x.input[2], self.constant(0, np.int8)
+    return [make('MatMulInteger', [x.input[0], w.input[0], *zeros], [f'{out}.sums'], n.name),
+            make('DequantizeLinear', [f'{out}.sums', scale], [f'{out}.floats'], out, axis=1),
+            make('Add', [f'{out}.floats', self.constant(bias, 'f4', f'{out}.bias')], n.output)]
+
 # %% ../../nbs/912_deploy.integers.ipynb #058d0de4
 @patch
 def _end_in_floats(self:OnnxGraph):
@@ -179,16 +198,31 @@ def _end_in_floats(self:OnnxGraph):
     self.note()
     self.prune()
 
+# %% ../../nbs/912_deploy.integers.ipynb #e65c0d1e
 @patch
-def _product(self:OnnxGraph, n, x, w, bias):
-    "Nodes from the levels that `x` and `w` dequantize to the floats that the layer `n` makes."
-    make, out = self.helper.make_node, n.output[0]
-    unit = self.value(w.input[1])*self.value(x.input[1])
-    scale = self.constant(unit.astype('f4'), 'f4', f'{out}.unit')
-    zeros = x.input[2], self.constant(0, np.int8)
-    return [make('MatMulInteger', [x.input[0], w.input[0], *zeros], [f'{out}.sums'], n.name),
-            make('DequantizeLinear', [f'{out}.sums', scale], [f'{out}.floats'], out, axis=1),
-            make('Add', [f'{out}.floats', self.constant(bias, 'f4', f'{out}.bias')], n.output)]
+def _fault(self:OnnxGraph, n):
+    "What is wrong with a node that computes, or None."
+    found = [self._dequantized(i) for i in n.input]
+    if None in found: return f"{n.op_type} {n.name} reads a float"
+    user = self.only(n.output[0])
+    if user is None or user.op_type != 'QuantizeLinear':
+        return f"{n.op_type} {n.name} leaves a float"
+    steps = [float(self.value(d.input[1])) for d in found] if n.op_type == 'Add' else [0]
+    if len(set(steps)) > 1: return f"{n.name} adds levels of different grids: {steps}"
+
+# %% ../../nbs/912_deploy.integers.ipynb #60632be9
+_computing = 'Conv', 'Gemm', 'Add', 'GlobalAveragePool', 'AveragePool'
+
+@patch
+def check_bytes(self:OnnxGraph):
+    "Refuse a graph with a float between layers, or with a sum of different grids."
+    seen = set()
+    for n in self.g.node:
+        after = any(i in seen for i in n.input)
+        if n.op_type == 'DequantizeLinear' or after: seen |= set(n.output)
+        ends = n.output[0] == self.g.output[0].name
+        if ends or not after or n.op_type not in _computing: continue
+        if fault := self._fault(n): raise ValueError(f"this network leaves the integers: {fault}")
 
 # %% ../../nbs/912_deploy.integers.ipynb #40070736
 def _next(graph):
@@ -211,39 +245,6 @@ def to_bytes(self:OnnxGraph):
         self.merge_quantizers()
     self._end_in_floats()
     self.check_bytes()
-
-# %% ../../nbs/912_deploy.integers.ipynb #f7107376
-_computing = 'Conv', 'Gemm', 'Add', 'GlobalAveragePool', 'AveragePool'
-
-@patch
-def _dequantized(self:OnnxGraph, name):
-    "The node that dequantizes a tensor; None for another tensor."
-    n = self.made.get(name)
-    return n if n is not None and n.op_type == 'DequantizeLinear' else None
-
-# %% ../../nbs/912_deploy.integers.ipynb #e65c0d1e
-@patch
-def _fault(self:OnnxGraph, n):
-    "What is wrong with a node that computes, or None."
-    found = [self._dequantized(i) for i in n.input]
-    if None in found: return f"{n.op_type} {n.name} reads a float"
-    user = self.only(n.output[0])
-    if user is None or user.op_type != 'QuantizeLinear':
-        return f"{n.op_type} {n.name} leaves a float"
-    steps = [float(self.value(d.input[1])) for d in found] if n.op_type == 'Add' else [0]
-    if len(set(steps)) > 1: return f"{n.name} adds levels of different grids: {steps}"
-
-# %% ../../nbs/912_deploy.integers.ipynb #60632be9
-@patch
-def check_bytes(self:OnnxGraph):
-    "Refuse a graph with a float between layers, or with a sum of different grids."
-    seen = set()
-    for n in self.g.node:
-        after = any(i in seen for i in n.input)
-        if n.op_type == 'DequantizeLinear' or after: seen |= set(n.output)
-        ends = n.output[0] == self.g.output[0].name
-        if ends or not after or n.op_type not in _computing: continue
-        if fault := self._fault(n): raise ValueError(f"this network leaves the integers: {fault}")
 
 # %% ../../nbs/912_deploy.integers.ipynb #0ef25666
 @patch
@@ -294,17 +295,18 @@ def _float_biases(self:OnnxGraph):
     self.note()
 
 # %% ../../nbs/912_deploy.integers.ipynb #780ff768
-_newer = 'block_size', 'output_dtype', 'saturate'
+_newer = dict(QuantizeLinear=('block_size', 'output_dtype', 'saturate'),
+              DequantizeLinear=('block_size', 'output_dtype'), Reshape=('allowzero',))
 
 @patch
 def set_opset(self:OnnxGraph,
     opset:int,    # of ONNX, 13 to 21
 ):
-    "Say an older opset; `ValueError` if the graph has something that it cannot have."
+    "Declare an older opset; `ValueError` if the graph has something that it cannot have."
     onnx = need_modules('onnx')
     for n in self.g.node:
-        if n.op_type not in ('QuantizeLinear', 'DequantizeLinear'): continue
-        for a in [a for a in n.attribute if a.name in _newer]: n.attribute.remove(a)
+        for a in [a for a in n.attribute if a.name in _newer.get(n.op_type, ())]:
+            n.attribute.remove(a)
     self.model.opset_import[0].version = opset
     self.model.ir_version = min(self.model.ir_version, 8 if opset < 19 else 10)
     try: onnx.checker.check_model(self.model, full_check=True)

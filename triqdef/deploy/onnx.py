@@ -141,6 +141,7 @@ def _packed(one, example, form, cpu, small):
     if form == 'tensorrt': graph.to_int8()
     return model, graph.pack(small and form != 'tensorrt', slack, safe)
 
+# %% ../../nbs/920_deploy.onnx.ipynb #5becccc5
 def _older(model, form, opset):
     "Give the form for TensorRT its opset."
     if form == 'tensorrt': OnnxGraph(model).set_opset(opset)
@@ -199,15 +200,13 @@ def export_onnx(
     classes=None,             # class names, one per logit, or None for those of the checkpoint
 )->Path:
     "Write one bit-width, from `pixels` (B,C,H,W) to `logits`, whole or not at all."
-    _check_choices(form, pixels, cpu)
-    path, net = check_writable_file(path), unwrap(net)
+    _check_choices(form, pixels, cpu); path, net = check_writable_file(path), unwrap(net)
     form, opset = _form_of(net, form, bits)
     one, example, bits = _integers(net, bits, example, form, pixels)
-    model, layers = _packed(one, example, form, cpu, small)
-    _older(model, form, opset)
+    model, layers = _packed(one, example, form, cpu, small); _older(model, form, opset)
     choices = dict(form=form, pixels=pixels, cpu=cpu, classes=_names(net, classes, model))
-    whole = _file(model, _about(net, bits, choices, layers, example))
-    with atomic_path(path) as tmp: Path(tmp).write_bytes(whole)
+    about = _about(net, bits, choices, layers, example)
+    with atomic_path(path) as tmp: Path(tmp).write_bytes(_file(model, about))
     return path
 
 # %% ../../nbs/920_deploy.onnx.ipynb #6964c013

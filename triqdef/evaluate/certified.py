@@ -158,6 +158,7 @@ def _job_key(work, bits, cut):
     "The key of a job, '' where nothing is kept."
     return work.key and fingerprint(work.key, bits, [cut.start, cut.stop])
 
+# %% ../../nbs/636_evaluate.certified.ipynb #21a81440
 def _do(work, bits, cut, out):
     "Certify a slice, or take it from its part; the outcome goes to the list of its bit-width."
     key = _job_key(work, bits, cut)

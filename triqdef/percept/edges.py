@@ -34,6 +34,7 @@ def _spans(lo, hi):
     least = top.mul(32*torch.finfo(lo.dtype).eps).clamp(min=1e-30)
     return span.masked_fill(span <= least, math.inf)
 
+# %% ../../nbs/200_percept.edges.ipynb #62304531
 def _scaled(x):
     "Maps (B,1,H,W) scaled."
     lo, hi = _extremes(x)
@@ -134,6 +135,7 @@ def _stepped(s, level, temperature):
     start = torch.where(none, -math.inf, -1/temperature)
     return torch.addcmul(start, s, slope).sigmoid(), slope
 
+# %% ../../nbs/200_percept.edges.ipynb #e42bab7c
 def _soft_edges(m, threshold, temperature):
     s = sobel_magnitude(m)
     return _stepped(s, edge_level(s, threshold), temperature)[0]

@@ -64,6 +64,7 @@ def _first_bins(h, w, cell, n, device):
     first = torch.arange(0, h//cell*(w//cell)*n, n, device=device)
     return first.view(h//cell, 1, w//cell, 1).expand(-1, cell, -1, cell).reshape(h, w)
 
+# %% ../../nbs/210_percept.hog.ipynb #9bd10336
 def _mean_votes(votes, index, n, cell):
     "Sum votes (B,h,w) by their `index`, (B,h,w), in cells of `n` bins; the last is dropped."
     B, h, w = votes.shape
@@ -97,6 +98,7 @@ def _blocks(cells, block):
     "All blocks of cells (B,rows,cols,n), (B,R,C,block²·n)."
     return cells.unfold(1, block, 1).unfold(2, block, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
 
+# %% ../../nbs/210_percept.hog.ipynb #e665f687
 def _blocks_back(g, shape, block):
     "The adjoint of `_blocks`, for cells of `shape`."
     (B, rows, cols, n), back = shape, torch.ops.aten.unfold_backward

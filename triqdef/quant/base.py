@@ -43,8 +43,7 @@ class Quantizer(nn.Module):
     name, kinds, paper = '', ('weight', 'act'), ''
     per_channel, first, last = False, 'cover', None
     exports, initial, by_value, repeats = False, 0., False, True
-    shares, joint, sign = False, None, None
-    _mark = _kept = None     # for quantizers pickled before these existed
+    shares, joint, sign, _mark, _kept = False, None, None, None, None
     def __init__(self,
         widths:dict,        # active bit-width → width used, 2 to 16; others pass unchanged
         kind:str=None,      # 'weight' or 'act' (sign found from data); None: the first of `kinds`

@@ -154,6 +154,7 @@ def _calibrate_at(net, bits, batches, method, full):
     with at_bits(net, bits), _moving(net, full), _observing(bit_state_of(net)):
         _show(net, batches, method)
 
+# %% ../../nbs/138_quant.calibrate.ipynb #be828bb2
 def _by_tensors(net, bits, batches, method, norms):
     "Fit the steps of `bits` by weights and inputs, and the norms if `norms`."
     full = None if norms else False

@@ -118,6 +118,7 @@ def _observe(layer, x):
     if quant.joint is not None: quant.joint.begin(state.observing)
     quant.observe(x, state.bits, *state.observing)
 
+# %% ../../nbs/120_quant.layers.ipynb #3bb0d6fb
 def _observe_weight(layer):
     "Let the quantizer of `layer` observe, with the first batch, its weight."
     method, count = layer.bit_state.observing

@@ -191,6 +191,7 @@ class _Scaled(Function):
     @staticmethod
     def backward(ctx, g): return g*ctx.scale, None
 
+# %% ../../nbs/100_quant.ste.ipynb #df45f27b
 def grad_scaled(
     step:Tensor,    # any shape
     scale:float,    # factor on its gradient

@@ -34,11 +34,13 @@ class _Sets:
 # %% ../../nbs/135_quant.sums.ipynb #b74ba6fe
 def _once(flow, name): return sum(p.name == name for p in flow.points) == 1
 
+def _is_conv(flow, name): return isinstance(flow.net.get_submodule(name), QConv2d)
+
 def _folds(flow, p):
     "Whether a norm goes into the convolution before it."
     before = p.inputs[0]
-    return (before.kind == 'layer' and before.uses == 1 and _once(flow, p.name)
-            and _once(flow, before.name) and isinstance(flow.net.get_submodule(before.name), QConv2d))
+    alone = before.kind == 'layer' and before.uses == 1
+    return alone and all(_once(flow, q.name) for q in (p, before)) and _is_conv(flow, before.name)
 
 def _fresh(p):
     "Whether a clip belongs to the operation before it, which nothing else reads."
