@@ -26,6 +26,7 @@ def _met(v):
     "Return 'yes' where all flags are set."
     return 'yes' if v.all() else 'no'
 
+# %% ../nbs/790_results.ipynb #3cbeabb6
 def _clean_rule(change):
     "Return the line on clean accuracy; `change` is arm − control by bit-width."
     points = ', '.join(f'{100*v:+.1f} at {b} bits' for b, v in change.items())

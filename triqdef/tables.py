@@ -90,6 +90,7 @@ def _seen_words(rows):
     words = (f'{s}: {d}' if d and s == 'partly' else s for s, d in zip(rows.setting, rows.differs))
     return ', '.join(dict.fromkeys(words))
 
+# %% ../nbs/785_tables.ipynb #7e2f9c87
 def _level_rows(unit, cell, recipe):
     "Yield a row per target of one attack on one network."
     table, rows = transfer_of(cell).threat_table(), pd.DataFrame(cell['rows'])

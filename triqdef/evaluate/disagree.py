@@ -30,6 +30,7 @@ def _jensen_shannon(q):
     "Jensen–Shannon divergence over its maximum, (N,)."
     return (_entropy(q.mean(0)) - _entropy(q).mean(0)).clamp_min(0)/math.log(len(q))
 
+# %% ../../nbs/637_evaluate.disagree.ipynb #5effdb1f
 def _total_variation(q):
     "Mean distance from the mean distribution, (N,)."
     return (q - q.mean(0)).abs().sum(2).mean(0)/2

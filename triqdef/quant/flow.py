@@ -76,6 +76,7 @@ def _starts_at_zero(name, args, kwargs):
 
 def _is_one(size): return size in (1, (1, 1), [1, 1])
 
+# %% ../../nbs/133_quant.flow.ipynb #7dcb4051
 def _over_image(args, kwargs):
     "Whether a mean or maximum is one over height and width."
     dims = args[1] if len(args) > 1 else kwargs.get('dim')

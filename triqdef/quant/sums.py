@@ -42,6 +42,7 @@ def _folds(flow, p):
     alone = before.kind == 'layer' and before.uses == 1
     return alone and all(_once(flow, q.name) for q in (p, before)) and _is_conv(flow, before.name)
 
+# %% ../../nbs/135_quant.sums.ipynb #7a825997
 def _fresh(p):
     "Whether a clip belongs to the operation before it, which nothing else reads."
     before = p.inputs[0]
