@@ -95,7 +95,6 @@ CALLS = {
     'quant.registry.quantizer_names': lambda w: dict(kind='weight'), 'quant.base.steps_of': lambda w: dict(net=w.net),
     'quant.ste.soft_round': lambda w: dict(u=w.map, temperature=.25), 'quant.layers.BitState': lambda w: dict(allowed=(32, 4)),
     'quant.convert.to_multibit': lambda w: dict(model=w.plain, bits=(32, 4), weight='lsq', act='lsq', first_last=8, sums='quantized'),
-    'quant.sums.check_sums': lambda w: dict(sums='quantized', act='lsq', first_last=8),
     'quant.switch.bit_state_of': lambda w: dict(net=w.net), 'quant.switch.bits_of': lambda w: dict(net=w.net), 'quant.switch.at_bits': lambda w: dict(net=w.net, bits=4),
     'quant.switch.idle_parameters': lambda w: dict(net=w.net, active=(4,)), 'quant.frozen.weights_once': lambda w: dict(net=w.net, what='values'),
     'quant.switch.backward_as': lambda w: dict(net=w.net, how='soft', temperature=.25),
@@ -221,7 +220,7 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.rate.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
          'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'},
-         'quant.convert.to_multibit': {'sums': 'choice'}, 'quant.sums.check_sums': {'sums': 'choice', 'act': 'choice'}}
+         'quant.convert.to_multibit': {'sums': 'choice'}}
 for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.denoiser.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},
                      'attack.patch.Patch.save': {'path': 'new name'}, 'files.Resume': {'path': 'state file'}, 'purify.jedi.JEDI.clean purify.entropy.grey_levels purify.entropy.entropy_map': {'x': 'pixels'},
@@ -262,7 +261,7 @@ EXEMPT = {
         commands.networks.shipped_list commands.networks.is_published commands.networks.network_kind commands.networks.Named commands.networks.FileNetwork commands.networks.as_network
         commands.data.data_lines commands.data.as_data commands.data.as_multibit commands.sheet.sheet_places commands.sheet.check_sheet commands.sheet.patch_sheet commands.attack.Found commands.attack.add_attack
         commands.list.add_list commands.completion.command_table commands.completion.help_file commands.completion.stored_table commands.completion.completion_script commands.completion.add_completion''',
-    'is itself a check, and has its lesson': '''train.guard.check_optimizer train.guard.check_batch_pair train.guard.class_labels checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
+    'is itself a check, and has its lesson': '''quant.sums.check_sums train.guard.check_optimizer train.guard.check_batch_pair train.guard.class_labels checks.check_choice checks.check_int checks.check_ints checks.check_number checks.check_numbers checks.check_network labels.check_labels checks.check_device checks.check_generator checks.check_folder
         checks.as_path labels.as_labels checks.check_count networks.check_finite networks.logits_of networks.first_logits networks.unwrap batches.check_iterable batches.check_batch attack.placing.check_hw attack.placing.check_pixels attack.placing.check_places attack.places.check_where attack.views.check_has attack.base.check_attack percept.features.check_stages
         purify.denoiser.check_scheduler cells.check_cell_keys''',
     'is a step inside a loop, called with what its caller has checked': '''quant.sums.quantize_sums
@@ -293,7 +292,7 @@ EXEMPT = {
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
         quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept
-        quant.joined.quantize_all quant.quantizers.Steps quant.ste.grad_scaled quant.norm.counted_together percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.stage_maps
+        quant.joined.quantize_all quant.quantizers.Steps quant.ste.grad_scaled quant.norm.counted_together percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.maps_of_stages
         penalty.fdp.stage_likeness penalty.gpdp.both_penalties attack.placing.on_uint8_grid''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.adaround.AdaRound quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from

@@ -400,7 +400,7 @@ class Call:
 
 # (call, parameter, label): what another call refuses, and this one takes by design
 TAKEN = {*((n, 'x', 'numpy') for n in ('datasets.ImageTensors', 'datasets.split_tensors')), *((n, 'dl', 'numpy') for n in ('batches.take', 'batches.check_loader')),
-         *((n, 'bits', k) for n in ('attack.ensemble.BitEnsemble', 'attack.ensemble.RandomPrecision') for k in ('number', 'None')),
+         *((n, 'bits', k) for n in ('attack.ensemble.BitEnsemble', 'attack.agreeing.AgreeingEnsemble', 'attack.ensemble.RandomPrecision') for k in ('number', 'None')),
          *(('train.objective.Objective.__call__', 'x', k) for k in ('nan', 'inf')),       # values are not read in each step
          ('evaluate.doublemask.DoubleMask', 'patch', 'huge'),                        # no image is there yet
          ('purify.eot.at_seed', 'seed', 'numpy int')}                                # JEDI draws nothing

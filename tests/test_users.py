@@ -30,7 +30,7 @@ def test_names_are_told_apart():
 
 def test_as_many_as_the_readme_says(root):
     found = list(situations())
-    said = re.search(r'(\d+) situations of users, like (\d+) public reports', (root/'README.md').read_text(encoding='utf-8'))
+    said = re.search(r'(\d+) situations of users, (\d+) of them from public bug reports', (root/'README.md').read_text(encoding='utf-8'))
     assert said and len(found) >= int(said[1]) and len({r for *_, reports in found for r in reports}) >= int(said[2]) >= 36
 
 

@@ -214,7 +214,7 @@ def actions(command):
 def typed(a):
     "An option with some value."
     if a.nargs == 0: return [a.option_strings[-1]]
-    return [a.option_strings[-1], str(a.choices[0]) if a.choices else 'R' if a.type in (None, str) else '1']
+    return [a.option_strings[-1], str(a.choices[0]) if a.choices else 'R' if a.type in (None, str) else '2']
 
 @pytest.mark.parametrize('command', BASE)
 def test_every_option_is_decided(command):
@@ -338,3 +338,10 @@ def test_closed_pipe():
     "`triqdef … | head` ends without a traceback (Backblaze/B2_Command_Line_Tool #1071, mkaz/termgraph #114)."
     r = forked('dying:talkative', ['study', 'cifar10'], lines=1)
     assert (r.stdout, r.returncode, r.stderr) == ('0\n', 141, '')
+
+def test_positional_choices_keep_their_default():
+    "A bare `list` must not meet a suppressed default, which argparse of some releases checks against the choices."
+    p = parser()
+    parse_options(lambda: p, ['list'])
+    for command in p._subparsers._group_actions[0].choices.values():
+        assert all(a.default != '==SUPPRESS==' for a in command._actions if not a.option_strings)

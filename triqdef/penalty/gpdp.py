@@ -11,7 +11,7 @@ __all__ = ['gpdp', 'both_penalties']
 from torch import Tensor
 
 from ..core import check_numbers
-from .fdp import map_likeness, stage_likeness, stage_maps
+from .fdp import map_likeness, stage_likeness, maps_of_stages
 from ..percept.gradients import gradient_map
 
 # %% ../../nbs/310_penalty.gpdp.ipynb #eb60993a
@@ -46,6 +46,6 @@ def both_penalties(
     smooth:float=0.,   # Gaussian blur of the maps first, σ in pixels
 )->tuple:              # two scalars
     "Return FDP and GPDP; maps of one size are measured together."
-    maps, last = stage_maps(features), _gradient_maps(gradients)
+    maps, last = maps_of_stages(features), _gradient_maps(gradients)
     each = stage_likeness({b: [*ms, last[b]] for b, ms in maps.items()}, pairs, smooth=smooth)
     return each[:-1].mean(), each[-1]
