@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .criteria import Criterion, goal_loss, goal_met
+from .criteria import Criterion, goal_loss, goal_met, wide
 from .ensemble import BitEnsemble
 from ..core import check_numbers, fast_layout, logits_of
 from ..quant.convert import at_bits
 
 # %% ../../nbs/467_attack.agreeing.ipynb #ddd9984c
-def _wide(z): return z if z.dtype == torch.float64 else z.float()
-
 class _Near(Criterion):
     "A goal, less the distance of the distribution from a fixed one."
     def __init__(self, target, mean, weight):
@@ -27,7 +25,7 @@ class _Near(Criterion):
         self.goal, self.mean, self.weight = target, mean, weight
 
     def loss(self, logits, y):
-        q = _wide(logits).log_softmax(1)
+        q = wide(logits).log_softmax(1)
         apart = (q.exp()*(q - self.mean.log())).sum(1)
         return goal_loss(logits, y, self.goal) - self.weight*apart
 
@@ -55,7 +53,7 @@ def _agreed(self:AgreeingEnsemble, net, render, p, y, target):
     looks, z = [], fast_layout(render(p.detach()))
     with torch.no_grad():
         for b in self.bits:
-            with at_bits(net, b): looks.append(_wide(logits_of(net, z)))
+            with at_bits(net, b): looks.append(wide(logits_of(net, z)))
     met = torch.stack([goal_met(v, y, target) for v in looks])
     z = torch.stack(looks)
     votes = F.one_hot(z.argmax(2), z.shape[2])*met[..., None]

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .criteria import as_criterion, Criterion
+from .criteria import as_criterion, Criterion, wide
 
 # %% ../../nbs/457_attack.policy.ipynb #674d6903
 class Evade(Criterion):
@@ -26,7 +26,7 @@ class Evade(Criterion):
         y,                # labels, (B,) integers
     )->Tensor:            # (B,) float32 or wider, at most 0
         "Return the logarithm of the probability of all other classes together."
-        z = logits if logits.dtype == torch.float64 else logits.float()
+        z = wide(logits)
         others = z.scatter(1, y[:, None].long(), -torch.inf)
         return others.logsumexp(1) - z.logsumexp(1)
 

@@ -17,6 +17,7 @@ from .inputs import IntInput
 from .layers import IntConv2d, IntLayer
 from ..quant.convert import is_plain, swap_modules
 from ..quant.padding import SameConv2d
+from ..quant.rewired import fx_graph
 
 # %% ../../nbs/896_deploy.fold.ipynb #413fc329
 class _Tracer(fx.Tracer):
@@ -29,10 +30,7 @@ class _Tracer(fx.Tracer):
 # %% ../../nbs/896_deploy.fold.ipynb #495adc26
 def _nodes(net):
     "Return the calls of a network in order; `ValueError` where fx cannot follow."
-    try: return _Tracer().trace(net).nodes
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError,
-            IndexError) as e:
-        raise ValueError(f"torch.fx cannot follow this network: {e}") from e
+    return fx_graph(_Tracer(), net, 'this network').nodes
 
 # %% ../../nbs/896_deploy.fold.ipynb #13df272b
 def _folds(layer, bn):

@@ -21,6 +21,7 @@ from .inputs import IntInput
 from .layers import IntLayer
 from .onnx import OnnxNet
 from .runtime import need_modules, ort_session
+from ..networks import hooked
 from ..quant.inputs import QInput
 from ..quant.layers import QConv2d, QLinear
 
@@ -156,7 +157,4 @@ def led_by(
     lead = _leader(bits, rows, levels)
     quantized = QConv2d, QLinear, QInput, IntLayer, IntInput
     layers = [(n, m) for n, m in net.named_modules() if isinstance(m, quantized)]
-    handles = [m.register_forward_pre_hook(partial(lead, n)) for n, m in layers]
-    try: yield
-    finally:
-        for h in handles: h.remove()
+    with hooked([m.register_forward_pre_hook(partial(lead, n)) for n, m in layers]): yield

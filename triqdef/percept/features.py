@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import check_network, device_of, eval_mode, Normalize, unwrap
+from ..networks import hooked
 from .edges import full
 from ..quant.inputs import QInput
 from ..quant.layers import QConv2d, QLinear
@@ -87,11 +88,9 @@ def _outputs(net, x, ndim=4):
             if isinstance(out, Tensor) and out.ndim == ndim:
                 outputs.append((name, tuple(out.shape)))
         return hook
-    try:
+    with hooked(handles):
         for name, m in _outer_modules(net): handles.append(m.register_forward_hook(note(name)))
         with torch.no_grad(), eval_mode(net): net(x)
-    finally:
-        for h in handles: h.remove()
     return outputs
 
 # %% ../../nbs/220_percept.features.ipynb #6e84079f
@@ -230,7 +229,4 @@ def tap_stages(
         raise ValueError("DataParallel over several devices cannot be tapped: give unwrap(net)")
     stages = []
     handles = _hook_stages(net, _find(net, stage_names(net) if names is None else names), stages)
-    try:
-        with _eager(net): yield stages
-    finally:
-        for h in handles: h.remove()
+    with hooked(handles), _eager(net): yield stages

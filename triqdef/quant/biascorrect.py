@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..core import check_ints, check_network, eval_mode, fast_layout, unwrap
+from ..networks import hooked
 from .calibrate import first_batches
 from .layers import QConv2d, QLinear
 from .norm import keeps_statistics
-from .outputs import hooked
+from .outputs import read_by_norms
 from .switch import only_state
 
 # %% ../../nbs/142_quant.biascorrect.ipynb #72084d7a
@@ -26,16 +27,12 @@ def _mean(out):
 # %% ../../nbs/142_quant.biascorrect.ipynb #296b22b0
 def _output_means(model, x, names):
     "Name → mean output at float of those layers that no norm reads."
-    means, last = {}, {}
-    def noting(name):
-        def hook(m, inp, out): means[name], last['name'], last['out'] = _mean(out), name, out
-        return hook
-    def read(m, inp):
-        if last and inp[0] is last['out']: means.pop(last['name'], None)
-    hooks = [model.get_submodule(n).register_forward_hook(noting(n)) for n in names]
+    layers, means = {n: model.get_submodule(n) for n in names}, {}
+    def noting(name): return lambda m, inp, out: means.update({name: _mean(out)})
     norms = [m for m in model.modules() if keeps_statistics(m)]
-    with hooked(hooks + [m.register_forward_pre_hook(read) for m in norms]): model(x)
-    return means
+    hooks = [m.register_forward_hook(noting(n)) for n, m in layers.items()]
+    with hooked(hooks), read_by_norms(layers.values(), norms) as normed: model(x)
+    return {n: v for n, v in means.items() if layers[n] not in normed}
 
 # %% ../../nbs/142_quant.biascorrect.ipynb #65d3c511
 def _correcting(goal):

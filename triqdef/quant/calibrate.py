@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from ..core import (check_bits, check_choice, check_images, check_ints, device_of, eval_mode,
                           fast_layout, unwrap)
 from ..batches import check_iterable, peek
+from ..networks import hooked
 from .layers import QConv2d, QLinear
 from .norm import MultiBitNorm
 from .outputs import check_outputs, fitting_outputs, wanted_outputs
@@ -96,9 +97,7 @@ def _watch(net, act_of=lambda i: noop):
     lists = [[] for _ in norms]
     handles = [m.register_forward_pre_hook(_noting(l, act_of(i)))
                for i, (m, l) in enumerate(zip(norms, lists))]
-    try: yield lists
-    finally:
-        for h in handles: h.remove()
+    with hooked(handles): yield lists
 
 # %% ../../nbs/138_quant.calibrate.ipynb #f4cb3f8e
 def _full(net, run):

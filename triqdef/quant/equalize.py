@@ -16,6 +16,7 @@ from torch import fx, nn, Tensor
 
 from ..core import check_ints, check_network
 from .replace import plain_copy
+from .rewired import fx_graph
 
 # %% ../../nbs/139_quant.equalize.ipynb #3b683b3e
 _layers = nn.Conv2d, nn.Linear
@@ -24,9 +25,7 @@ _calls = F.relu, torch.relu, 'relu', 'relu_'
 
 def _graph(model):
     "The graph of a network and its modules; `ValueError` where fx cannot follow."
-    try: return fx.symbolic_trace(model).graph, dict(model.named_modules())
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as e:
-        raise ValueError(f"torch.fx cannot follow {type(model).__name__}: {e}") from e
+    return fx_graph(fx.Tracer(), model, type(model).__name__), dict(model.named_modules())
 
 # %% ../../nbs/139_quant.equalize.ipynb #bd600e43
 def _reader(node, modules, once):
