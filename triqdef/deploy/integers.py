@@ -14,7 +14,6 @@ import numpy as np
 from fastcore.basics import patch
 
 from .graph import OnnxGraph
-from .runtime import need_modules
 
 # %% ../../nbs/912_deploy.integers.ipynb #64edaf74
 _moving = 'MaxPool Slice Pad Concat Reshape Flatten Transpose Squeeze Unsqueeze ReduceMax'.split()
@@ -245,71 +244,3 @@ def to_bytes(self:OnnxGraph):
         self.merge_quantizers()
     self._end_in_floats()
     self.check_bytes()
-
-# %% ../../nbs/912_deploy.integers.ipynb #0ef25666
-@patch
-def to_int8(self:OnnxGraph):
-    "Write all levels as int8 around 0, and biases as floats; `ValueError` if levels do not fit."
-    self.pool_means()
-    for q in self.quantizers():
-        step, zero, low, high = self.grid_of(q)
-        if low - zero < -128 or high - zero > 127:
-            raise ValueError(f"{q.input[0]} has levels from {low - zero} to {high - zero}, which "
-                             "int8 around 0 does not hold: convert with sums='symmetric'")
-        self._around_zero(q, zero, low - zero, high - zero)
-        self.note()
-    self._float_biases()
-    self.prune()
-
-# %% ../../nbs/912_deploy.integers.ipynb #57d63f49
-@patch
-def _around_zero(self:OnnxGraph, q, zero, low, high):
-    "Let a quantizer and the nodes that dequantize its levels have zero point 0."
-    levels, at = self.levels_of(q), self.constant(0, np.int8)
-    for n in self.read[levels]:
-        if n.op_type == 'DequantizeLinear': n.input[2] = at
-    if levels != q.output[0]: self._clip_before(q, levels, low, high)
-    q.input[2] = at
-
-@patch
-def _clip_before(self:OnnxGraph, q, levels, low, high):
-    "Clip the floats that a quantizer reads, not the bytes that it makes."
-    step, name = np.float32(self.value(q.input[1])), f'{levels}.clipped'
-    ends = [self.constant(step*np.float32(v), 'f4', f'{name}.{v}') for v in (low, high)]
-    source, out = q.input[0], q.output[0]
-    clip = self.helper.make_node('Clip', [source, *ends], [name], f'{name}.clip')
-    for n in self.read[levels]:
-        for i, v in enumerate(n.input): n.input[i] = out if v == levels else v
-    q.input[0] = name
-    self.g.node.insert(list(self.g.node).index(q), clip)
-    self.note()
-
-# %% ../../nbs/912_deploy.integers.ipynb #23b7687c
-@patch
-def _float_biases(self:OnnxGraph):
-    "Write the biases of layers as floats."
-    for n in [n for n in self.g.node if n.op_type in ('Conv', 'Gemm') and len(n.input) > 2]:
-        dq = self._dequantized(n.input[2])
-        value = self.value(dq.input[0]).astype('f4')*self.value(dq.input[1])
-        n.input[2] = self.constant(value, 'f4', f'{dq.output[0]}.float')
-    self.note()
-
-# %% ../../nbs/912_deploy.integers.ipynb #780ff768
-_newer = dict(QuantizeLinear=('block_size', 'output_dtype', 'saturate'),
-              DequantizeLinear=('block_size', 'output_dtype'), Reshape=('allowzero',))
-
-@patch
-def set_opset(self:OnnxGraph,
-    opset:int,    # of ONNX, 13 to 21
-):
-    "Declare an older opset; `ValueError` if the graph has something that it cannot have."
-    onnx = need_modules('onnx')
-    for n in self.g.node:
-        for a in [a for a in n.attribute if a.name in _newer.get(n.op_type, ())]:
-            n.attribute.remove(a)
-    self.model.opset_import[0].version = opset
-    self.model.ir_version = min(self.model.ir_version, 8 if opset < 19 else 10)
-    try: onnx.checker.check_model(self.model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        reason = str(e).strip().splitlines()[0][:200]
-        raise ValueError(f"this network has no form in opset {opset}: {reason}") from e

@@ -19,7 +19,7 @@ from ..core import check_bit, device_of, eval_mode, images_at_once, unwrap
 from .extract import single_bit
 from .fuse import most_slack
 from .levels import largest, LayerParity, led_by, OnnxLevels, ParityError
-from .onnx import network_key, OnnxNet, round_bias
+from .onnx import network_key, OnnxNet, round_bias, whole_bias
 from .verdict import Parity
 from ..evaluate.success import asr
 from ..quant.convert import at_bits, bit_state_of, bits_of
@@ -145,7 +145,7 @@ def _level(net, bits, rows):
 def _compared(net, file, bits, x, hair):
     "Return the `Parity` of a network and a file."
     rows, slack = _rows(file, hair)
-    one = single_bit(net, bits) if file.form in ('qdq', 'bytes', 'tensorrt') and rows else None
+    one = single_bit(net, bits) if file.form in whole_bias and rows else None
     reference = net if one is None else round_bias(copy.deepcopy(one))
     ours, theirs, led, apart = _all_batches(net, file, bits, x, rows, reference, one)
     level = _level(net, bits, rows)

@@ -64,8 +64,7 @@ def bound(self:Certificate,
     bits:int,    # a bit-width of the certificate
 )->Rate:
     "Return the rest, the share of wrong images that no attack on these images exceeds."
-    rate = self.rate(bits)
-    return Rate(rate.n - rate.k, rate.n, rate.level)
+    return self.rate(bits).rest
 
 # %% ../../nbs/636_evaluate.certified.ipynb #07ea331c
 @patch

@@ -18,7 +18,6 @@ from .alignment import draw_gradient_maps, measures
 from . import figures     # gives `Report` its pictures
 from .display import share_text
 from .lines import rate_text
-from .success import Rate
 from .tables import attackers, Report, seen_means
 from .transfer import Transfer
 from ..store import slug
@@ -248,8 +247,7 @@ def _most(t:Transfer, bits):
 def _certified_section(self:Report):
     "What no patch exceeds, beside what attacks reached."
     def table(k, c):
-        rows = {b: {'certified': rate_text(r), 'wrong at most':
-                    rate_text(Rate(r.n - r.k, r.n, r.level)),
+        rows = {b: {'certified': rate_text(r), 'wrong at most': rate_text(r.rest),
                     'wrong by attacks here': _most(self.transfers[k], b)}
                 for b, r in c.rates.items()}
         index = [f'{b} bits' for b in rows]

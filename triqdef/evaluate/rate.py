@@ -65,6 +65,12 @@ def value(self:Rate)->float:
     "Return k/n, NaN for n = 0."
     return self.k/self.n if self.n else float('nan')
 
+# %% ../../nbs/595_evaluate.rate.ipynb #b95cdc2b
+@patch(as_prop=True)
+def rest(self:Rate)->Rate:
+    "Return the share of all others."
+    return Rate(self.n - self.k, self.n, self.level)
+
 # %% ../../nbs/595_evaluate.rate.ipynb #18c50c42
 @patch(as_prop=True)
 def interval(self:Rate)->tuple:

@@ -78,15 +78,6 @@ def sync(self:Quantizer):
     self._ready = dict(zip(self.widths, map(bool, flags)))
     self._mark = _mark_of(state, values)
 
-# %% ../../nbs/103_quant.base.ipynb #2a1e6eb2
-@patch
-def fix_sign(self:Quantizer,
-    signed:bool,    # whether levels below zero are needed
-):
-    "Decide the sign of an activation before any data."
-    self.sign, self.state[0] = bool(signed), int(signed)
-    self.sync()
-
 # %% ../../nbs/103_quant.base.ipynb #53464280
 @patch
 def _follow(self:Quantizer):

@@ -9,8 +9,10 @@ __all__ = ['QInput', 'Joint']
 
 # %% ../../nbs/122_quant.inputs.ipynb #1b6d68d3
 import torch
+from fastcore.basics import patch
 from torch import nn
 
+from .base import Quantizer
 from .layers import BitState, quantized_input
 from .quantizers import LSQ
 
@@ -26,6 +28,15 @@ class QInput(nn.Module):
         self.bit_state, self.act_quant = bit_state, act_quant
 
     def forward(self, x): return quantized_input(self, x)
+
+# %% ../../nbs/122_quant.inputs.ipynb #2a1e6eb2
+@patch
+def fix_sign(self:Quantizer,
+    signed:bool,    # whether levels below zero are needed
+):
+    "Decide the sign of an activation before any data."
+    self.sign, self.state[0] = bool(signed), int(signed)
+    self.sync()
 
 # %% ../../nbs/122_quant.inputs.ipynb #e32ef2a4
 class Joint:

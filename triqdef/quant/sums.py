@@ -77,12 +77,14 @@ def _by_tensor(sets, items):
 def _is_input(points): return all(p.kind == 'pixels' for p in points)
 
 # %% ../../nbs/135_quant.sums.ipynb #43bc2e31
+def _same_grid(a, b): return a.widths == b.widths and type(a) is type(b)
+
 def _own(net, readers):
     "The quantizer that the layers among readers shall share, or None; `ValueError` if they differ."
     layers = [r for r in readers if isinstance(r, str)]
     quants = [net.get_submodule(n).act_quant for n in layers]
     for n, q in zip(layers, quants):
-        if q.widths != quants[0].widths or type(q) is not type(quants[0]):
+        if not _same_grid(q, quants[0]):
             raise ValueError(f"{layers[0]} and {n} read one tensor on different grids, which "
                              "sums='quantized' cannot do: choose first_last and bits so that their "
                              "widths agree, or sums='float'")
@@ -121,7 +123,7 @@ def _share(quants, names):
     "Give quantizers the steps of the first of them; `ValueError` if their widths differ."
     first = quants[0]
     for q in quants:
-        if q.widths != first.widths or type(q) is not type(first):
+        if not _same_grid(q, first):
             raise ValueError(f"the tensors that meet in {names} have different grids: choose "
                              "first_last and bits so that their widths agree, or sums='float'")
         q.log_steps = first.log_steps

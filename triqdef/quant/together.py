@@ -11,8 +11,8 @@ __all__ = []
 import torch
 from fastcore.basics import patch
 
-from .joined import quantize_all
-from .quantizers import LSQ, Steps
+from .joined import quantize_all, Steps
+from .quantizers import LSQ
 
 # %% ../../nbs/112_quant.together.ipynb #059e284f
 @patch

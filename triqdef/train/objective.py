@@ -29,7 +29,7 @@ from ..quant.norm import counted_together
 # %% ../../nbs/510_train.objective.ipynb #721a87ae
 @dataclass
 class Terms:
-    "The terms of one step, each a scalar tensor; `total` is call `backward` on it."
+    "The terms of one step, each a scalar tensor; call `backward` on `total`."
     clean:Tensor    # mean cross entropy of clean images, ≥ 0
     adv:Tensor      # mean cross entropy of patched images, 0 where no term needs them
     fdp:Tensor      # feature penalty, 0 to 2, unweighted
