@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import nn, Tensor
 from torch.nn.attention import sdpa_kernel, SDPBackend
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import check_bit, check_images, unwrap
 from .calibrate import calibrate
@@ -144,6 +143,7 @@ def quant_table(
 # %% ../../nbs/140_quant.convert.ipynb #b31e03e7
 def _multiply_adds(net, x):
     "name → multiplications of each layer in one forward pass of a copy; None → those of all."
+    from torch.utils.flop_counter import FlopCounterMode    # imports Triton, a third of a second
     net, count = copy.deepcopy(net).eval(), {}
     def counting(name):
         def hook(m, inp, out): count[name] = count.get(name, 0) + out.numel()*m.weight[0].numel()
