@@ -28,7 +28,7 @@ def once():
     "Fork the process that runs programs; networks are written faster; the collector passes over what was imported."
     end = forked.start()
     back = forked.read_once()
-    gc.collect(); gc.freeze()
+    gc.collect(); gc.freeze(); gc.set_threshold(20_000, 20, 100)
     yield
     gc.unfreeze()
     back(); end()
