@@ -95,8 +95,8 @@ def add_study(
                             help='train and attack every arm of a study, cell by cell',
                             epilog='example: triqdef study cifar10 --scale toys --folder runs/toys')
     p.add_argument('name', help="a recipe that ships, 'cifar10', or a .toml file")
-    p.add_argument('--scale', default='reduced', help='full (one GPU), reduced (2 CPU cores) or '
-                   'toys (default: %(default)s)')
+    p.add_argument('--scale', default='reduced', help='full (one GPU), h100 (one, for minutes), '
+                   'reduced (2 CPU cores) or toys (default: %(default)s)')
     _add_choices(p)
     p.add_argument('--collect', nargs='+', metavar='PLACE', help='make nothing; put the cells of '
                    'these folders and stored files into one file, and say what is missing')
