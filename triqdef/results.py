@@ -110,33 +110,38 @@ def tradeoff(
     f.insert(0, 'clean', clean.groupby('arm').accuracy.mean())
     return f.assign(**{'beaten by': [_beaten(r, f) for r in f.itertuples()]}).sort_values('clean')
 
-# %% ../nbs/790_results.ipynb #a0111fc0
+# %% ../nbs/790_results.ipynb #80161f11
 def _draw_tradeoff(ax, f, mark, colors):
     "Draw the points of a `tradeoff` with their intervals, a colour for each arm."
     for arm, r in f.iterrows():
         ends = [[100*(r.success - r.low)], [100*(r.high - r.success)]]
         ax.errorbar(100*r.clean, 100*r.success, ends, fmt=mark, ms=5, lw=1, color=colors[arm])
 
+def _legend(fig, ax, found, colors):
+    "Name the markers of the studies and the colours of the arms."
+    for name, mark in zip(found, 'osD^v'): ax.plot([], [], mark, color='grey', label=name)
+    for arm, c in colors.items(): ax.plot([], [], 's', color=c, ms=4, label=arm)
+    fig.legend(loc='outside right upper', fontsize=7); ax.set_ylim(bottom=0)
+
+# %% ../nbs/790_results.ipynb #8c0593cb
 def plot_tradeoff(
-    tables:dict,          # name of a study → what `study_tables` gave
+    tables:dict,          # name of a study → what `study_tables` gave, at most five
     attack:str,           # an attack that all of them have
     levels=('T2', 'T3'),  # a panel each
     leave_out=(),         # arms that are not drawn
 ):                        # a matplotlib figure
     "Draw success against clean accuracy, an arm a point: right and low is better."
-    fig, axs = plt.subplots(1, len(levels), figsize=(3.4*len(levels) + 1.4, 3), dpi=100, sharey=True,
-                            squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(1, len(levels), figsize=(3.4*len(levels) + 1.4, 3), dpi=100,
+                            sharey=True, squeeze=False, layout='constrained')
     found = {k: [tradeoff(t, attack, l).drop(leave_out, errors='ignore') for l in levels]
              for k, t in tables.items()}
     arms = dict.fromkeys(a for fs in found.values() for a in fs[0].index)
     colors = {a: f'C{i}' for i, a in enumerate(arms)}
-    for (name, fs), mark in zip(found.items(), 'osD^v'):
+    for fs, mark in zip(found.values(), 'osD^v'):
         for ax, f, level in zip(axs[0], fs, levels):
             _draw_tradeoff(ax, f, mark, colors); ax.set_title(level, fontsize=9)
-        axs[0, 0].plot([], [], mark, color='grey', label=name)
-    for a, c in colors.items(): axs[0, 0].plot([], [], 's', color=c, ms=4, label=a)
-    fig.legend(loc='outside right upper', fontsize=7); axs[0, 0].set_ylim(bottom=0)
-    fig.supxlabel('clean accuracy, %', fontsize=9); fig.supylabel(f'{attack}: success, %', fontsize=9)
+    _legend(fig, axs[0, 0], found, colors)
+    fig.supxlabel('clean accuracy, %', fontsize=9); fig.supylabel('success, %', fontsize=9)
     return fig
 
 # %% ../nbs/790_results.ipynb #451c0ae1
