@@ -1,5 +1,5 @@
-"Exported 8-bit networks against the FP32 file of the same network in ONNX Runtime: time, size, kernels; brevitas and torchao beside them."
-import json, math, os, subprocess, sys, time
+"Exported 8-bit networks against the FP32 file of the same network in ONNX Runtime: time, size, kernels; its own static quantization, brevitas and torchao beside them."
+import json, math, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,8 @@ import onnxruntime
 import pandas as pd
 import torch
 import torchvision.models as tv
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from measure import begin, finish, interleaved, parser, ratios, table
 from triqdef.core import atomic_path
@@ -19,9 +21,13 @@ from triqdef.files import fingerprint
 from triqdef.quant.checkpoint import pretrained
 from triqdef.quant.convert import calibrate, to_multibit
 
-FORMS = ('integer', 'fused', 'qdq', 'integer vnni', 'fused vnni')      # form, and which CPU the file is for
+# name → sums of the network, bit-width, form, and which CPU the file is for
+FILES = {'integer': ('float', 8, 'integer', 'any'), 'fused': ('float', 8, 'fused', 'any'), 'qdq': ('float', 8, 'qdq', 'any'),
+         'integer vnni': ('float', 8, 'integer', 'vnni'), 'fused vnni': ('float', 8, 'fused', 'vnni'), 'bytes': ('quantized', 8, 'bytes', 'any'),
+         'integer, 4 bits': ('float', 4, 'integer', 'any'), 'fused, 4 bits': ('float', 4, 'fused', 'any'), 'bytes, 4 bits': ('quantized', 4, 'bytes', 'any')}
 NETS = {'resnet20': 32, 'resnet18': 224, 'resnet50': 224, 'mobilenet_v2': 224}     # and their images' sides
 LIMITS = {'8 bits': .30, '4 bits': .17}
+TIMES = {'resnet20': .9, 'resnet18': .5, 'resnet50': .5, 'mobilenet_v2': .8}      # 'bytes' / FP32, on a CPU with AVX2
 
 
 class Done:
@@ -53,27 +59,59 @@ def start(args, name):
         return pretrained('cifar10-resnet20-fp').eval(), to_pixels(t['x_train'][:args.n]), to_pixels(t['x_test'][:args.n]), t['y_test'][:args.n]
     torch.manual_seed(args.seed)
     net, side = tv.get_model(name), NETS[name]
-    calibration, compared = torch.rand(2, max(args.batch), 3, side, side)
+    calibration, compared = torch.rand(16, 3, side, side), torch.rand(4, 3, side, side)
     for m in net.modules():
         if isinstance(m, torch.nn.BatchNorm2d): m.momentum = None
     with torch.no_grad(): net.train()(calibration)      # statistics that let a signal through; fresh ones starve MobileNetV2
     return net.eval(), calibration, compared, None
 
+def path_of(args, name, tag): return args.folder/f"{name}-{tag.replace(', ', '-').replace(' ', '-')}.onnx"
+
+def multibit(net, sums, x):
+    "The network calibrated on images; with levels for sums its weights have a step per channel."
+    q = to_multibit(net, (32, 8, 4), sums=sums, per_channel=True if sums == 'quantized' else None).eval()
+    return calibrate(q, [(x, torch.zeros(len(x), dtype=torch.long))], 1)
+
+def row(p, y):
+    "What a comparison of file and network found, as numbers."
+    keys = ['images', 'top-1 agreement', 'largest logit difference', 'activations', 'other level', 'farthest of these, steps']
+    keys += ['accuracy, torch', 'accuracy, file'] if y is not None else []
+    return dict(ok=p.ok, faults=p.faults, **{'largest logit': p.logits.abs().max().item()}, **{k: p.numbers()[k] for k in keys})
+
 def export(args, name):
     "Write the files of a network; their sizes and whether each is the network."
     net, calibration, compared, y = start(args, name)
-    q = calibrate(to_multibit(net, (32, 8, 4)).eval(), [(calibration, torch.zeros(len(calibration), dtype=torch.long))], 1)
     torch.save(net.state_dict(), args.folder/f'{name}.pt')
     torch.save(dict(calibration=calibration, compared=compared), args.folder/f'{name}-images.pt')
+    chosen = {'32': ('float', 32, 'integer', 'any'), **{k: FILES[k] for k in args.forms}}
+    nets = {sums: multibit(net, sums, calibration) for sums in {v[0] for v in chosen.values()}}
     out = dict(bytes={}, parity={})
-    for tag, bits, form in [('32', 32, 'integer'), *((f, 8, f) for f in FORMS), ('4', 4, 'integer'), ('4 fused', 4, 'fused')]:
-        file = export_onnx(q, args.folder/f'{name}-{tag}.onnx', bits, compared, form=form.split()[0], cpu='vnni' if 'vnni' in form else 'any')
+    for tag, (sums, bits, form, cpu) in chosen.items():
+        file = export_onnx(nets[sums], path_of(args, name, tag), bits, compared, form=form, cpu=cpu)
         out['bytes'][tag] = file.stat().st_size
-        p = check_parity(q, file, bits, compared, y, strict=False)
-        keys = ['images', 'top-1 agreement', 'largest logit difference', 'activations', 'other level', 'farthest of these, steps']
-        keys += ['accuracy, torch', 'accuracy, file'] if y is not None else []
-        out['parity'][tag] = dict(ok=p.ok, faults=p.faults, **{'largest logit': p.logits.abs().max().item()}, **{k: p.numbers()[k] for k in keys})
+        out['parity'][tag] = row(check_parity(nets[sums], file, bits, compared, y, strict=False), y)
     return out
+
+class Batches:
+    "Images as ONNX Runtime's calibration reads them."
+    def __init__(self, x): self.left = iter(x.split(4))
+    def get_next(self): return next(({'pixels': b.numpy()} for b in self.left), None)
+
+def static(args, name):
+    "ONNX Runtime's own static quantization of the FP32 file, on the same images: bytes, accuracy."
+    file = path_of(args, name, 'static')
+    with tempfile.TemporaryDirectory() as d:
+        quant_pre_process(str(path_of(args, name, '32')), f'{d}/32.onnx', skip_symbolic_shape=True)
+        x = torch.load(args.folder/f'{name}-images.pt')['calibration']
+        quantize_static(f'{d}/32.onnx', str(file), Batches(x), QuantFormat.QDQ, per_channel=True, reduce_range=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+    out, (_, _, x, y) = dict(bytes=file.stat().st_size, images=len(x)), start(args, name)
+    if y is not None: out['accuracy, file'] = float((predicted(file, x).argmax(1) == y.numpy()).mean())
+    return out
+
+def predicted(file, x):
+    s = ort_session(file, 1)
+    return np.concatenate([s.run(None, {'pixels': b.contiguous().numpy()})[0] for b in x.split(16)])
 
 def images(args, name, n):
     x = torch.load(args.folder/f'{name}-images.pt')['compared']
@@ -81,8 +119,8 @@ def images(args, name, n):
 
 def files(args, name):
     "What is timed: name → file."
-    out = {'FP32': '32', **{f: f for f in FORMS}, 'integer, 4 bits': '4', 'fused, 4 bits': '4 fused', **{f'brevitas {h}': f'brevitas-{h}' for h in ('graph', 'layers')}}
-    paths = {k: args.folder/f'{name}-{v}.onnx' for k, v in out.items()}
+    tags = {'FP32': '32', **{k: k for k in (*args.forms, 'static', 'brevitas graph', 'brevitas layers')}}
+    paths = {k: path_of(args, name, tag) for k, tag in tags.items()}
     return {k: p for k, p in paths.items() if p.is_file() and (not k.startswith('brevitas') or args.peers)}
 
 def latency(args, name, batch, threads):
@@ -122,8 +160,7 @@ def compared(args, name, how):
     file = args.folder/f'{name}-brevitas-{how}.onnx'
     if not file.is_file(): return dict(failed='no file')
     ours, (_, _, x, y) = np.load(file.with_suffix('.npy')), start(args, name)
-    s = ort_session(file, 1)
-    theirs = np.concatenate([s.run(None, {'pixels': b.contiguous().numpy()})[0] for b in x.split(16)])
+    theirs = predicted(file, x)
     out = {'images': len(x), 'top-1 agreement': float((ours.argmax(1) == theirs.argmax(1)).mean()),
            'largest logit difference': float(np.abs(ours - theirs).max()), 'largest logit': float(np.abs(ours).max()), 'bytes': file.stat().st_size}
     if y is not None: out |= {f'accuracy, {k}': float((v.argmax(1) == y.numpy()).mean()) for k, v in dict(torch=ours, file=theirs).items()}
@@ -134,7 +171,9 @@ def measured(args, done, name):
     out, setups = done(f'{name}: files', export, args, name), [(b, t) for b in args.batch for t in args.cores]
     how = dict(repeats=args.repeats, warmup=args.warmup, sample=args.sample, rest=args.rest)
     rounds = f"rounds {'/'.join(map(str, how.values()))}"
-    out['sizes'] = {k: max(out['bytes'][f] for f in fs)/out['bytes']['32'] for k, fs in {'8 bits': FORMS, '4 bits': ['4', '4 fused']}.items()}
+    out['static'] = done(f'{name}: static', static, args, name)
+    sizes = {bits: [out['bytes'][k]/out['bytes']['32'] for k in args.forms if FILES[k][1] == bits] for bits in (8, 4)}
+    out['sizes'] = {f'{bits} bits': max(v) for bits, v in sizes.items() if v}
     has_peers = args.peers and name in args.peer_nets
     if has_peers:
         out['brevitas'] = done(f'{name}: brevitas', peer, args, 'brevitas', args.folder, name)
@@ -175,9 +214,10 @@ def cpu():
 def options():
     p = parser(__doc__, 20)
     p.add_argument('--nets', nargs='+', default=list(NETS), choices=list(NETS), help='networks')
+    p.add_argument('--forms', nargs='+', default=list(FILES), choices=list(FILES), help='files beside FP32 and ONNX Runtime\'s own')
     p.add_argument('--batch', type=int, nargs='+', default=[1, 16], help='images a run')
     p.add_argument('--cores', type=int, nargs='+', default=[1, 2], help='threads of a session')
-    p.add_argument('--n', type=int, default=256, help='pictures that files and torch are compared on (ResNet-20), random images elsewhere: the largest batch')
+    p.add_argument('--n', type=int, default=256, help='pictures that files and torch are compared on (ResNet-20), 4 random images elsewhere')
     p.add_argument('--sample', type=float, default=5., help='milliseconds that one timed round lasts at least, for the FP32 file')
     p.add_argument('--rest', type=float, default=.01, help='seconds of sleep before each timed round')
     p.add_argument('--folder', type=Path, default=Path('runs/export'), help='files, and what is measured already: a second call goes on from there')
@@ -189,11 +229,13 @@ def options():
 def main():
     args = begin(options()); args.device = 'cpu'
     args.folder.mkdir(parents=True, exist_ok=True)
-    key = dict(seed=args.seed, n=args.n, batch=max(args.batch), runtime=onnxruntime.__version__, torch=torch.__version__)
+    key = dict(seed=args.seed, n=args.n, forms=args.forms, runtime=onnxruntime.__version__, torch=torch.__version__)
     done = Done(args.folder, key, args.again)
     results = {name: measured(args, done, name) for name in args.nets}
     show(results)
-    limits = {f'{n}: bytes, {k} / FP32': (r['sizes'][k], l) for n, r in results.items() for k, l in LIMITS.items()}
+    limits = {f'{n}: bytes, {k} / FP32': (v, LIMITS[k]) for n, r in results.items() for k, v in r['sizes'].items()}
+    limits |= {f"{n}: time of 'bytes' / FP32, {at}": (rows['bytes']['ratio'], TIMES[n]) for n, r in results.items()
+               for at, rows in r['latency'].items() if 'bytes' in rows}
     sys.argv = ['PYTHON' if a == args.peers and a else a for a in sys.argv]      # no paths of this machine in the file
     peers = 'run' if args.peers else 'left out: no --peers'
     args.peers, args.folder = bool(args.peers), str(args.folder)

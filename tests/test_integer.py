@@ -1,12 +1,15 @@
 "Networks whose every tensor has levels: exact at 32 bits, differentiable twice, kept in files, and integers from pixels to logits."
-import copy, pickle
+import copy, json, pickle
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models as tv
 from torch import nn
 
 from triqdef.models import build_model
+from triqdef.quant.adaround import AdaRound
 from triqdef.quant.checkpoint import load_checkpoint, save_checkpoint
 from triqdef.quant.convert import at_bits, calibrate, keep_bits, to_multibit
 from triqdef.quant.inputs import QInput
@@ -16,8 +19,15 @@ BITS = (32, 8, 4)
 
 def dense(): return tv.DenseNet(8, (2, 2), 16, num_classes=10)
 
-NETS = dict(residual=lambda: build_model('resnet8', 10, width=8), inverted=lambda: tv.mobilenet_v2(width_mult=.25, num_classes=10),
-            dense=dense, bottleneck=lambda: tv.ResNet(tv.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10), toy=toy_net)
+def inverted(): return tv.MobileNetV2(10, .25, [[1, 8, 1, 1], [6, 8, 2, 2]])
+
+def bottleneck():
+    "ResNet-50's stem, its blocks with and without a convolution beside them, and its head."
+    net = tv.ResNet(tv.resnet.Bottleneck, [2, 1, 1, 1], num_classes=10, width_per_group=16)
+    net.layer3, net.layer4, net.fc = nn.Identity(), nn.Identity(), nn.Linear(512, 10)
+    return net
+
+NETS = dict(residual=lambda: build_model('resnet8', 10, width=8), inverted=inverted, dense=dense, bottleneck=bottleneck, toy=toy_net)
 
 @pytest.fixture(scope='module', params=NETS)
 def case(request):
@@ -97,13 +107,27 @@ def test_refusals_name_the_module():
 onnx = pytest.importorskip('onnx', reason='triqdef[onnx] is not installed')
 for name in ('onnxscript', 'onnxruntime'): pytest.importorskip(name, reason='triqdef[onnx] is not installed')
 
+import triqdef.deploy.onnx as deploy
+from triqdef.commands.checks import command_parser, parse_options, run_options
+from triqdef.commands.export import add_export
+from triqdef.commands.train import add_train
+from triqdef.deploy import tracing
+from triqdef.deploy.extract import single_bit
+from triqdef.deploy.layers import IntLayer
 from triqdef.deploy.onnx import OnnxNet, export_onnx, read_onnx
 from triqdef.deploy.parity import check_parity
+from triqdef.deploy.runtime import ort_session
 from triqdef.deploy.speed import kernels
 
 def computing(path, x):
     "The operators that ran, without those that prepare pixels and logits."
     return set(kernels(path, x, runs=1).index)
+
+def fits_16_bits(n, w):
+    "Whether no two products with an unsigned byte can leave 16 bits; a depthwise kernel widens its bytes."
+    one_each = w.shape[1] == 1 and any(a.name == 'group' and a.i > 1 for a in n.attribute)
+    v = np.sort(w.astype(int), axis=None)
+    return one_each or w.dtype == np.int8 and 255*max(v[-2:].sum(), -v[:2].sum()) <= 32767
 
 @pytest.mark.parametrize('bits', [8, 4])
 def test_bytes_between_pixels_and_logits(case, bits, tmp_path):
@@ -114,13 +138,42 @@ def test_bytes_between_pixels_and_logits(case, bits, tmp_path):
     assert not any(l['saturates'] for l in read_onnx(path)['layers'])
     ran = computing(path, x)
     assert 'QLinearConv' in ran and not ran & {'Conv', 'FusedConv', 'Gemm', 'FusedGemm', 'MatMul', 'GlobalAveragePool'}
+    ort_session(path, 1, optimized_model_filepath=str(tmp_path/'made.onnx'))
+    made = onnx.load(tmp_path/'made.onnx').graph
+    at = {i.name: onnx.numpy_helper.to_array(i) for i in made.initializer}
+    weights = [(n, at[n.input[3]]) for n in made.node if n.op_type == 'QLinearConv']
+    assert weights and all(fits_16_bits(n, w) for n, w in weights)
 
-@pytest.mark.parametrize('opset', [13, 17, 21])
-def test_int8_for_tensorrt(opset, tmp_path):
+def test_levels_that_were_chosen(tmp_path):
+    "Adaptive rounding ends in the file, level by level."
     torch.manual_seed(0)
-    net, x = to_multibit(build_model('resnet8', 10), (8, 4), sums='symmetric').eval(), torch.rand(8, 3, 32, 32)
+    x = torch.rand(16, 3, 16, 16)
+    net = to_multibit(toy_net(), (32, 4), weight='adaround', sums='quantized').eval()
+    assert not any(m.choice(4).any() for m in calibrate(net, [x]).modules() if isinstance(m, AdaRound))
+    calibrate(net, [x], method='adaround')
+    assert any(m.choice(4).any() for m in net.modules() if isinstance(m, AdaRound))
+    path = export_onnx(net, tmp_path/'n.onnx', 4, x)
+    assert check_parity(net, path, 4, x).ok and read_onnx(path)['form'] == 'bytes'
+    at = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    one = single_bit(net, 4)
+    layers = [(n, m) for n, m in one.named_modules() if isinstance(m, IntLayer)]
+    assert layers and all(np.array_equal(at[f'{n}.weight'].astype(int), m.weight.numpy()) for n, m in layers)
+
+def traced_once(m):
+    "One graph from torch's exporter for all files of one network."
+    made = []
+    def traced(*args):
+        if not made: made.append(tracing.traced(*args))
+        return copy.deepcopy(made[0])
+    m.setattr(deploy, 'traced', traced)
+
+@pytest.mark.parametrize('bits', [8, 4])
+def test_int8_for_tensorrt(bits, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net, x = to_multibit(build_model('resnet8', 10, width=8), (8, 4), sums='symmetric').eval(), torch.rand(8, 3, 32, 32)
     calibrate(net, [x])
-    for bits in (8, 4):
+    traced_once(monkeypatch)
+    for opset in (13, 17, 21):
         path = export_onnx(net, tmp_path/'n.onnx', bits, x, form=f'tensorrt-{opset}')
         assert check_parity(net, path, bits, x).ok
         m = onnx.load(path)
@@ -129,10 +182,26 @@ def test_int8_for_tensorrt(opset, tmp_path):
         zeros = [at[n.input[2]] for n in m.graph.node if n.op_type == 'QuantizeLinear']
         assert zeros and all(z.dtype == 'int8' and not z.any() for z in zeros)
 
+def triqdef(*argv): run_options(parse_options(partial(command_parser, [add_train, add_export]), argv))
+
+def test_from_training_to_a_file(tmp_path, monkeypatch, capsys):
+    "The commands: trained so, the choice in run.json, refused with another, written as bytes, and no form that the run cannot have."
+    monkeypatch.chdir(tmp_path)
+    toys = ('--data', 'toys', '--method', 'qat', '--bits', '32', '4', '--epochs', '1', '--quiet', '--device', 'cpu')
+    triqdef('train', 'run', '--arch', 'toy_net', '--sums', 'quantized', *toys)
+    assert json.loads((tmp_path/'run/run.json').read_text())['settings']['sums'] == 'quantized'
+    with pytest.raises(ValueError, match="sums='quantized', the settings say 'float'"): triqdef('train', 'other', '--start', 'run', *toys)
+    with pytest.raises(ValueError, match='other settings'): triqdef('train', 'run', '--arch', 'toy_net', *toys)
+    for form in ('fused', 'integer'):
+        with pytest.raises(ValueError, match="'bytes' or 'tensorrt'"): triqdef('export', 'run', '--bits', '4', '--form', form)
+    few = ('--n', '32', '--gap-steps', '1', '--quiet')
+    triqdef('export', 'run', '--bits', '4', '--form', 'bytes', '-o', 'n.onnx', *few)
+    assert read_onnx(tmp_path/'n.onnx')['form'] == 'bytes' and "form 'bytes'" in capsys.readouterr().out
+
 def test_refused_files(tmp_path):
     torch.manual_seed(0)
     x = torch.rand(4, 3, 32, 32)
-    def made(bits, sums): return calibrate(to_multibit(build_model('resnet8', 10), bits, sums=sums).eval(), [x])
+    def made(bits, sums): return calibrate(to_multibit(build_model('resnet8', 10, width=8), bits, sums=sums).eval(), [x])
     whole = made((16, 8), 'quantized')
     with pytest.raises(ValueError, match='16 bits'): export_onnx(whole, tmp_path/'n.onnx', 16, x)
     with pytest.raises(ValueError, match="'bytes'"): export_onnx(whole, tmp_path/'n.onnx', 8, x, form='fused')

@@ -195,7 +195,7 @@ def test_training_begins_with_what_is_named(place, said, tmp_path):
 BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'], export=['export', 'RUN', '--bits', '4'], study=['study', 'cifar10'],
             attack=['attack', 'cifar10-resnet20-qat'])
 ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'single_file', 'quiet'},
-              train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
+              train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'sums', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
                      'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
               evaluate={'networks', 'data', 'device', 'model', 'bits', 'n', 'out', 'quiet'},
               attack={'network', 'data', 'attack', 'steps', 'n', 'seed', 'out', 'device', 'quiet'},

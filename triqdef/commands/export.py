@@ -21,7 +21,8 @@ from .data import as_data, data_help
 from .networks import as_network, Named
 from .options import add_numbers, as_typed
 from ..core import atomic_path
-from ..deploy.onnx import check_writable_file, export_onnx, form_names, OnnxNet
+from ..deploy.onnx import (check_form, check_writable_file, export_onnx, form_names,
+                                 OnnxNet)
 from ..deploy.parity import check_parity, exported_success, ParityError
 from ..deploy.speed import kernels
 from ..evaluate.report import Report
@@ -39,7 +40,7 @@ def _multibit_names():
 
 # %% ../../nbs/963_commands.export.ipynb #c2fcad11
 def _check_network(net, out, args):
-    "Refuse to overwrite the network, a float network, and a bit-width that it does not have."
+    "Refuse to overwrite the network, a float network, and a bit-width or form it cannot have."
     network = Path(args.network)
     if out.exists() and network.exists() and out.samefile(network):
         raise ValueError(f"{out} is the network itself: name another file")
@@ -47,6 +48,9 @@ def _check_network(net, out, args):
     if bit_state_of(net) is None:
         raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
     check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
+    if 8 < args.bits < 32:
+        raise ValueError(f"--bits {args.bits}: integer kernels have 8 bits at the most")
+    check_form(net, args.form, args.bits, args.pixels, args.cpu)
 
 # %% ../../nbs/963_commands.export.ipynb #5fc5dd03
 def _report_patches(folder, name, of):
@@ -176,12 +180,13 @@ _about = (
 
 # %% ../../nbs/963_commands.export.ipynb #824214a3
 _forms = (
-    'integer: biases in float; fused: faster, biases rounded by at most a hundredth of a step; '
-    'qdq: the pattern that ONNX Runtime fuses, biases rounded to whole units, which '
-    "TensorRT's importer refuses for its uint8 zero points and opset 21; "
-    "networks of to_multibit(sums='quantized') have bytes instead: integers from pixels to logits "
-    "in ONNX Runtime; of sums='symmetric' also tensorrt or tensorrt-OPSET: int8 around 0, opset 13 "
-    'to 21, not tried in TensorRT itself (default: integer, or bytes)')
+    'for ONNX Runtime: bytes, the fastest, integers from pixels to logits, of networks trained '
+    'with --sums quantized or symmetric; of others integer, biases in float, or fused, faster, '
+    'biases rounded by at most a hundredth of a step, or qdq, the pattern that it fuses itself, '
+    'biases rounded to whole units. For TensorRT: tensorrt or tensorrt-OPSET (13 to 21), int8 '
+    "around 0, of --sums symmetric; its importer refuses the others' uint8 zero points, and this "
+    'one was not tried in it. For microcontroller toolchains that read ONNX: tensorrt-13, not '
+    'tried either (default: bytes where the network can, else integer)')
 _cpus = ('vnni: faster at 8 bits, and refused on x86 CPUs without VNNI, where it would be wrong '
          '(default: %(default)s)')
 

@@ -52,6 +52,12 @@ def _factor(self:OnnxGraph, name):
     if maker is None or maker.op_type != 'Mul': return 1
     return int(self.value(maker.input[1]))
 
+# %% ../../nbs/910_deploy.graph.ipynb #703d38bc
+def _pair(v):
+    "Return the largest magnitude of the sum of two levels of one sign, at two places."
+    v = np.sort(v.astype(int), axis=None)
+    return max(-v[:2].clip(max=0).sum(), v[-2:].clip(0).sum())
+
 # %% ../../nbs/910_deploy.graph.ipynb #5464ed1b
 @patch
 def saturates(self:OnnxGraph,
@@ -62,11 +68,12 @@ def saturates(self:OnnxGraph,
     "Return whether two products of an unsigned and a signed byte can exceed 16 bits."
     widens = n.op_type == 'Conv' and (self._kernel(n) == 'float' or self.depthwise(n, weight))
     if widens: return False
-    _, zero, lo, hi = self.bounds(levels)
-    w = 2**level_bits(self.value(weight))
-    if n.op_type == 'ConvInteger' and self.value(n.input[2]).dtype == np.int8:
-        return 2*(w - 1)*max(abs(lo + zero), abs(hi + zero)) > 32767
-    return 2*(hi - lo)*w//2*math.prod(self._factor(name) for name in n.input[:2]) > 32767
+    q, zero, lo, hi = self.bounds(levels)
+    signed, w = self.value(q.input[2]).dtype == np.int8, self.value(weight)
+    if n.op_type == 'ConvInteger' and signed:
+        return 2*(2**level_bits(w) - 1)*max(abs(lo + zero), abs(hi + zero)) > 32767
+    largest = hi - lo if signed else hi + zero
+    return largest*_pair(w)*math.prod(self._factor(name) for name in n.input[:2]) > 32767
 
 # %% ../../nbs/910_deploy.graph.ipynb #4dd05cde
 @patch

@@ -182,7 +182,7 @@ def _note_norm(flow, path, node, new):
 def check_sums(
     sums:str,          # 'float', 'quantized' or 'symmetric'
     act:str,           # activation quantizer
-    first_last:int,    # width of the first and the last layer
+    first_last:int=8,  # width of the first and the last layer
     skip=(),           # modules to leave in float
 ):
     "Refuse what a network without floats cannot have."

@@ -111,6 +111,8 @@ def _check_quantizers(s, config):
     if s.per_channel and not config['per_channel']:
         raise ValueError("the network at start has one weight step a layer, "
                          "the settings say per_channel")
+    if (sums := config.get('sums', 'float')) != s.sums:
+        raise ValueError(f"the network at start has sums={sums!r}, the settings say {s.sums!r}")
 
 # %% ../../nbs/564_train.build.ipynb #f324601b
 def _from_weights(s, n):
@@ -136,7 +138,8 @@ def make_network(
     seed_everything(s.seed)
     net, arch = _first_network(s, dls)
     if bit_state_of(net) is None:
-        net = to_multibit(net, s.bits, s.weight, s.act, per_channel=s.per_channel or None)
+        net = to_multibit(net, s.bits, s.weight, s.act, per_channel=s.per_channel or None,
+                          sums=s.sums)
     check_bits(s.bits, bits_of(net))
     _check_quantizers(s, bit_state_of(net).config)
     net.to(dls.device, memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ import pandas as pd
 from fastcore.basics import patch
 from ..core import check_bits, check_choice, check_device
 from ..quant.checkpoint import pretrained_names
+from ..quant.sums import check_sums
 from ..settings import import_modules, later
 from .declare import methods
 
@@ -50,6 +51,7 @@ class StartSettings:
     weight:str = 'lsq'          # weight quantizer
     act:str = 'lsq'             # activation quantizer
     per_channel:int = 0         # 1 for a weight step per output channel
+    sums:str = 'float'          # 'quantized', 'symmetric': levels where tensors meet, see export
     train_n:int = 0             # training images used, a balanced share; 0: all (not for folders)
     valid_n:int = 0             # training images set aside to watch; 0: test images, or all of val
     size:int = 32               # side in pixels of images from a folder
@@ -212,6 +214,7 @@ def check(self:TrainSettings,
     self._check_kinds(); self._check_numbers()
     check_choice(self.method, methods, 'method')
     check_choice(self.pairs, ('neighbours', 'all'), 'pairs')
+    check_sums(self.sums, self.act)
     check_choice(self.amp, ('', 'bf16'), 'amp')
     self._check_own(); methods[self.method].check_settings(self)
     self._check_data(); self._check_start(begun)
