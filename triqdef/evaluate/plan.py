@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..attack.base import Attack
 from ..attack.criteria import Criterion
 from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
@@ -115,6 +116,14 @@ def _is_ready(a):
     return isinstance(a, dict) and bool(a) and all(isinstance(p, Patch) for p in a.values())
 
 # %% ../../nbs/605_evaluate.plan.ipynb #dc058b54
+def _no_attack(name, a):
+    "Return what an attack must be."
+    kind = type(a).__name__
+    return (f"attack {name!r} must be a subclass of ImageAttack (with .run or .attack) or of "
+            f"UniversalAttack (with .fit), both of triqdef.attack.base, which bring the settings "
+            f"that a matrix reads: class {kind}(ImageAttack); or a dict bits → Patch; got {kind}")
+
+# %% ../../nbs/605_evaluate.plan.ipynb #0be53b4f
 def _kind(name, a):
     "Return 'per image', 'universal' or 'ready', or raise a `TypeError`."
     if _is_ready(a):
@@ -123,10 +132,10 @@ def _kind(name, a):
         return 'ready'
     if isinstance(a, type):
         raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
+    if not isinstance(a, Attack): raise TypeError(_no_attack(name, a))
     if hasattr(a, 'attack') and not a.universal: return 'per image'
     if hasattr(a, 'fit'): return 'universal'
-    raise TypeError(f"attack {name!r} must have .attack (per image) or .fit (universal), or be "
-                    f"a dict bits → Patch; got {type(a).__name__}")
+    raise TypeError(_no_attack(name, a))
 
 # %% ../../nbs/605_evaluate.plan.ipynb #e69ea5a0
 @dataclass
