@@ -59,6 +59,7 @@ def _patched(row):
     cells = [dict(asr=r.value, low=r.interval[0], high=r.interval[1]) for r in rates]
     return ' / '.join(map(_cell, cells))
 
+# %% ../nbs/789_shipped.ipynb #d3730705
 def _training(row):
     "Return images, passes and time of a network's own training."
     m = row['description']['meta']; s = m['settings']
@@ -72,7 +73,8 @@ def networks_page(
 )->str:           # Markdown
     "List the shipped networks: accuracy without and with a patch, size of the file, training."
     table = [{'network': f'`{n}`', 'bits': ' / '.join(r['clean']).replace('None', '32'),
-              'clean %': _shares(r), 'patched %, [95 %]': _patched(r), 'MB': f"{r['bytes']/1e6:.1f}",
+              'clean %': _shares(r), 'patched % [95 %]': _patched(r),
+              'MB': f"{r['bytes']/1e6:.1f}",
               'training on one CPU core': _training(r)} for n, r in rows.items()]
     return md_table(pd.DataFrame(table).set_index('network'))
 

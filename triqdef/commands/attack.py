@@ -200,13 +200,13 @@ _chosen = ('data', 'path', 'weights', 'bits', 'attack', 'steps', 'patch_size', '
 def _stronger(found, args):
     "Return options of a stronger attack: the full budget, a patch for each picture, a larger one."
     if args.quick: return {}
-    first = next(iter(found.transfer.attacks.values()))
     if found.of.kind != 'onnx' and 'pgd' not in args.attack:
         return dict(attack=['pgd'], steps=4*args.steps if args.steps else None)
-    side = found.transfer.settings['image_shape'][-1]
-    size = max(first['patch_hw'] or [side//4])
-    steps = first.get('steps') or first.get('queries') or 1
-    return dict(steps=4*steps, patch_size=min(size*3//2, side//2))
+    first = next(iter(found.transfer.attacks.values()))
+    steps, side = first.get('steps') or first['queries'], found.transfer.settings['image_shape'][-1]
+    larger = first['patch_hw'] and min(max(first['patch_hw'])*3//2, side)
+    fixed = all(d.chooses_area for d in picked_attacks(args).values())
+    return dict(steps=4*steps, patch_size=args.patch_size if fixed else larger)
 
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
 def _next(found, args):
@@ -250,8 +250,7 @@ _numbers = [('steps', None, 'steps or queries of each attack'),
             ('patch-size', None, 'side of the patch in pixels'),
             ('n', 200, 'pictures to attack'),
             ('target', 3, 'number of the class, from 0, that targeted attacks (gap) make every '
-                          'picture look like, else the last; any wrong class counts as success, '
-                          'and the column targeted of table.csv has the share of this class'),
+                          'picture look like, else the last; success counts any wrong class'),
             calibrate_row, ('seed', 0, 'seed of everything drawn')]
 
 # %% ../../nbs/974_commands.attack.ipynb #b27fad0a

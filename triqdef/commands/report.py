@@ -93,10 +93,10 @@ def write_report(
     "Make one report of all networks, write it to `args.out`, print what it found, return it."
     bits = bits or min(map(bits_of, nets.values()), key=len)
     notes = {n: _training_of(r) for n, r in runs.items()}
-    files = Path(f'{args.out}-onnx') if getattr(args, 'export', False) else None
-    files = files and exported_files(nets, dls, bits, files, args.n)
-    out = check_report_folder(args.out)
+    to = Path(f'{args.out}-onnx') if getattr(args, 'export', False) else None
+    files, out = to and exported_files(nets, dls, bits, to, args.n), check_report_folder(args.out)
     with alone(out.parent/f'.{out.name}.lock', args.out):
         r = _written(nets, dls, attacks, bits, args, files, out, runs=runs, notes=notes, **more)
-    print(f"{r.brief()}\n\n{Path(args.out)/'index.html'} is the report, report.json has all figures")
+    page = Path(args.out)/'index.html'
+    print(f"{r.brief()}\n\n{page} is the report, report.json beside it has every figure")
     return r
