@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..attack.base import Attack
+from ..attack.base import Attack, ImageAttack, UniversalAttack
 from ..attack.criteria import Criterion
 from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
@@ -119,9 +119,18 @@ def _is_ready(a):
 def _no_attack(name, a):
     "Return what an attack must be."
     kind = type(a).__name__
-    return (f"attack {name!r} must be a subclass of ImageAttack (with .run or .attack) or of "
-            f"UniversalAttack (with .fit), both of triqdef.attack.base, which bring the settings "
-            f"that a matrix reads: class {kind}(ImageAttack); or a dict bits → Patch; got {kind}")
+    return (f"attack {name!r} must be of a subclass of Attack with attack(net, x, y, bits), of "
+            "ImageAttack with run, or of UniversalAttack with _start, _step_fit and notes, all of "
+            "triqdef.attack.base, since a matrix reads their settings, such as class "
+            f"{kind}(Attack); or a dict bits → Patch; got {kind}")
+
+def _lacks(a):
+    "Whether an attack leaves undefined what its base class asks for."
+    if not isinstance(a, Attack): return True
+    if isinstance(a, ImageAttack) and type(a).run is ImageAttack.run: return True
+    own, base = type(a), UniversalAttack
+    if not isinstance(a, base) or own.fit is not base.fit: return False
+    return any(getattr(own, k) is getattr(base, k) for k in ('_start', '_step_fit', 'notes'))
 
 # %% ../../nbs/605_evaluate.plan.ipynb #0be53b4f
 def _kind(name, a):
@@ -132,7 +141,7 @@ def _kind(name, a):
         return 'ready'
     if isinstance(a, type):
         raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
-    if not isinstance(a, Attack): raise TypeError(_no_attack(name, a))
+    if _lacks(a): raise TypeError(_no_attack(name, a))
     if hasattr(a, 'attack') and not a.universal: return 'per image'
     if hasattr(a, 'fit'): return 'universal'
     raise TypeError(_no_attack(name, a))
