@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup  ## attack three trained networks on real images, about 2 minutes
+demo: setup  ## attack three trained networks on real images, 1 to 13 minutes by cores and load
 	$(BIN)/triqdef demo
 
 test: setup  ## every notebook, then pytest (which also checks that the export is clean)

@@ -321,3 +321,9 @@ def test_a_bug_keeps_its_traceback(here, monkeypatch, tmp_path):
     def broken(*args, **kwargs): raise RuntimeError('a bug')
     monkeypatch.setattr('triqdef.commands.train.train', broken)
     with pytest.raises(RuntimeError, match='a bug'): here('train', tmp_path/'run')
+
+def test_demo_takes_as_long_as_is_said(root):
+    "README, Makefile and help have the range of recorded runs, which stands in the command."
+    from triqdef.commands.demo import demo_minutes
+    for name in ('README.md', 'Makefile'): assert demo_minutes in (root/name).read_text(encoding='utf-8'), name
+    assert demo_minutes in ' '.join(parser().format_help().split())

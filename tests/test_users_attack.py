@@ -291,3 +291,28 @@ def test_normalised_images(net):
     "Images that were normalised before they came are named, as foolbox #602 asks."
     for a in [*PER_IMAGE.values()][1:]:
         with pytest.raises(ValueError, match=r'not in \[0,1\]'): a.attack(net, 4*x - 2, y)
+
+
+# an attack of one's own
+
+def test_own_attack_at_the_door():
+    "An object with the right methods that is no subclass is refused before any work, with what is needed; a subclass with `attack` alone is reported."
+    from triqdef.attack.base import Attack, ImageAttack, UniversalAttack
+    from triqdef.toys import toy_dls
+    dls = toy_dls(64, seed=0)
+    net = calibrate(to_multibit(toy_net(), (32, 4)), dls.train)
+    class Grey:
+        def attack(self, net, x, y, bits=None):
+            x = x.clone()
+            x[:, :, :5, :5] = .5
+            return x
+    class Own(Grey, Attack): pass
+    asked = []
+    def forward(*_): asked.append(1)
+    with net.register_forward_pre_hook(forward):
+        for a in (Grey(), [Grey()], {'mine': Grey()}, ImageAttack(), UniversalAttack()):
+            for f in (transfer_matrix, report):
+                with pytest.raises(TypeError, match=r'subclass of Attack with attack\(net, x, y, bits\)'): f(net, dls.valid, a, fit_on=dls.train, progress=False)
+    assert len(asked) <= 5      # a report looks at one batch first, to check the classes
+    r = report(net, dls, {'mine': Own()}, n=8, n_align=0, audit=False, progress=False)
+    assert r.transfers['ToyNet'].attacks['mine']['kind'] == 'per image'

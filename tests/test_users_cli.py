@@ -11,10 +11,13 @@ from PIL import Image
 from forked import forked
 from triqdef.cli import main, parser
 from triqdef.commands import attack, demo, evaluate, export, study as study_command
+from triqdef.commands.attacks import fit_to
 from triqdef.commands.checks import idle_options, parse_options
 from triqdef.commands.options import as_typed
 from triqdef.files import fingerprint
+from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.study import load_recipe, study
+from triqdef.toys import toy_net
 from triqdef.train.run import TrainSettings, alone, load_run, make_callback, make_data, make_network, methods, train, without_effect
 
 SMALL = dict(arch='toy_net', bits=(32, 2), bs=8, patch_size=4, attack_steps=1, epochs=1, size=16, device='cpu')
@@ -72,8 +75,14 @@ def test_what_was_written_is_met_or_refused(option, value, place, said, tmp_path
     assert not list(tmp_path.iterdir())
 
 def test_quick_does_not_lower_what_was_written(place, said, tmp_path):
-    "--quick takes fewer images than were asked for: said, not done."
-    refused(said('evaluate', place/'run', '--quick', '--n-attack', 65, '--out', tmp_path/'r'), '--n-attack')
+    "What is written beside --quick wins, and each help says so; where nothing is left for --quick, it is refused."
+    r = said('attack', place/'run', '--quick', '--n', 6, '--patch-size', 4, '--out', tmp_path/'a', '--device', 'cpu', '--quiet')
+    assert r[0] == 0 and 'on 6 pictures' in r[1], r
+    refused(said('attack', place/'run', '--quick', '--n', 6, '--steps', 1), '--quick has no effect beside --steps and --n')
+    for command in ('attack', 'evaluate'): assert 'win' in actions(command)['quick'].help
+    args = parse_options(parser, ['evaluate', 'run', '--quick', '--n-attack', '65'])
+    fit_to(args, make_data(TrainSettings(data='toys', size=16)), dict(n=500, n_attack=64, n_align=64))
+    assert (args.n_attack, args.n_align) == (65, 64)
 
 def test_the_next_command_can_be_pasted():
     "Folders with a space, an accent or a leading dash are quoted in what is proposed."
@@ -131,15 +140,52 @@ def test_folder_of_some_classes(place, said, tmp_path):
 ATTACK = ['--steps', 1, '--n', 8, '--patch-size', 4, '--device', 'cpu']
 
 def test_attack(place, said, tmp_path):
-    "Patches, a sheet, pictures, a table; then ten lines at most, the last one the next command; what they name exists."
+    "Patches, a sheet, pictures, a table; then 14 lines at most, the last one the next command; what they name exists."
     r = said('attack', place/'run', *ATTACK, '--attack', 'gap', 'pgd', '--out', tmp_path/'a', '--quiet')
-    assert r[0] == 0 and len(r[1].partition('attacking')[2].splitlines()) <= 11, r
-    assert r[1].splitlines()[-1] == f"next: triqdef evaluate {place/'run'} --quick"
+    lines = r[1].splitlines()
+    assert r[0] == 0 and lines[0].startswith(f"{tmp_path/'a'} is written at the end") and f"{tmp_path/'.a-unfinished'}" in lines[0], r
+    assert len(r[1].partition('attacking')[2].splitlines()) <= 15, r
+    table = r[1][r[1].index('tried at'):].splitlines()
+    assert [c.strip() for c in table[0].split('  ') if c.strip()] == ['tried at', '32 bits', '2 bits'] and 'n=' in table[1]
+    assert [row.split(',')[1].split('  ')[0] for row in table[2:5]] == [' made at 32', ' made at 2', ' made at 32 2 together']
+    assert any(l.startswith('null') and '[' in l for l in table) and 'GAP 4×4 reaches for class 1, b (--target)' in r[1]
     for p in r[1].splitlines()[-2].split(', '): assert Path(p).exists(), p
     d = json.loads((tmp_path/'a/attack.json').read_text())
     assert len(d['table']) == 2*3*2 and {'success', 'null', 'low', 'clean'} <= d['table'][0].keys()
     assert (tmp_path/'a/sheet.pdf').read_bytes()[:5] == b'%PDF-' and len(list((tmp_path/'a/patches').glob('*.png'))) == 3
     assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+def test_attack_that_finds_nothing(place, said, tmp_path, monkeypatch):
+    "Where no patch does better than the null, a stronger attack is proposed, one that can be pasted; else what follows from success."
+    args = ['attack', place/'run', *ATTACK, '--out', tmp_path/'a', '--quiet']
+    for found, proposed in ((False, f"triqdef attack {place/'run'} "), (True, f"triqdef evaluate {place/'run'} --quick")):
+        monkeypatch.setattr(attack, 'above_null', lambda t: found)
+        r = said(*args)
+        assert r[0] == 0 and r[1].splitlines()[-1].startswith(f'next: {proposed}') and ('did better' in r[1]) is not found, r
+        if not found: again = r[1].splitlines()[-1].split()[2:]
+    asked = parse_options(parser, again)
+    assert (asked.attack, asked.steps, asked.n, asked.patch_size) == (['pgd'], 4, 8, 4)
+
+def test_weights_without_their_network(place, said, tmp_path):
+    "A state dict is refused with the whole command that takes it; --calibrate-n where nothing is calibrated is refused too."
+    import torchvision
+    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), tmp_path/'my.pth')
+    for command, begins in ((['attack'], 'triqdef attack'), (['evaluate'], 'triqdef evaluate'), (['train', tmp_path/'run', '--start'], 'triqdef train RUN --start')):
+        refused(said(*command, tmp_path/'my.pth', '--data', place/'ab'), f"{begins} timm/NAME --weights {tmp_path/'my.pth'} --data FOLDER")
+    refused(said('export', tmp_path/'my.pth', '--bits', 4, '-o', tmp_path/'n.onnx'), 'triqdef train RUN --start timm/NAME --weights')
+    for command in ('attack', 'evaluate'): refused(said(command, place/'run', '--calibrate-n', 8, '--out', tmp_path/'r'), '--calibrate-n has no effect')
+    assert [p.name for p in tmp_path.iterdir()] == ['my.pth']
+
+def test_calibration_shows_progress(place, said, tmp_path):
+    "A float network is calibrated on the number of pictures that was asked for, and what is done is told from the first line on."
+    save_checkpoint(toy_net(2), tmp_path/'float.safetensors', 'toy_net', 2)
+    r = said('attack', tmp_path/'float.safetensors', '--data', place/'ab', *ATTACK, '--calibrate-n', 8, '--out', tmp_path/'a')
+    lines = r[1].splitlines()
+    assert r[0] == 0 and lines[1] == f"loading {tmp_path/'float.safetensors'}", r
+    i = next(i for i, l in enumerate(lines) if 'calibrated on 8 training pictures' in l)
+    assert lines[i + 1].startswith('0 of ') and lines[i + 1].endswith(': calibrating'), lines
+    defaults = {c: actions(c)['calibrate_n'].default for c in ('attack', 'evaluate')}
+    assert defaults == dict(attack=64, evaluate=64)
 
 def test_stopped_attack_goes_on(place, said, tmp_path, monkeypatch):
     "Ctrl-C while the folder is written: nothing half-written, and the same command makes no patch anew."

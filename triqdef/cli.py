@@ -21,7 +21,7 @@ def _command(module, name, about): return later(f'triqdef.commands.{module}', na
 
 _commands = dict(
     demo=_command('demo', 'add_demo', 'attack trained networks on bundled real images, '
-                  'in 2 minutes'),
+                  'in 1 to 13 minutes'),
     attack=_command('attack', 'add_attack', 'attack a network on your pictures; patches to print'),
     train=_command('train', 'add_train', 'train a multi-bit network into a run folder'),
     evaluate=_command('evaluate', 'add_evaluate', 'attack trained networks and write a report'),
@@ -99,7 +99,7 @@ def _run(name, argv, keep):
         args = parser([name]).parse_args(argv)
         return args.run(args)
     with _at_once(): keep.append(_parse_options(partial(parser, [name]), argv))
-    with _shown_progress(): _run_options(keep[0])
+    with _shown_progress(quiet=getattr(keep[0], 'quiet', False)): _run_options(keep[0])
 
 # %% ../nbs/980_cli.ipynb #8ba957cc
 def _exit_code(name, argv):

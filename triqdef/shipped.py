@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .evaluate.page import md_table
+from .evaluate.rate import Rate
 from .evaluate.success import predict
 from .quant.switch import bits_of
 
@@ -54,8 +55,11 @@ def defence_page(
 def _patched(row):
     "Return the accuracy under the patch made and tried at each bit-width, as percent."
     own = [c for c in row['cells'] if c['threat'] == 'T2' and c['definition'] == 'asr']
-    return ' / '.join(f"{100*(1 - c['asr'])*c['n']/row['images']:.0f}" for c in own)
+    rates = [Rate(round((1 - c['asr'])*c['n']), row['images']) for c in own]
+    cells = [dict(asr=r.value, low=r.interval[0], high=r.interval[1]) for r in rates]
+    return ' / '.join(map(_cell, cells))
 
+# %% ../nbs/789_shipped.ipynb #d3730705
 def _training(row):
     "Return images, passes and time of a network's own training."
     m = row['description']['meta']; s = m['settings']
@@ -69,7 +73,8 @@ def networks_page(
 )->str:           # Markdown
     "List the shipped networks: accuracy without and with a patch, size of the file, training."
     table = [{'network': f'`{n}`', 'bits': ' / '.join(r['clean']).replace('None', '32'),
-              'clean %': _shares(r), 'patched %': _patched(r), 'MB': f"{r['bytes']/1e6:.1f}",
+              'clean %': _shares(r), 'patched % [95 %]': _patched(r),
+              'MB': f"{r['bytes']/1e6:.1f}",
               'training on one CPU core': _training(r)} for n, r in rows.items()]
     return md_table(pd.DataFrame(table).set_index('network'))
 

@@ -17,13 +17,15 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..attack.base import declared_attacks
-from .attacks import fit_to, make_attacks, picked_attacks
+from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
-from .data import as_data, as_multibit, data_help
-from .networks import as_network, is_published, Named, network_help
-from .options import add_numbers, as_typed
+from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
+from .networks import is_published, loaded, Named, network_help
+from .options import add_numbers, as_typed, typed_options
+from .progress import tell_folder
 from .sheet import check_sheet, patch_sheet
 from ..core import as_path, versions
+from ..evaluate.display import share_text
 from ..evaluate.matrix import Transfer
 from ..evaluate.page import replace_folder
 from ..evaluate.suite import attack_names
@@ -52,30 +54,59 @@ def _row(self:Found, a, source, b):
         (t.null_success(a, k, b).rate for k in t.nulls_of(a)), key=lambda r: r.value)
     made = ' '.join(str(self.bits(m)) for m in t.attacks[a]['made_at'][str(source)])
     ends = zip(('low', 'high', 'null_low', 'null_high'), (*rate.interval, *null.interval))
+    aimed = 'asr_targeted' in t.definitions(a)
+    targeted = t.success(a, source, b, 'asr_targeted').rate.value if aimed else None
     return dict(attack=a, made_at=made, tried_at=self.bits(b), n=rate.n, success=rate.value,
-                null=null.value, **dict(ends), clean=t.clean.accuracy[b])
+                null=null.value, **dict(ends), clean=t.clean.accuracy[b], targeted=targeted)
 
 @patch
 def table(self:Found)->pd.DataFrame:
     "Return the success of each patch at each bit-width, with the null."
     return pd.DataFrame([self._row(*k) for k in self.transfer.adv_pred])
 
+# %% ../../nbs/974_commands.attack.ipynb #fbc056a5
+def _percent(value, low, high):
+    "Return a share and its interval in whole percent."
+    return share_text(value, low, high).replace(' %', '')
+
+@patch
+def _rows(self:Found, most):
+    "Return the cells of the short table: head, clean accuracy, patches, null."
+    f, patches = self.table(), ['attack', 'made_at']
+    f['cell'] = [_percent(*r) for r in zip(f.success, f.low, f.high)]
+    best = f.groupby(patches, sort=False).success.mean().fillna(0).nlargest(most).index
+    first = f.drop_duplicates('tried_at')
+    right = [f'{c:.0%}, n={n}' for c, n in zip(first.clean, first.n)]
+    null = f.loc[f.null.fillna(0).groupby(f.tried_at, sort=False).idxmax()]
+    null = [_percent(*r) for r in zip(null.null, null.null_low, null.null_high)]
+    rows = [[f'{a}, made at {made}' + ' together'*(' ' in made), *g.cell]
+            for (a, made), g in f.groupby(patches, sort=False) if (a, made) in best]
+    return [['tried at', *(f'{b} bits' for b in first.tried_at)],
+            ['right without a patch', *right], *rows, ['null: noise, grey or a crop', *null]]
+
+# %% ../../nbs/974_commands.attack.ipynb #21c53564
+@patch
+def _aims(self:Found):
+    "Yield a sentence for each targeted attack."
+    for a, g in self.table().dropna(subset='targeted').groupby('attack', sort=False):
+        c = self.transfer.attacks[a]['target']
+        yield (f"{a} reaches for class {c}, {self.vocab[c]} (--target); any wrong class counts "
+               f"above; {g.targeted.max():.0%} at most became {self.vocab[c]}")
+
 # %% ../../nbs/974_commands.attack.ipynb #e009541e
 @patch
 def lines(self:Found,
-    most:int=6,    # patches, those of highest success first
+    most:int=6,    # patches that are shown, those of highest success
 )->list:
     "Return a short table as text."
-    f = self.table()
-    f['cell'] = [f'{100*s:.0f} ({100*n:.0f})' for s, n in zip(f.success, f.null)]
-    rows = f.pivot(index=['attack', 'made_at'], columns='tried_at', values='cell')
-    rows = rows[sorted(rows, reverse=True)]
-    best = f.groupby(['attack', 'made_at']).success.mean().sort_values(ascending=False).index
-    cells = [['success %, null in brackets; made at', *(f'{b} bits' for b in rows)]]
-    cells += [[f'{a}, {made}', *rows.loc[(a, made)]] for a, made in best[:most]]
-    wide = [max(map(len, c)) for c in zip(*cells)]
-    text = ['  '.join(s.ljust(w) for s, w in zip(r, wide)).rstrip() for r in cells]
-    return text + ([f'{len(best) - most} more in table.csv'] if len(best) > most else [])
+    rows, n = self._rows(most), len(self.transfer.attacks)
+    wide = [max(map(len, c)) for c in zip(*rows)]
+    text = ['  '.join(s.ljust(w) for s, w in zip(r, wide)).rstrip() for r in rows]
+    more = len(self.table().groupby(['attack', 'made_at'])) - most
+    head = "of the n pictures that are right without it, % that a patch turns wrong [95 % interval]"
+    weak = ['no patch did better than the null: try a stronger attack']
+    weak = [] if above_null(self.transfer) else weak
+    return [head, *text, *[f'{more} more in table.csv']*(more > 0), *self._aims(), *weak]
 
 # %% ../../nbs/974_commands.attack.ipynb #120af6c3
 @patch
@@ -144,14 +175,15 @@ def _check_gradients(of, args):
                          f"--attack {blind}, or attack the network that it was made of")
 
 def _set_budgets(args):
-    "Give --steps to each attack."
+    "Give --steps to each attack; --quick also takes fewer pictures."
     args.attacks = list(dict.fromkeys(args.attack))
     for d in picked_attacks(args).values(): setattr(args, d.option, args.steps)
+    if args.quick and 'n' not in args.written: args.n = 64
 
 # %% ../../nbs/974_commands.attack.ipynb #acd4cbc4
 def _attacked(of, dls, args, parts):
     "Attack at each bit-width and at all together."
-    net, bits = as_multibit(of, args.bits, dls)
+    net, bits = as_multibit(of, args.bits, dls, args.calibrate_n, not args.quiet)
     sources = [*bits, *([bits] if len(bits) > 1 else [])]
     attacks = make_attacks(args, net, dls)
     print(f"attacking {of.label} on {args.n} pictures: {', '.join(attacks)}", flush=True)
@@ -162,22 +194,42 @@ def _attacked(of, dls, args, parts):
     return Found(of, t, dls.vocab, about)
 
 # %% ../../nbs/974_commands.attack.ipynb #1abbc488
-def _next(of, args):
-    "Return the next command that makes sense."
-    if of.kind == 'onnx': return "triqdef list attacks"
-    options = dict(data=args.data, path=args.path)
-    if args.weights != 'default': options['weights'] = args.weights
-    given = ''.join(f' --{k} {as_typed(v)}' for k, v in options.items() if v)
-    if of.settings: return f"triqdef evaluate {as_typed(args.network)}{given} --quick"
-    return f"triqdef train runs/defended --start {as_typed(args.network)}{given}"
+_chosen = ('data', 'path', 'weights', 'bits', 'attack', 'steps', 'patch_size', 'n', 'target',
+           'seed', 'calibrate_n', 'print_cm', 'device', 'out')
+
+def _stronger(found, args):
+    "Return options of a stronger attack: the full budget, a patch for each picture, a larger one."
+    if args.quick: return {}
+    if found.of.kind != 'onnx' and 'pgd' not in args.attack:
+        return dict(attack=['pgd'], steps=4*args.steps if args.steps else None)
+    first = next(iter(found.transfer.attacks.values()))
+    steps, side = first.get('steps') or first['queries'], found.transfer.settings['image_shape'][-1]
+    larger = first['patch_hw'] and min(max(first['patch_hw'])*3//2, side)
+    fixed = all(d.chooses_area for d in picked_attacks(args).values())
+    return dict(steps=4*steps, patch_size=args.patch_size if fixed else larger)
+
+# %% ../../nbs/974_commands.attack.ipynb #e73a42c3
+def _next(found, args):
+    "Return the next command: a stronger attack where none did better than the null."
+    network, given = as_typed(args.network), {n: getattr(args, n) for n in ('data', 'path')}
+    if args.weights != 'default': given['weights'] = args.weights
+    if not above_null(found.transfer):
+        typed = {n: getattr(args, n) for n in _chosen if n in args.written}
+        return f"triqdef attack {network}" + typed_options(**(typed | _stronger(found, args)))
+    if found.of.kind == 'onnx': return "triqdef list attacks"
+    if found.of.settings: return f"triqdef evaluate {network}{typed_options(**given)} --quick"
+    return f"triqdef train runs/defended --start {network}{typed_options(**given)}"
 
 # %% ../../nbs/974_commands.attack.ipynb #85351e20
 def _run(args):
     "Attack a network and write the folder."
     check_sheet(args.print_cm); _set_budgets(args)
-    out, of = _check_out(args.out), as_network(args.network, args.weights)
-    _check_gradients(of, args)
-    dls = as_data(args.data, of, path=args.path, device=args.device, seed=args.seed)
+    out = _check_out(args.out)
+    tell_folder(args.out)
+    of = loaded(args.network, args.weights)
+    _check_gradients(of, args); check_calibrated([of], args)
+    dls = as_data(args.data, of, not args.quiet, path=args.path, device=args.device,
+                  seed=args.seed)
     fit_to(args, dls, names=('n',))
     parts = out.parent/f'.{out.name}-unfinished'
     with alone(out.parent/f'.{out.name}.lock', args.out):
@@ -185,7 +237,7 @@ def _run(args):
         _store(found, out, args.print_cm)
         shutil.rmtree(parts, ignore_errors=True)
     made = [p for n in ('table.csv', 'pictures', 'sheet.pdf') if (p := Path(args.out, n)).exists()]
-    print(*found.lines(), ', '.join(map(str, made)), f"next: {_next(of, args)}", sep='\n')
+    print(*found.lines(), ', '.join(map(str, made)), f"next: {_next(found, args)}", sep='\n')
 
 # %% ../../nbs/974_commands.attack.ipynb #e6c3898e
 _about = (
@@ -197,8 +249,9 @@ _about = (
 _numbers = [('steps', None, 'steps or queries of each attack'),
             ('patch-size', None, 'side of the patch in pixels'),
             ('n', 200, 'pictures to attack'),
-            ('target', 3, 'class that targeted attacks reach for, else the last'),
-            ('seed', 0, 'seed of everything drawn')]
+            ('target', 3, 'number of the class, from 0, that targeted attacks (gap) make every '
+                          'picture look like, else the last; success counts any wrong class'),
+            calibrate_row, ('seed', 0, 'seed of everything drawn')]
 
 # %% ../../nbs/974_commands.attack.ipynb #b27fad0a
 def _add_choices(p):
@@ -212,15 +265,16 @@ def _add_choices(p):
                    help='bit-widths (default: those of the network, or 32 8 4 2)')
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
                    help=f"of {', '.join(attack_names())} (default: gap)")
-    p.add_argument('--quick', action='store_true', help='small budgets: minutes instead of hours')
+    p.add_argument('--quick', action='store_true', help='small budgets and 64 pictures: minutes '
+                   'instead of hours; --steps and --n beside it win')
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [
     Rule(('path',), lambda a: a.data == 'imagenet', "without data 'imagenet'"),
-    Rule(('quick',), lambda a: a.steps is None, 'beside --steps'),
+    Rule(('quick',), lambda a: not {'steps', 'n'} <= a.written, 'beside --steps and --n'),
     Rule(('weights',), lambda a: is_published(a.network),
          'on a network that has its own'),
-    Rule(('bits',), lambda a: not a.network.endswith('.onnx'), 'on an ONNX file'),
+    Rule(('bits', 'calibrate_n'), lambda a: not a.network.endswith('.onnx'), 'on an ONNX file'),
     Rule(('target',), lambda a: any(declared_attacks()[n].targeted for n in a.attack),
          'on attacks that reach for no class'),
     Rule(('patch_size',), lambda a: not all(declared_attacks()[n].chooses_area for n in a.attack),

@@ -11,11 +11,12 @@ __all__ = ['add_evaluate']
 from pathlib import Path
 
 from ..attack.base import declared_attacks
-from .attacks import fit_to, make_attacks, picked_attacks
+from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
-from .data import as_data, as_multibit, data_help
-from .networks import as_network, is_published, network_help
-from .options import add_numbers, as_typed
+from .data import as_data, as_multibit, check_calibrated, data_help
+from .networks import as_network, is_published, loaded, network_help
+from .options import add_numbers, as_typed, typed_options
+from .progress import tell_folder
 from .published import add_published, run_published
 from .report import add_report_options, write_report
 from ..deploy.graph import need_modules
@@ -50,7 +51,7 @@ def _attack_rules():
                  'without an attack that works image by image, or --certify')]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #4a0aac9f
-_of_model = ('calibrate_n', 'valid_n', 'bs', 'workers', 'shard', 'skip_unreadable')
+_of_model = ('valid_n', 'bs', 'workers', 'shard', 'skip_unreadable')
 _of_report = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack', 'n_align',
               'patch_size', 'target', 'seed', 'single_file', 'certify', 'masks')
 
@@ -109,7 +110,7 @@ def _changes(of, args):
 def _data_of(named, args):
     "Return the data of the first network, or those asked for, with the test set to score on."
     one = next(iter(named.values()))
-    dls = as_data(args.data, one, **_changes(one, args))
+    dls = as_data(args.data, one, not args.quiet, **_changes(one, args))
     sizes = {n: o.settings.size for n, o in named.items() if o.settings}
     if hasattr(dls.valid_ds, 'paths') and len(set(sizes.values())) > 1:
         raise ValueError(f"the runs were trained on images of other sides, {sizes}: "
@@ -156,25 +157,37 @@ def _nets(named, args, dls):
             raise ValueError(f"evaluate needs gradients, {of.name} has none: "
                              "triqdef attack takes it")
         check_same_classes(of.net, dls, n)
-        nets[n], bits = as_multibit(of, args.bits, dls)
+        nets[n], bits = as_multibit(of, args.bits, dls, args.calibrate_n, not args.quiet)
         if args.bits: chosen = bits
     return nets, chosen
 
 # %% ../../nbs/972_commands.evaluate.ipynb #a480177a
-def _next(of, net):
-    "Return the command that makes a file of the network at its lowest bit-width."
-    start = f"triqdef train runs/defended --start {as_typed(of.name)}"
-    if of.record is None: return start
-    return f"triqdef export {as_typed(of.name)} --bits {bits_of(net)[-1]}"
+def _next(of, net, found, args):
+    "Return the next command: other attacks where none beat the null, a training, or an export."
+    name, given = as_typed(of.name), {n: getattr(args, n) for n in ('data', 'path')}
+    if is_published(of.name) and args.weights != 'default': given['weights'] = args.weights
+    if not found and args.quick: return f"triqdef evaluate {name}{typed_options(**given)}"
+    if not found: return f"triqdef attack {name}{typed_options(**given)} --attack pgd gap"
+    if of.record is None:
+        return f"triqdef train runs/defended --start {name}{typed_options(**given)}"
+    return f"triqdef export {name} --bits {bits_of(net)[-1]}"
 
 # %% ../../nbs/972_commands.evaluate.ipynb #2df3f192
+def _load(args):
+    "Check the folder and load the networks, name → `Named`."
+    check_report_folder(args.out)
+    tell_folder(args.out)
+    named = {k: loaded(n, args.weights if is_published(n) else 'default', 'triqdef evaluate')
+             for k, n in zip(_names(args.networks), args.networks)}
+    check_calibrated(named.values(), args)
+    return named
+
+# %% ../../nbs/972_commands.evaluate.ipynb #e9a95604
 def _run(args):
     "Attack networks, or a published one on ImageNet, and write a report."
     _check_asked(args)
     if args.model: return run_published(args)
-    check_report_folder(args.out)
-    named = {k: as_network(n, args.weights if is_published(n) else 'default')
-             for k, n in zip(_names(args.networks), args.networks)}
+    named = _load(args)
     dls = _data_of(named, args)
     nets, bits = _nets(named, args, dls)
     fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else {})
@@ -182,9 +195,11 @@ def _run(args):
     if undefended is not None:
         check_same_classes(undefended.to(dls.device), dls, 'the undefended network')
     records = {k: of.record for k, of in named.items() if of.record and nets[k] is of.net}
-    write_report(nets, dls, make_attacks(args, next(iter(nets.values())), dls), args, records,
-                 bits, audit=not args.no_audit, undefended=undefended, quick=args.quick)
-    print(f"next: {_next(next(iter(named.values())), next(iter(nets.values())))}")
+    first = next(iter(named))
+    r = write_report(nets, dls, make_attacks(args, nets[first], dls), args, records, bits,
+                     audit=not args.no_audit, undefended=undefended, quick=args.quick)
+    found = any(map(above_null, r.transfers.values()))
+    print(f"next: {_next(named[first], nets[first], found, args)}")
 
 # %% ../../nbs/972_commands.evaluate.ipynb #cd4e4174
 _about = (
@@ -195,7 +210,7 @@ _about = (
     'budgets take hours on a CPU; --quick takes minutes and says what it left out.')
 _help = dict(
     quick='at most 500 images and small budgets: about 5 minutes for a ResNet-20 at four '
-          'bit-widths on 2 cores',
+          'bit-widths on 2 cores; numbers beside it win',
     undefended="network without a defence for the audit, or 'none'; default: what a run began "
                "from, if no patch was in its training",
     export='export every bit-width to ONNX files (in OUT-onnx) and let line 12 of the audit '

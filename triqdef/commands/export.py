@@ -18,7 +18,7 @@ from ..checks import check_choice
 from .attacks import fit_to
 from .checks import Rule, set_command, without_effect_by
 from .data import as_data, data_help
-from .networks import as_network, Named
+from .networks import loaded, Named
 from .options import add_numbers, as_typed
 from ..core import atomic_path
 from ..deploy.onnx import (check_form, check_writable_file, export_onnx, form_names,
@@ -46,7 +46,8 @@ def _check_network(net, out, args):
         raise ValueError(f"{out} is the network itself: name another file")
     if network.suffix == '.onnx': raise ValueError(f"{network} is an ONNX file already")
     if bit_state_of(net) is None:
-        raise ValueError(f"{args.network} is a float network: export needs a multi-bit one")
+        raise ValueError(f"{args.network} is a float network, export needs a multi-bit one: "
+                         f"triqdef train RUN --start {as_typed(args.network)}")
     check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
     if 8 < args.bits < 32:
         raise ValueError(f"--bits {args.bits}: integer kernels have 8 bits at the most")
@@ -162,7 +163,7 @@ def _run(args):
     "Export one bit-width of a trained network."
     name = Path(args.network).resolve().name
     out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
-    of = as_network(args.network)
+    of = loaded(args.network, 'default', 'triqdef train RUN --start')
     net = of.net
     _check_network(net, out, args)
     patches = _report_patches(args.report, name, args.of) if args.report else None
@@ -206,7 +207,8 @@ def _add_form(p):
 _numbers = [('n', 1000, 'images to compare on'),
             ('patch-size', None, 'side of the patch in pixels'),
             ('gap-steps', 30, 'Adam steps of GAP'),
-            ('target', 3, 'class that GAP reaches for, else the last'),
+            ('target', 3, 'number of the class, from 0, that GAP makes every picture look like, '
+                          'else the last'),
             ('seed', 0, 'of the places of patches')]
 
 # %% ../../nbs/963_commands.export.ipynb #bb455315

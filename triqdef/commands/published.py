@@ -17,7 +17,9 @@ from fastai.torch_core import default_device
 
 from ..checks import check_bits
 from .attacks import fit_to, make_attacks
+from .data import calibrate_row
 from .options import add_numbers
+from .progress import tell_folder
 from .report import write_report
 from ..core import atomic_path
 from ..evaluate.imagenet import imagenet_accuracy, multibit_classifier
@@ -29,7 +31,7 @@ from ..quant.switch import bits_of
 from ..train.run import check_same_classes, check_writable
 
 # %% ../../nbs/969_commands.published.ipynb #0cdec03d
-_numbers = [('calibrate-n', 256, 'training pictures to calibrate on'),
+_numbers = [calibrate_row,
             ('valid-n', 0, 'validation pictures, the first of the fixed order; 0 for all'),
             ('bs', 32, 'pictures a forward pass'), ('workers', 0, 'processes that decode')]
 _group = ('resnet50 --data imagenet --path FOLDER: a published network, made multi-bit and '
@@ -83,6 +85,8 @@ def _check_published(args):
 def _calibrated(args, folder, device):
     "Return the network, multi-bit and calibrated, and its bit-widths."
     wait = check_shard(args.shard)[0] > 0
+    print(f"loading {args.model}; a network of torchvision or timm is calibrated on "
+          f"{args.calibrate_n} pictures", flush=True)
     with _no_empty(folder):
         net = multibit_classifier(args.model, args.path, check_writable(folder), args.weights,
                                   args.bits or (32, 8, 4, 2), args.calibrate_n, args.bs, device,
@@ -111,6 +115,7 @@ def run_published(
     _check_published(args)
     device, folder = _own_device(args.device), Path(f'{args.out}-predictions')
     if args.n: check_report_folder(args.out)
+    tell_folder(args.out if args.n else folder, folder)
     net, bits = _calibrated(args, folder, device)
     if _predict(net, bits, args, folder) and args.n: _attack(net, bits, args, device)
 

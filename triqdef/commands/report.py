@@ -16,7 +16,7 @@ from .export import exported_files
 from .options import add_numbers
 from ..evaluate.certified import certified
 from ..evaluate.page import check_report_folder
-from ..evaluate.report import report
+from ..evaluate.report import report, Report
 from ..evaluate.tables import CertifiedShare
 from ..evaluate.transfer import evaluation_images
 from ..quant.switch import bits_of
@@ -41,7 +41,8 @@ def add_report_options(
     "Add the options that every command with a report has."
     notes = ('evaluation images', 'of them for attacks that work image by image',
              'images for the alignment table, 0 for none')
-    target = f'class that {targeted_attacks()} reaches for, else the last one'
+    target = (f'number of the class, from 0, that {targeted_attacks()} makes every picture look '
+              'like, else the last; success counts any wrong class, and asr_targeted this one')
     rows = [*zip(('n', 'n-attack', 'n-align'), counts, notes), *_budget_rows(gap, pgd, more),
             ('target', 3, target), ('seed', 0, 'seed of everything drawn')]
     add_numbers(parser, rows, 'the suite')
@@ -87,16 +88,15 @@ def write_report(
     args,         # parsed options: those of `add_report_options`, perhaps export
     runs,         # name → run, or network that is its own record; may be empty
     bits=None,    # bit-widths, or None for those of the network that has fewest
-    **more,       # further fields of `ReportSettings`
-):
-    "Make one report of all networks, write it to `args.out`, and print what it found."
+    **more        # further fields of `ReportSettings`
+)->Report:
+    "Make one report of all networks, write it to `args.out`, print what it found, return it."
     bits = bits or min(map(bits_of, nets.values()), key=len)
     notes = {n: _training_of(r) for n, r in runs.items()}
-    export = getattr(args, 'export', False)
-    files = exported_files(nets, dls, bits, Path(f'{args.out}-onnx'), args.n) if export else None
-    out = check_report_folder(args.out)
+    to = Path(f'{args.out}-onnx') if getattr(args, 'export', False) else None
+    files, out = to and exported_files(nets, dls, bits, to, args.n), check_report_folder(args.out)
     with alone(out.parent/f'.{out.name}.lock', args.out):
         r = _written(nets, dls, attacks, bits, args, files, out, runs=runs, notes=notes, **more)
-    print(r.brief())
-    print(f"\n{Path(args.out)/'index.html'} is the report; "
-          "report.json beside it holds every setting, seed, version and figure")
+    page = Path(args.out)/'index.html'
+    print(f"{r.brief()}\n\n{page} is the report, report.json beside it has every figure")
+    return r

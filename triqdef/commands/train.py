@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .checks import set_command
-from .networks import as_network, network_help, network_kind
+from .networks import as_network, check_whole, network_help, network_kind
 from .options import add_methods, add_settings, as_typed, train_settings
 from ..core import this_process
 from ..train.run import train, TrainSettings, without_effect
@@ -27,6 +27,7 @@ def _start(args):
         return {} if own else dict(start=_shipped)
     kind = 'scratch' if args.start == 'scratch' else network_kind(args.start)
     if kind == 'onnx': raise ValueError(f"--start: {args.start} is a file that cannot be trained")
+    if kind == 'checkpoint': check_whole(args.start, 'triqdef train RUN --start')
     if kind == 'run': return dict(start=str(Path(args.start)/'network.safetensors'))
     if kind != 'published': return {}
     if 'arch' in args.written: raise ValueError("--arch has no effect with --start: leave it out")

@@ -66,7 +66,7 @@ def _calibrated(plain, path, bits, n, bs, device):
     plain = plain.to(dl.device, memory_format=torch.channels_last)
     with fixed_seed(0):
         net = to_multibit(plain, bits, per_channel=True)
-        calibrate(net, dl, n_batches=len(dl))
+        calibrate(net, dl, n_batches=len(dl), progress=True)
     return net
 
 # %% ../../nbs/840_evaluate.imagenet.ipynb #e4c4110d

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..attack.base import Attack, ImageAttack, UniversalAttack
 from ..attack.criteria import Criterion
 from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
@@ -115,6 +116,23 @@ def _is_ready(a):
     return isinstance(a, dict) and bool(a) and all(isinstance(p, Patch) for p in a.values())
 
 # %% ../../nbs/605_evaluate.plan.ipynb #dc058b54
+def _no_attack(name, a):
+    "Return what an attack must be."
+    kind = type(a).__name__
+    return (f"attack {name!r} must be of a subclass of Attack with attack(net, x, y, bits), of "
+            "ImageAttack with run, or of UniversalAttack with _start, _step_fit and notes, all of "
+            "triqdef.attack.base, since a matrix reads their settings, such as class "
+            f"{kind}(Attack); or a dict bits → Patch; got {kind}")
+
+def _lacks(a):
+    "Whether an attack leaves undefined what its base class asks for."
+    if not isinstance(a, Attack): return True
+    if isinstance(a, ImageAttack) and type(a).run is ImageAttack.run: return True
+    own, base = type(a), UniversalAttack
+    if not isinstance(a, base) or own.fit is not base.fit: return False
+    return any(getattr(own, k) is getattr(base, k) for k in ('_start', '_step_fit', 'notes'))
+
+# %% ../../nbs/605_evaluate.plan.ipynb #0be53b4f
 def _kind(name, a):
     "Return 'per image', 'universal' or 'ready', or raise a `TypeError`."
     if _is_ready(a):
@@ -123,10 +141,10 @@ def _kind(name, a):
         return 'ready'
     if isinstance(a, type):
         raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
+    if _lacks(a): raise TypeError(_no_attack(name, a))
     if hasattr(a, 'attack') and not a.universal: return 'per image'
     if hasattr(a, 'fit'): return 'universal'
-    raise TypeError(f"attack {name!r} must have .attack (per image) or .fit (universal), or be "
-                    f"a dict bits → Patch; got {type(a).__name__}")
+    raise TypeError(_no_attack(name, a))
 
 # %% ../../nbs/605_evaluate.plan.ipynb #e69ea5a0
 @dataclass

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from fastcore.basics import noop
+from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
 from ..core import (check_bits, check_choice, check_images, check_ints, device_of, eval_mode,
@@ -172,6 +173,26 @@ def _for_outputs(net, bits, batches, method, norms):
         with at_bits(net, b), _moving(net, norms and full):
             with fitting_outputs(net, wanted, b, method == 'adaround'): net(x)
 
+# %% ../../nbs/138_quant.calibrate.ipynb #6ebe19a3
+@contextmanager
+def _counted(net, total, progress):
+    "Show a bar that counts the calls of quantized layers, `total` passes of the network in all."
+    if not progress: yield; return
+    layers = [m for m in net.modules() if isinstance(m, (QConv2d, QLinear))]
+    bar = progress_bar(range(len(layers)*total), leave=False)
+    bar.comment, steps = 'calibrating', iter(bar)
+    def tick(*_): next(steps, None)
+    tick()
+    with hooked([m.register_forward_pre_hook(tick) for m in layers]): yield
+    for _ in steps: pass
+
+# %% ../../nbs/138_quant.calibrate.ipynb #9cebbf53
+def _fit(net, low, batches, method, norms, progress):
+    "Fit steps of `low`, and norms if `norms`, with a bar if wanted."
+    fit, parts = (_for_outputs, 1) if method in _by_outputs else (_by_tensors, len(batches))
+    with eval_mode(net), _counted(net, parts*(1 + len(low)), progress):
+        fit(net, low, batches, method, norms)
+
 # %% ../../nbs/138_quant.calibrate.ipynb #50fee76a
 @torch.no_grad()
 def calibrate(
@@ -181,6 +202,7 @@ def calibrate(
     bits=None,           # the bit-widths to calibrate, or None for all below 32
     method:str='mse',    # 'mse', 'lsq', 'outputs' or 'adaround', see the table
     norms:bool=True,     # correct BatchNorm statistics too
+    progress=False,      # show a progress bar
 )->nn.Module:
     "Fit steps and BatchNorm statistics of low bit-widths to data; `ValueError` on an empty loader."
     check_choice(method, ('mse', 'lsq', *_by_outputs), 'method')
@@ -189,7 +211,5 @@ def calibrate(
     allowed = only_state(inner, 'calibrate').allowed
     low = [b for b in check_bits(allowed if bits is None else bits, allowed) if b != 32]
     if method in _by_outputs: check_outputs(inner, method == 'adaround')
-    batches = first_batches(dl, n_batches, inner)
-    fit = _for_outputs if method in _by_outputs else _by_tensors
-    with eval_mode(inner): fit(inner, low, batches, method, norms)
+    _fit(inner, low, first_batches(dl, n_batches, inner), method, norms, progress)
     return net

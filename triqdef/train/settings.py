@@ -68,7 +68,7 @@ class MethodSettings(StartSettings):
     pairs:str = 'neighbours'    # which bit-widths are compared: 'neighbours' or 'all'
     distill:float = 0.          # share of lower bit-widths' clean loss given to the highest, 0 to 1
     warmup:float = .3           # share of training in which lower bit-widths are added
-    max_active:int = 0          # most bit-widths at a step, 0 for all
+    max_active:int = 0          # most bit-widths at a step: 0 for all, else at least 2
     patch_size:int = 8          # side in pixels of the training patches
     attack_steps:int = 5        # steps of the inner attack
     step_size:float = 32/255    # of the inner attack, in pixel units of [0,1]
