@@ -17,7 +17,9 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.pgd import PatchPGD
 from triqdef.data import ImageTensors, image_dls
+from triqdef.evaluate import jobs
 from triqdef.evaluate.success import predict, success
+from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import resnet20
 from triqdef.percept.gradients import input_gradient
 from triqdef.quant.conv import _Conv, _ConvGrad
@@ -188,3 +190,13 @@ def test_bf16_keeps_the_closed_forms():
     assert abs(total.item() - full.item()) < .1*full.item()
     a, b = (torch.cat([p.grad.flatten() for p in n.parameters() if p.grad is not None]) for n in (net, other))
     assert a.isfinite().all() and a.dtype == torch.float32 and F.cosine_similarity(a, b, 0) > .7
+
+def test_matrix_classifies_clean_images_once():
+    "Two attacks and both sources share the clean predictions: one call for each bit-width, then one for each cell."
+    net, loader, calls = network(), [toy_images(8, size=16)], []
+    def counted(*a, own=jobs.predict, **k):
+        calls.append(a)
+        return own(*a, **k)
+    with patch.object(jobs, 'predict', counted):
+        transfer_matrix(net, loader, dict(a=PatchPGD(4, steps=1), b=PatchPGD(3, steps=1)), nulls=0, progress=False)
+    assert len(calls) == 2 + 2*2*2
