@@ -44,7 +44,7 @@ def main():
     p.set_defaults(warmup=1)
     args = begin(p)
     if args.serve: return serve(args)
-    if not args.old: raise SystemExit('before.py compares two trees: give --old, a folder with the other checkout')
+    if not args.old: return print('nothing to compare: give --old, a folder with the other checkout')
     trees = dict(before=Tree(args.old, args), now=Tree(HERE, args))
     times = {f'{k}, {t}': [] for k in VARIANTS for t in trees}
     try:

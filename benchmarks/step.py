@@ -31,9 +31,9 @@ class Step:
 
     def __call__(self):
         a, self.n = self.args, self.n + 1
-        if self.attack is None: x_adv = place(self.x, self.patch, (4, 4))
-        else: x_adv = self.attack.attack(self.net, self.x, self.y, bits=a.bits[self.n % len(a.bits)])
         with torch.autocast(torch.device(a.device).type, torch.bfloat16, enabled=a.bf16):
+            if self.attack is None: x_adv = place(self.x, self.patch, (4, 4))
+            else: x_adv = self.attack.attack(self.net, self.x, self.y, bits=a.bits[self.n % len(a.bits)])
             total = self.objective(self.net, self.x, self.y, x_adv, a.bits).total
         self.opt.zero_grad(); total.backward(); self.opt.step()
 

@@ -1,7 +1,8 @@
 """What a step costs on a GPU, counted without one, and that nothing kept for speed goes stale."""
-import copy
+import copy, json, os, subprocess, sys
 from collections import Counter
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -200,3 +201,12 @@ def test_matrix_classifies_clean_images_once():
     with patch.object(jobs, 'predict', counted):
         transfer_matrix(net, loader, dict(a=PatchPGD(4, steps=1), b=PatchPGD(3, steps=1)), nulls=0, progress=False)
     assert len(calls) == 2 + 2*2*2
+
+def test_gpu_script(tmp_path):
+    "What a machine with a GPU is to run takes its options, agrees with itself and times every part, on a CPU."
+    root, out = Path(__file__).parents[1], tmp_path/'gpu.json'
+    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
+    subprocess.run(['bash', str(root/'scripts/gpu.sh'), str(out), '--device', 'cpu', '--toy'], check=True, env=env, stdout=subprocess.DEVNULL)
+    found = json.loads(out.read_text())
+    assert found['agreement'] and found['seconds'] < 470
+    assert len(found['timings']) == 9 and all(t['ms'] > 0 for t in found['timings'].values())
