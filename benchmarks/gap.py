@@ -52,7 +52,7 @@ def speed(net, x, y, args, angle):
     k = args.time_steps
     return ratios(interleaved({'triqdef': lambda: fit_ours(net, x, y, args, k, angle),
                                'ART, cleared': lambda: fit_art(net, x, args, k, True, angle)},
-                              args.repeats, args.warmup, args.device), 'ART, cleared')
+                              args.repeats, args.warmup, args.device, clock=args.clock), 'ART, cleared')
 
 def main():
     p = parser(__doc__, repeats=3)

@@ -59,21 +59,24 @@ def wait(device):
 
 class Step:
     "One training step at a call."
-    def __init__(self, args, batch, weights, attack):
+    def __init__(self, args, batch, weights, attack, bf16=False):
         self.x, self.y = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,))
         net = network(args.arch, self.x[:64])
         self.net = net.to(args.device, memory_format=torch.channels_last).train()
         self.x, self.y = self.x.to(args.device), self.y.to(args.device)
         self.patch, self.n = torch.rand(3, 8, 8, device=args.device), 0
         self.attack = PatchPGD(8, 5, 32/255, keep='loss', seed=0) if attack else None
+        self.auto = dict(device_type=torch.device(args.device).type, dtype=torch.bfloat16, enabled=bf16)
         self.objective, self.opt = Objective(*weights), adam_at_once(list(self.net.parameters()), 1e-4)
         self()
 
     def __call__(self):
         self.n += 1
-        if self.attack is None: x_adv = place(self.x, self.patch, (4, 4))
-        else: x_adv = self.attack.attack(self.net, self.x, self.y, bits=BITS[self.n % 2])
-        self.objective(self.net, self.x, self.y, x_adv, BITS).total.backward()
+        with torch.autocast(**self.auto):
+            if self.attack is None: x_adv = place(self.x, self.patch, (4, 4))
+            else: x_adv = self.attack.attack(self.net, self.x, self.y, bits=BITS[self.n % 2])
+            total = self.objective(self.net, self.x, self.y, x_adv, BITS).total
+        total.backward()
         self.opt.step(); self.opt.zero_grad()
 
 def milliseconds(f, device, n):
@@ -101,9 +104,9 @@ def timings(args, out):
     "Steps with and without penalties and attack, by batch; an attack and an evaluation. Stops when the time is up."
     for batch in args.batches:
         for attack in (False, True):
-            for name, weights in (('λ = 0', (1., 0., 0.)), ('TriQDef', (1., .1, .1))):
+            for name, weights, bf16 in (('λ = 0', (1., 0., 0.), False), ('TriQDef', (1., .1, .1), False), ('TriQDef in bf16', (1., .1, .1), True)):
                 if time.monotonic() - START > args.seconds: return
-                step = Step(args, batch, weights, attack)
+                step = Step(args, batch, weights, attack, bf16)
                 out[f"{name}, batch {batch}, {'5-step' if attack else 'no'} attack"] = dict(ms=milliseconds(step, args.device, args.repeats), **kernels(step, args.device))
     net, (x, y) = step.net.eval(), (step.x, step.y)
     calls = {'forward pass at 4 bits': lambda: predict(net, x, bits=4), '20 steps of Patch PGD': lambda: PatchPGD(8, steps=20, seed=0).attack(net, x, y, bits=4),

@@ -1,6 +1,9 @@
 """What a step costs on a GPU, counted without one, and that nothing kept for speed goes stale."""
-import copy
-from contextlib import nullcontext
+import copy, json, os, subprocess, sys
+from collections import Counter
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,12 +18,17 @@ from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.pgd import PatchPGD
 from triqdef.data import ImageTensors, image_dls
+from triqdef.evaluate import jobs
 from triqdef.evaluate.success import predict, success
+from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.models import resnet20
 from triqdef.percept.gradients import input_gradient
+from triqdef.quant.conv import _Conv, _ConvGrad
 from triqdef.quant.convert import at_bits, calibrate, to_multibit
 from triqdef.quant.frozen import weights_once
 from triqdef.quant.layers import QConv2d
+from triqdef.quant.norm import _BatchNorm, _BatchNormGrad, MultiBitNorm
+from triqdef.quant.ste import _QuantizeGrad
 from triqdef.toys import toy_images, toy_net
 from triqdef.train.callback import TriQDef
 from triqdef.train.curriculum import BACT
@@ -148,3 +156,57 @@ def test_again():
 class GAPLike:
     "An attack of a user."
     def attack(self, net, x, y, bits=None): return 1 - x
+
+
+def under_autocast(counts, net, x, y):
+    "An attack and an objective under bfloat16; returns the loss, the patched images, and how often each form in Python ran."
+    names = {'conv': _Conv, 'norm': _BatchNorm, 'second norm': _BatchNormGrad, 'second conv': _ConvGrad, 'second quantizer': _QuantizeGrad}
+    with ExitStack() as stack:
+        for name, cls in names.items():
+            side = 'backward' if name.startswith('second') else 'forward'
+            own = getattr(cls, side)
+            def counted(*a, own=own, name=name, **k):
+                counts[name] += 1
+                return own(*a, **k)
+            stack.enter_context(patch.object(cls, side, staticmethod(counted)))
+        with torch.autocast('cpu', torch.bfloat16):
+            x_adv = PatchPGD(4, steps=2, seed=0).attack(net, x, y, bits=4)
+            assert not counts['conv'] + counts['norm']      # an attack differentiates once
+            total = Objective(1., .1, .1)(net.train(), x, y, x_adv).total
+        total.backward()
+    return total, x_adv
+
+def test_bf16_keeps_the_closed_forms():
+    "Under autocast every norm, large map and quantizer of a patched pass is differentiated by formula, and results stay near float32."
+    net, (x, y) = network(resnet20), toy_images(8, size=32)
+    other, counts = copy.deepcopy(net), Counter()
+    total, x_adv = under_autocast(counts, net, x, y)
+    norms = sum(isinstance(m, MultiBitNorm) for m in net.modules())
+    assert counts['second norm'] == 2*norms and counts['norm'] == 4*norms
+    large = 7 + 5     # of 32 and 16 pixels; the first of a stage reads the larger map
+    assert counts['second conv'] >= 2*large and counts['second quantizer'] > 0, counts
+    assert x_adv.dtype == torch.float32 and 0 <= x_adv.min() and x_adv.max() <= 1
+    full = Objective(1., .1, .1)(other.train(), x, y, x_adv).total
+    full.backward()
+    assert abs(total.item() - full.item()) < .1*full.item()
+    a, b = (torch.cat([p.grad.flatten() for p in n.parameters() if p.grad is not None]) for n in (net, other))
+    assert a.isfinite().all() and a.dtype == torch.float32 and F.cosine_similarity(a, b, 0) > .7
+
+def test_matrix_classifies_clean_images_once():
+    "Two attacks and both sources share the clean predictions: one call for each bit-width, then one for each cell."
+    net, loader, calls = network(), [toy_images(8, size=16)], []
+    def counted(*a, own=jobs.predict, **k):
+        calls.append(a)
+        return own(*a, **k)
+    with patch.object(jobs, 'predict', counted):
+        transfer_matrix(net, loader, dict(a=PatchPGD(4, steps=1), b=PatchPGD(3, steps=1)), nulls=0, progress=False)
+    assert len(calls) == 2 + 2*2*2
+
+def test_gpu_script(tmp_path):
+    "What a machine with a GPU is to run takes its options, agrees with itself and times every part, on a CPU."
+    root, out = Path(__file__).parents[1], tmp_path/'gpu.json'
+    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
+    subprocess.run(['bash', str(root/'scripts/gpu.sh'), str(out), '--device', 'cpu', '--toy'], check=True, env=env, stdout=subprocess.DEVNULL)
+    found = json.loads(out.read_text())
+    assert found['agreement'] and found['seconds'] < 470
+    assert len(found['timings']) == 9 and all(t['ms'] > 0 for t in found['timings'].values())

@@ -7,6 +7,8 @@ import torch
 from triqdef.core import atomic_path, seed_everything, versions
 
 
+CLOCKS = dict(wall=time.perf_counter, processor=time.process_time)
+
 def parser(description, repeats):
     "Options that every benchmark has."
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -16,12 +18,14 @@ def parser(description, repeats):
                    if hasattr(os, 'sched_getaffinity') else os.cpu_count(), help='CPU threads of torch')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='cpu or cuda')
     p.add_argument('--seed', type=int, default=0, help='of weights and data')
+    p.add_argument('--clock', default='wall', choices=CLOCKS, help='seconds on the wall, or of the processor: for one thread on a loaded machine')
     p.add_argument('--out', default='', help='JSON file to write')
     return p
 
 def begin(p):
     "The parsed options, with threads and seed set."
     args = p.parse_args()
+    if args.clock == 'processor' and (args.threads > 1 or args.device != 'cpu'): p.error('--clock processor is for one thread on a CPU')
     if args.repeats < 1 or args.warmup < 0: p.error('--repeats must be at least 1 and --warmup at least 0')
     torch.set_num_threads(args.threads)
     seed_everything(args.seed)
@@ -30,15 +34,15 @@ def begin(p):
 def sync(device):
     if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
 
-def interleaved(variants, repeats, warmup, device='cpu', rest=0.):
+def interleaved(variants, repeats, warmup, device='cpu', rest=0., clock='wall'):
     "Milliseconds of each repeat of each function: every round runs all of them, in an order that turns by one, `rest` seconds before each."
-    names, times = list(variants), {n: [] for n in variants}
+    names, times, now = list(variants), {n: [] for n in variants}, CLOCKS[clock]
     for r in range(-warmup, repeats):
         for n in names[r % len(names):] + names[:r % len(names)]:
             if rest: time.sleep(rest)      # threads of the one before stop spinning
-            sync(device); start = time.perf_counter()
+            sync(device); start = now()
             variants[n]()
-            sync(device); took = (time.perf_counter() - start)*1e3
+            sync(device); took = (now() - start)*1e3
             if r >= 0: times[n].append(took)
     return times
 

@@ -70,10 +70,17 @@ def is_ours(
 )->bool:
     "Whether this page's form runs: the one place where it is chosen."
     twice = torch.is_grad_enabled() and x.requires_grad and w.requires_grad
-    if not twice or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-        return False
+    if not twice or torch.compiler.is_compiling(): return False
     if conv.padding_mode != 'zeros' or isinstance(conv.padding, str) or x.ndim != 4: return False
     return x.device.type != 'cpu' or min(x.shape[-2:]) >= 16
+
+# %% ../../nbs/116_quant.conv.ipynb #a5df9beb
+def _in_autocast(*tensors):
+    "The tensors in the type that autocast, where it is on, gives a convolution."
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind): return tensors
+    low = torch.get_autocast_dtype(kind)
+    return [t if t is None or t.dtype == torch.float64 else t.to(low) for t in tensors]
 
 # %% ../../nbs/116_quant.conv.ipynb #0519e8d4
 def conv2d(
@@ -88,5 +95,6 @@ def conv2d(
             return F.conv2d(x, w, b, conv.stride, conv.padding, conv.dilation, conv.groups)
         return nn.Conv2d._conv_forward(conv, x, w, b)
     how = conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups
+    x, w, b = _in_autocast(x, w, b)
     y = _Conv.apply(x, w, how)
     return y if b is None else y + b[:, None, None]

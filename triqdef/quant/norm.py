@@ -48,7 +48,7 @@ def _second_order(v, g, gx, gw, gb, x, w, mean, rstd, eps):
     slope = w_share.mul_(by_w).mul_(rstd)
     dx = torch.addcmul(_per_channel(slope*mean), x, _per_channel(slope), value=-1)
     for t, share in ((vx, g_share), (gx, v_share)): dx.addcmul_(t, _per_channel(share), value=-1)
-    return vx, dx, by_w
+    return vx, dx.to(x.dtype), by_w
 
 # %% ../../nbs/130_quant.norm.ipynb #44ceb64d
 class _BatchNormGrad(Function):
@@ -107,8 +107,9 @@ def _is_fast(bn, x):
     "Whether the fast form computes what `bn(x)` computes."
     ours = (type(bn) in (nn.BatchNorm2d, FreeBatchNorm) and bn.training and bn.affine
             and bn.track_running_stats and bn.momentum is not None and not _hooked(bn))
-    return (ours and x.dtype == bn.weight.dtype and x.dtype in (torch.float32, torch.float64)
-            and x.ndim == 4 and x.numel() > x.shape[1])
+    types = torch.float32, torch.float64, torch.bfloat16    # the last under autocast
+    wide = torch.promote_types(x.dtype, torch.float32) == bn.weight.dtype
+    return ours and wide and x.dtype in types and x.ndim == 4 and x.numel() > x.shape[1]
 
 # %% ../../nbs/130_quant.norm.ipynb #2ec03a92
 def batch_norm(

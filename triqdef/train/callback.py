@@ -156,7 +156,7 @@ def patched_batch(self:TriQDef,
     rank = self.company.rank
     key = (self.seed, self.now, 0, rank) if rank else (self.seed, self.now)
     seed, x, y = fixed_seed(hash(key) % 2**31), self.x[:n], self.classes()[:n]
-    with torch.autocast(self.x.device.type, enabled=False), self.saving(), seed:
+    with self.saving(), seed:
         bits = self._source_bits()
         if self.tried: return attack_again(self.attack, self.net, x, y, bits)
         return self.attack.attack(self.net, x, y, bits=bits)
