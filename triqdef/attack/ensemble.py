@@ -218,8 +218,7 @@ class BackwardSwap(View):
     "The loss and the goal of one view, with the gradient of another backward pass."
     def __init__(self,
         bits=None,                 # a bit-width, several, a view, or None: the network as it stands
-        backward='ste-identity',   # 'ste-identity', 'ste-clipped', 'soft', 'shadow', or a bit-width;
-                                   # where `bits` has names, another name
+        backward='ste-identity',   # 'ste-identity', 'ste-clipped', 'soft', 'shadow', or other bits
         temperature:float=.25,     # of 'soft', > 0
     ):
         check_numbers('(0, ∞)', temperature=temperature)

@@ -60,6 +60,7 @@ def _published(args):
     members = (m.partition('=')[2] for m in args.member or ())
     return any(map(is_published, [args.model, *args.networks, *members]))
 
+# %% ../../nbs/972_commands.evaluate.ipynb #e320e5b7
 _rules = [
     Rule(_of_model, lambda a: a.model, 'without --model, or --data imagenet'),
     Rule(('calibrate_n',), lambda a: not Path(a.model).is_file(),

@@ -17,9 +17,9 @@ from ..quant.convert import keep_bits
 from ..quant.switch import shares_weights
 
 # %% ../../nbs/959_commands.members.ipynb #49533598
-member_help = ('a member of a family, repeated: NAME=NET, where NET is what NETWORK may be; NET@BITS '
-               'is a multi-bit network at one bit-width; behind an ONNX file of another tool, what '
-               'it leaves open: ,layout=NHWC ,scale=255 ,mean=.5/.5/.5 ,std=.5/.5/.5 ,output=NAME')
+member_help = ('a member of a family, repeated: NAME=NET, NET as NETWORK; NET@BITS is a multi-bit '
+               'network at one bit-width; behind an ONNX file of another tool, what it leaves '
+               'open: ,layout=NHWC ,scale=255 ,mean=.5/.5/.5 ,std=.5/.5/.5 ,output=NAME')
 
 # %% ../../nbs/959_commands.members.ipynb #f228c9da
 def _numbers(text): return tuple(float(v) for v in text.split('/'))

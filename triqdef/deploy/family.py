@@ -1,4 +1,4 @@
-"""Networks of any origin as the members of one family, taken wherever a multi-bit network is.
+"""Networks of any origin as one family, taken wherever a multi-bit network is.
 
 Docs: https://triqdef.github.io/triqdef/deploy.family.html.md"""
 
@@ -57,6 +57,7 @@ def forward(self:Member, x):
     self.width = z.shape[1]
     return z
 
+# %% ../../nbs/945_deploy.family.ipynb #0fab9d52
 @patch
 def _no_gradient(self:Member):
     return (f"{self.name} has no gradients: try attacks that see scores alone, or a patch made "
@@ -71,7 +72,10 @@ def get_extra_state(self:Member):
     return f.sha256 if isinstance(f, OnnxNet) else fingerprint(f)
 
 @patch
-def set_extra_state(self:Member, state): pass
+def set_extra_state(self:Member,
+    state,    # what `get_extra_state` gave
+):
+    "Take nothing: the function is given."
 
 # %% ../../nbs/945_deploy.family.ipynb #d3ffc2af
 class Members(BitState):
@@ -206,6 +210,7 @@ def _usual(channels):
     return out | {'ImageNet': OnnxInput(scale=1, mean=mean, std=std),
                   'ImageNet, 0…255': OnnxInput(scale=255, mean=tuple(255*m for m in mean))}
 
+# %% ../../nbs/945_deploy.family.ipynb #43aca152
 def readings(
     path,         # an ONNX file of another tool
     x:Tensor,     # images, (N,C,H,W) in [0,1]

@@ -1,4 +1,4 @@
-"""Read from any ONNX file how it takes pixels: layout, type, size and batch; the rest is declared.
+"""How any ONNX file takes pixels: read from it, or declared.
 
 Docs: https://triqdef.github.io/triqdef/deploy.foreign.html.md"""
 

@@ -237,6 +237,7 @@ def _runs(x, most):
     last = x[-1:].expand(-len(x) % most, -1, -1, -1)
     return torch.cat([x, last]).split(most)
 
+# %% ../../nbs/920_deploy.onnx.ipynb #45d14e81
 @patch
 def __call__(self:OnnxNet,
     x:Tensor,    # images, (B,C,H,W) in [0,1]

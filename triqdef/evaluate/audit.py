@@ -20,7 +20,7 @@ from torch import Tensor
 
 # %% ../../nbs/700_evaluate.audit.ipynb #03880194
 from ..attack.base import declared_attacks
-from ..checks import bit_text, read_bit
+from ..checks import bit_text
 from ..core import check_choice, check_folder, check_ints, device_of, versions
 from .bench import AuditBench, AuditSettings, make_bench, seeing_bits
 from .controls import export_agrees, tools_work
@@ -34,7 +34,7 @@ from .strength import (budget_suffices, gradient_beats_search, no_gain_by_ensemb
                                        white_box_beats_transfer)
 from .success import Rate, Success, worst_case
 from .transfer import attack_name, evaluation_images, run_jobs
-from ..files import fingerprint, plain
+from ..files import fingerprint, plain, read_bit
 from ..settings import settings_of, takes_settings
 from ..store import load_result, save_result
 
@@ -142,8 +142,8 @@ def _missing_attacks(self:Audit):
 def left_out(self:Audit)->list:
     "What this audit did less of than the full budget, and the lines it did not run."
     missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.sign == 'not run']
-    blind = [f'no line for {n}: it has no gradients' for n in self.settings.get('blind', ())]
-    return self._smaller_budget() + self._missing_attacks() + missing + blind
+    missing += [f'no line for {n}: it has no gradients' for n in self.settings.get('blind', ())]
+    return self._smaller_budget() + self._missing_attacks() + missing
 
 # %% ../../nbs/700_evaluate.audit.ipynb #5e4e1321
 @patch
@@ -217,7 +217,8 @@ def load(cls:Audit,
     "Return a saved audit; `ValueError` when files are missing or damaged."
     j, t = load_result(dir, 'audit')
     t = {k: v.long() for k, v in t.items()}
-    keys = sorted((int(i), read_bit(b)) for i, b in (k.split('/')[1:] for k in t if k[:4] == 'run/'))
+    keys = [k.split('/')[1:] for k in t if k[:4] == 'run/']
+    keys = sorted((int(i), read_bit(b)) for i, b in keys)
     runs = {(j['runs'][i], b): t[f'run/{i}/{b}'] for i, b in keys}
     lines, clean = [AuditLine(**l) for l in j['lines']], {b: t[f'clean/{b}'] for b in j['bits']}
     return cls(tuple(lines), tuple(j['bits']), t['y'], clean, runs, tuple(j['other']),

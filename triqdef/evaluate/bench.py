@@ -114,7 +114,8 @@ def _clean_predictions(net, x, y, bits, bs):
     clean = {b: predict(net, x, b, bs)[0] for b in bits}
     for b, p in clean.items():
         if not (p == y).any():
-            raise ValueError(f"at {bit_text(b)} no image is classified correctly: nothing to attack")
+            raise ValueError(f"at {bit_text(b)} no image is classified correctly: "
+                             "nothing to attack")
     return clean
 
 # %% ../../nbs/680_evaluate.bench.ipynb #3d6b3caf

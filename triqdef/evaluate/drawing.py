@@ -17,9 +17,10 @@ from fastcore.basics import patch
 
 import triqdef.evaluate.threat
 from ..attack.patch import Patch
-from ..checks import is_name, read_bit
+from ..checks import is_name
 from ..core import check_choice, check_folder
 from .matrix import Transfer
+from ..files import read_bit
 from ..store import load_result, records, save_result, slug
 
 # %% ../../nbs/603_evaluate.drawing.ipynb #aa5c6da2

@@ -20,9 +20,9 @@ from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
 from ..attack.views import View
 from ..attack.base import sees_scores
-from ..checks import bit_text, is_name, read_bit
+from ..checks import bit_text, is_name
 from ..core import check_bit, check_bits
-from ..files import plain
+from ..files import plain, read_bit
 
 # %% ../../nbs/605_evaluate.plan.ipynb #9a736ccd
 def _patch_settings(patches):

@@ -1,4 +1,4 @@
-"""One call attacks, measures and audits several networks, with the same attacks, seeds and images for each, and writes the report.
+"""One call attacks, measures and audits networks on the same images, and writes the report.
 
 Docs: https://triqdef.github.io/triqdef/evaluate.report.html.md"""
 

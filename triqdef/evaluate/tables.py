@@ -15,10 +15,11 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.base import declared_attacks
-from ..checks import bit_text, read_bit
+from ..checks import bit_text
 from .compare import compare, Comparison
 from .seen import by_setting
 from .success import clean_accuracy, Rate
+from ..files import read_bit
 from ..store import slug
 
 # %% ../../nbs/720_evaluate.tables.ipynb #e167431e
