@@ -1,4 +1,4 @@
-"""Networks of any origin as one family, taken wherever a multi-bit network is.
+"""Networks of any origin, taken wherever a multi-bit network is.
 
 Docs: https://triqdef.github.io/triqdef/deploy.family.html.md"""
 

@@ -217,8 +217,7 @@ def load(cls:Audit,
     "Return a saved audit; `ValueError` when files are missing or damaged."
     j, t = load_result(dir, 'audit')
     t = {k: v.long() for k, v in t.items()}
-    keys = [k.split('/')[1:] for k in t if k[:4] == 'run/']
-    keys = sorted((int(i), read_bit(b)) for i, b in keys)
+    keys = sorted((int(i), read_bit(b)) for _, i, b in (k.split('/') for k in t if k[:4] == 'run/'))
     runs = {(j['runs'][i], b): t[f'run/{i}/{b}'] for i, b in keys}
     lines, clean = [AuditLine(**l) for l in j['lines']], {b: t[f'clean/{b}'] for b in j['bits']}
     return cls(tuple(lines), tuple(j['bits']), t['y'], clean, runs, tuple(j['other']),
