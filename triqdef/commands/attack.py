@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..attack.base import declared_attacks
+from ..checks import bit_text
 from .attacks import fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, data_help
@@ -41,7 +42,7 @@ class Found:
     vocab:object       # class names
     about:dict         # settings, as JSON has them
 
-    def bits(self, b): return self.of.net.file.bits if self.of.kind == 'onnx' else b
+    def bits(self, b): return (self.of.net.file.bits or 'file') if self.of.kind == 'onnx' else b
 
 # %% ../../nbs/974_commands.attack.ipynb #008abc16
 @patch
@@ -71,7 +72,7 @@ def lines(self:Found,
     rows = f.pivot(index=['attack', 'made_at'], columns='tried_at', values='cell')
     rows = rows[sorted(rows, reverse=True)]
     best = f.groupby(['attack', 'made_at']).success.mean().sort_values(ascending=False).index
-    cells = [['success %, null in brackets; made at', *(f'{b} bits' for b in rows)]]
+    cells = [['success %, null in brackets; made at', *map(bit_text, rows)]]
     cells += [[f'{a}, {made}', *rows.loc[(a, made)]] for a, made in best[:most]]
     wide = [max(map(len, c)) for c in zip(*cells)]
     text = ['  '.join(s.ljust(w) for s, w in zip(r, wide)).rstrip() for r in cells]
