@@ -118,6 +118,16 @@ def feed(self:Reading,
     if self.layout == 'NHWC': x = x.permute(0, 2, 3, 1)
     return np.ascontiguousarray(x.numpy().astype(self.dtype))
 
+# %% ../../nbs/917_deploy.foreign.ipynb #a4ed8cb6
+@patch
+def runs(self:Reading,
+    x:Tensor,    # images, (N,C,H,W)
+)->tuple:        # of images, (B,C,H,W)
+    "Return the batches that the file takes, the last filled up; all at once if it takes any."
+    if not self.batch: return (x,)
+    last = x[-1:].expand(-len(x) % self.batch, -1, -1, -1)
+    return torch.cat([x, last]).split(self.batch)
+
 # %% ../../nbs/917_deploy.foreign.ipynb #2289d595
 def misfit(
     r:Reading,    # of a file

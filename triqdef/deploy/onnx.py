@@ -245,22 +245,14 @@ class OnnxNet:
         **changes         # fields of `OnnxInput`
     ):
         check_ints(0, threads=threads)
-        self.path, self.sha256 = as_path(path), file_key(path)
         declared = settings_of(OnnxInput, declared, changes)
+        self.path, self.sha256 = as_path(path), file_key(path)
         self.session, self.about, self.reading = _about_file(self.path, declared, threads)
-        self.bits, self.form = self.about['bits'], self.about['form']
-        self.classes = self.about['classes']
+        self.bits, self.form, self.classes = (self.about[k] for k in ('bits', 'form', 'classes'))
 
     def __repr__(self):
         bits = '' if self.bits is None else f'{self.bits} bits, '
         return f"OnnxNet({self.path}, {bits}{self.form})"
-
-# %% ../../nbs/920_deploy.onnx.ipynb #e793bb4c
-def _runs(x, most):
-    "Batches that a file takes, the last filled up; all at once where it takes any number."
-    if not most: return [x]
-    last = x[-1:].expand(-len(x) % most, -1, -1, -1)
-    return torch.cat([x, last]).split(most)
 
 # %% ../../nbs/920_deploy.onnx.ipynb #45d14e81
 @patch
@@ -270,7 +262,7 @@ def __call__(self:OnnxNet,
     "Return the logits."
     r, n = self.reading, len(x)
     outs = [run_session(self.session, r.output, {r.input: self.inputs(b)}, self.path)
-            for b in _runs(x, r.batch)]
+            for b in r.runs(x)]
     return torch.cat([torch.from_numpy(o) for o in outs])[:n].float()
 
 # %% ../../nbs/920_deploy.onnx.ipynb #b10b27d6
