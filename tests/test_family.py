@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from triqdef.attack.agreeing import AgreeingEnsemble
 from triqdef.attack.ensemble import BackwardSwap, BitEnsemble, RandomPrecision, Smoothed
 from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
@@ -17,18 +19,22 @@ from triqdef.attack.patchattack import MPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.attack.views import RoundRobin
+from triqdef.classifiers import classifier
 from triqdef.cli import main
 from triqdef.deploy.family import Member, family, member_table, readings
 from triqdef.deploy.onnx import OnnxNet, export_onnx
 from triqdef.evaluate.alignment import alignment_report
 from triqdef.evaluate.audit import Audit, audit
 from triqdef.evaluate.certified import certified
+from triqdef.evaluate.detect import Detection
+from triqdef.evaluate.disagree import disagreement
 from triqdef.evaluate.lines import AuditBudget
 from triqdef.evaluate.matrix import Transfer
 from triqdef.evaluate.report import report
 from triqdef.evaluate.success import predict, success
 from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.files import fingerprint
+from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.quant.convert import at_bits, bits_of, calibrate, keep_bits, to_multibit
 from triqdef.quant.switch import gradient_bits
 from triqdef.toys import toy_images, trained_toy
@@ -303,3 +309,58 @@ def test_torchao(config):
     fam = family({'fp32': plain(), 'ao': net})
     t = transfer_matrix(fam, [(X, Y)], PatchPGD(5, 1), progress=False, nulls=False)
     assert t.sources(*t.attacks) == ['fp32', 'ao'] and fingerprint(fam)
+
+
+# the command line
+
+SMALL = '--quick --n 12 --n-attack 2 --n-align 2 --pgd-steps 1 --queries 2 --patch-size 4 --quiet --attacks pgd sparse-rs'.split()
+
+def evaluated(out, *args):
+    "The exit code of `triqdef evaluate`, and its report's values."
+    code = main(['evaluate', *map(str, args), *SMALL, '--out', str(out)])
+    return code, json.loads((out/'report.json').read_text()) if (out/'report.json').exists() else None
+
+def test_evaluate_members(folder, tmp_path, capsys):
+    "A checkpoint at one bit-width and its file, with a certificate and the lines of the audit that apply."
+    net = save_checkpoint(multi(), tmp_path/'net.safetensors', 'toy_net', 4)
+    code, page = evaluated(tmp_path/'r', '--member', f'fp32={net}@32', '--member', f"int4={folder/'4.onnx'}", '--data', 'toys', '--certify', 3)
+    said = capsys.readouterr()
+    assert code == 0 and page is not None, said.err
+    assert 'no gradient at int4' in (tmp_path/'r/index.html').read_text() and 'audit: family' in said.out
+
+@pytest.mark.skipif(not find_spec('timm'), reason='timm is not installed')
+def test_evaluate_a_folder(tmp_path, capsys):
+    "A network of timm with its own weights and its file, on a folder of pictures."
+    import timm
+    torch.manual_seed(0)
+    torch.save(timm.create_model('test_resnet', num_classes=2).state_dict(), tmp_path/'own.pth')
+    net = classifier('timm/test_resnet', str(tmp_path/'own.pth'), 2)
+    side = net.preset.crop
+    torch.onnx.export(net, (torch.rand(1, 3, side, side),), tmp_path/'net.onnx', dynamo=True, verbose=False)
+    for i in range(24):
+        path = tmp_path/'data'/('train' if i < 12 else 'valid')/'ab'[i % 2]/f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)).resize((side, side)).save(path)
+    code, page = evaluated(tmp_path/'r', '--member', 'fp32=timm/test_resnet', '--member', f"file={tmp_path/'net.onnx'}", '--weights', tmp_path/'own.pth',
+                           '--data', tmp_path/'data', '--no-audit')
+    assert code == 0 and page is not None, capsys.readouterr().err
+
+@pytest.mark.parametrize('args, says', [
+    (['--member', 'cifar10-resnet20-fp'], 'must be NAME=NET'), (['--member', 'a=cifar10-resnet20-fp', '--member', 'a=cifar10-resnet20-qat@4'], "two members are named 'a'"),
+    (['--member', 'a=nothing.onnx'], 'nothing.onnx'), (['cifar10-resnet20-fp', '--member', 'a=cifar10-resnet20-fp'], 'leave the others out'),
+    (['--member', 'a=cifar10-resnet20-qat', '--bits', '4'], '--bits has no effect with --member'), (['--member', 'all=cifar10-resnet20-fp'], "a member's name")])
+def test_bad_members_of_a_command(args, says, tmp_path, capsys):
+    code, page = evaluated(tmp_path/'r', *args)
+    assert code and page is None and says in capsys.readouterr().err
+
+
+# agreement and disagreement
+
+def test_disagreement(fam):
+    "Members are compared as bit-widths are, and the attacker who keeps them together needs their gradients."
+    d = disagreement(fam, X)
+    assert d.shape == (24,) and 0 <= d.min() <= d.max() <= 1 and disagreement(fam, X, ('fp32', 'ort int4'), 'votes').shape == (24,)
+    z = PatchPGD(5, 3, 32/255, seed=0).attack(fam, X, Y, AgreeingEnsemble(('fp32', 'eight')))
+    assert Detection(d, disagreement(fam, z)).area >= 0
+    with pytest.raises(ValueError, match='has no gradients'): PatchPGD(5, 1).attack(fam, X[:2], Y[:2], AgreeingEnsemble(NAMES))
+    with pytest.raises(ValueError, match='one of'): disagreement(fam, X, ('fp32', 'int4'))
