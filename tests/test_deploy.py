@@ -597,7 +597,7 @@ def test_other_files(net, good, tmp_path):
     model = onnx.load(good)
     while model.metadata_props: model.metadata_props.pop()
     onnx.save(model, other)
-    with pytest.raises(ValueError, match='other.onnx was not written by export_onnx'): OnnxNet(other)
+    with pytest.raises(ValueError, match='other.onnx was not written by export_onnx'): read_onnx(other)
     for junk in (b'', b'not a network', b'\x89PNG\r\n\x1a\n'*9, b'{}'):
         other.write_bytes(junk)
         with pytest.raises(ValueError, match='other.onnx'): read_onnx(other)

@@ -243,7 +243,7 @@ BASE = dict(demo=['demo'], train=['train', 'RUN'], evaluate=['evaluate', 'RUN'],
 ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_steps', 'pgd_steps', 'target', 'seed', 'out', 'single_file', 'quiet'},
               train={'folder', 'quiet', 'method', 'data', 'start', 'bits', 'weight', 'act', 'per_channel', 'sums', 'train_n', 'valid_n', 'epochs', 'lr', 'wd', 'bs',
                      'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
-              evaluate={'networks', 'data', 'device', 'model', 'bits', 'n', 'out', 'quiet'},
+              evaluate={'networks', 'member', 'data', 'device', 'model', 'n', 'out', 'quiet'},
               attack={'network', 'data', 'attack', 'steps', 'n', 'seed', 'out', 'device', 'quiet'},
               export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'wide', 'report', 'data', 'n', 'seed', 'quiet'},
               study={'name', 'scale', 'collect', 'quiet'})

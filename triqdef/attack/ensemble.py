@@ -16,10 +16,11 @@ from fastcore.basics import patch
 
 from .criteria import goal_loss, goal_met
 from .views import as_view, BitMean, gradient_to, look_at, unit_gradient, View
+from ..checks import is_name
 from ..core import (check_bit, check_choice, check_ints, check_numbers, fast_layout,
                           generator)
 from ..percept.features import check_stages, tap_stages
-from ..quant.convert import at_bits, backward_as
+from ..quant.switch import at_bits, backward_as, only_state
 
 # %% ../../nbs/465_attack.ensemble.ipynb #2fcc3601
 def _number(*key):
@@ -217,14 +218,17 @@ class BackwardSwap(View):
     "The loss and the goal of one view, with the gradient of another backward pass."
     def __init__(self,
         bits=None,                 # a bit-width, several, a view, or None: the network as it stands
-        backward='ste-identity',   # 'ste-identity', 'ste-clipped', 'soft', 'shadow', or a bit-width
+        backward='ste-identity',   # 'ste-identity', 'ste-clipped', 'soft', 'shadow', or other bits
         temperature:float=.25,     # of 'soft', > 0
     ):
         check_numbers('(0, ∞)', temperature=temperature)
         names = {'ste-identity': 'identity', 'ste-clipped': 'clipped', 'soft': 'soft', 'shadow': 32}
-        if isinstance(backward, str): self.how = names[check_choice(backward, names, 'backward')]
-        else: self.how = check_bit(backward, name='backward')
         self.inner, self.backward, self.temperature = as_view(bits), backward, temperature
+        family = any(map(is_name, self.inner.visits))
+        if not isinstance(backward, str) or family:
+            self.how = check_bit(backward, None, 'backward', names=family)
+        else: self.how = names[check_choice(backward, names, 'backward')]
+        self.swapped = self.how not in ('identity', 'clipped', 'soft')
 
     def __repr__(self):
         T = f', temperature={self.temperature}' if self.backward == 'soft' else ''
@@ -236,10 +240,16 @@ def __call__(self:BackwardSwap, net, render, p, y, target=None, step=0, grad=Tru
     "Look once forward at the view, and backward as `backward` says."
     look = net, render, p, y, target, step
     if not grad: return self.inner(*look, False)
-    if not isinstance(self.how, int):
+    if not self.swapped:
         with backward_as(net, self.how, self.temperature): return self.inner(*look)
     loss, met, _ = self.inner(*look, False)
     return loss, met, BitMean(self.how)(*look)[2]
+
+# %% ../../nbs/465_attack.ensemble.ipynb #9f1b9781
+@patch(as_prop=True)
+def derives(self:BackwardSwap):
+    "The bit-width of the backward pass, or those of the view inside."
+    return (self.how,) if self.swapped else self.inner.derives
 
 # %% ../../nbs/465_attack.ensemble.ipynb #129c7211
 def alike(
@@ -274,6 +284,7 @@ class FeaturePull(BitMean):
 def _features(self:FeaturePull, net, render, p, y, target):
     "Loss (K,B), share fooled (B,) and R (B,), with their graph."
     losses, met, features = [], [], []
+    only_state(net, 'FeaturePull')
     with tap_stages(net, self.stages) as stages:
         for b in self.bits:
             with at_bits(net, b): logits = net(fast_layout(render(p)))

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .criteria import goal_loss, goal_met
+from ..checks import is_name
 from ..core import check_bit, check_bits, check_logits, check_network, eval_mode, fast_layout
 from ..quant.convert import at_bits, bits_of
 from ..quant.frozen import weights_once
@@ -82,6 +83,12 @@ def visits(self:View)->tuple:
     return self.bits or (() if self.inner is None else self.inner.visits)
 
 # %% ../../nbs/410_attack.views.ipynb #189e035b
+@patch(as_prop=True)
+def derives(self:View)->tuple:
+    "The bit-widths whose gradients this view takes."
+    return self.visits if self.inner is None else self.inner.derives
+
+# %% ../../nbs/410_attack.views.ipynb #46a0ffb7
 @patch
 def reset(self:View):
     "Forget all memory; called when a run begins."
@@ -117,7 +124,9 @@ class BitMean(View):
         bits=None,    # a bit-width, several, or None for the network as it stands
     ):
         if bits is None: self.bits = (None,)
-        else: self.bits = check_bits(bits) if hasattr(bits, '__iter__') else (check_bit(bits),)
+        elif hasattr(bits, '__iter__') and not is_name(bits):
+            self.bits = check_bits(bits, names=True)
+        else: self.bits = (check_bit(bits, names=True),)
 
     def at(self, step): return self.bits
 
@@ -167,7 +176,7 @@ def as_view(
     "Return a view for `bits`; a view passes through and is reset."
     if isinstance(bits, View): bits.reset(); return bits
     if callable(bits): return Called(bits)
-    return several(bits) if hasattr(bits, '__iter__') else BitMean(bits)
+    return several(bits) if hasattr(bits, '__iter__') and not is_name(bits) else BitMean(bits)
 
 # %% ../../nbs/410_attack.views.ipynb #3d4fbd70
 def check_has(
@@ -175,5 +184,5 @@ def check_has(
     view:View,    # what `as_view` gave
 ):
     "Raise a `ValueError` if the view visits a bit-width that the network lacks."
-    for b in view.visits:
+    for b in (*view.visits, *view.derives):
         if b is not None: check_bit(b, bits_of(net))

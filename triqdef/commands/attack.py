@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..attack.base import declared_attacks
+from ..checks import bit_text
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
@@ -43,7 +44,7 @@ class Found:
     vocab:object       # class names
     about:dict         # settings, as JSON has them
 
-    def bits(self, b): return self.of.net.file.bits if self.of.kind == 'onnx' else b
+    def bits(self, b): return (self.of.net.file.bits or 'file') if self.of.kind == 'onnx' else b
 
 # %% ../../nbs/974_commands.attack.ipynb #008abc16
 @patch
@@ -81,7 +82,7 @@ def _rows(self:Found, most):
     null = [_percent(*r) for r in zip(null.null, null.null_low, null.null_high)]
     rows = [[f'{a}, made at {made}' + ' together'*(' ' in made), *g.cell]
             for (a, made), g in f.groupby(patches, sort=False) if (a, made) in best]
-    return [['tried at', *(f'{b} bits' for b in first.tried_at)],
+    return [['tried at', *map(bit_text, first.tried_at)],
             ['right without a patch', *right], *rows, ['null: noise, grey or a crop', *null]]
 
 # %% ../../nbs/974_commands.attack.ipynb #21c53564

@@ -10,11 +10,10 @@ __all__ = ['targeted_attacks', 'fit_to', 'picked_attacks', 'make_attacks', 'abov
 # %% ../../nbs/956_commands.attacks.ipynb #1ca9626c
 from ..attack.base import declared_attacks
 from ..attack.cover import mask_set
-from ..attack.textures import TextureDictionary
 from ..batches import take
 from .options import option_name
 from ..evaluate.curves import with_setting
-from ..evaluate.suite import attack_names, attack_suite
+from ..evaluate.suite import attack_names, attack_suite, make_textures
 from ..pixels import images_at_once
 
 # %% ../../nbs/956_commands.attacks.ipynb #0f3582fe
@@ -88,7 +87,7 @@ def picked_attacks(
 def _textures(args, net, dls):
     "Return textures of the training images if an attack needs them, else None."
     if not any('dictionary' in d.needs for d in picked_attacks(args).values()): return None
-    return TextureDictionary.build(net, dls.train, n_clusters=2, steps=50)
+    return make_textures(net, dls.train)
 
 # %% ../../nbs/956_commands.attacks.ipynb #63db7b0d
 def _budgets(args):

@@ -14,6 +14,7 @@ from ..attack.base import declared_attacks
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, check_calibrated, data_help
+from .members import as_family, member_help
 from .networks import as_network, is_published, loaded, network_help
 from .options import add_numbers, as_typed, typed_options
 from .progress import tell_folder
@@ -24,7 +25,7 @@ from ..evaluate.page import check_report_folder
 from ..evaluate.seen import training_configuration
 from ..evaluate.suite import attack_names
 from ..quant.checkpoint import pretrained, pretrained_names
-from ..quant.switch import bits_of
+from ..quant.switch import bits_of, gradient_bits
 from ..train.run import check_same_classes, named_device, TrainSettings
 
 # %% ../../nbs/972_commands.evaluate.ipynb #bfcaf087
@@ -57,8 +58,10 @@ _of_report = ('quick', 'attacks', 'export', 'no_audit', 'undefended', 'n_attack'
 
 def _published(args):
     "Whether a network of torchvision or timm is named."
-    return any(map(is_published, [args.model, *args.networks]))
+    members = (m.partition('=')[2] for m in args.member or ())
+    return any(map(is_published, [args.model, *args.networks, *members]))
 
+# %% ../../nbs/972_commands.evaluate.ipynb #e320e5b7
 _rules = [
     Rule(_of_model, lambda a: a.model, 'without --model, or --data imagenet'),
     Rule(('calibrate_n',), lambda a: not Path(a.model).is_file(),
@@ -66,6 +69,7 @@ _rules = [
     Rule(('weights',), _published, 'without a network of torchvision or timm'),
     Rule(('undefended',), lambda a: not a.model, 'with a published network'),
     Rule(_of_report, lambda a: a.n != 0, 'with --n 0'),
+    Rule(('export', 'bits'), lambda a: not a.member, 'with --member'),
     Rule(('undefended',), lambda a: not a.no_audit, 'with --no-audit'),
     Rule(('masks',), lambda a: a.certify, 'without --certify'),
     Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
@@ -140,7 +144,9 @@ def _check_asked(args):
     if args.export and (args.no_audit or not args.n):
         raise ValueError("--export is for line 12 of the audit: leave --no-audit and --n 0 out")
     if args.export: need_modules('onnx', 'onnxscript', 'onnxruntime')
-    if not args.model and not args.networks:
+    if args.member and (args.networks or args.model):
+        raise ValueError("--member names all networks of a family: leave the others out")
+    if not args.model and not args.networks and not args.member:
         raise ValueError("nothing to evaluate: name a network, such as a run folder")
 
 # %% ../../nbs/972_commands.evaluate.ipynb #26c33b94
@@ -172,13 +178,23 @@ def _next(of, net, found, args):
         return f"triqdef train runs/defended --start {name}{typed_options(**given)}"
     return f"triqdef export {name} --bits {bits_of(net)[-1]}"
 
+# %% ../../nbs/972_commands.evaluate.ipynb #56b97d66
+def _named(args):
+    "Return name → `Named` of the networks, or of the one family."
+    if args.member:
+        one = as_family(args.member, args.weights)
+        if not gradient_bits(one.net) and not args.attacks:
+            args.attacks = [n for n, d in picked_attacks(args).items() if d.black_box]
+        return {'family': one}
+    return {k: loaded(n, args.weights if is_published(n) else 'default', 'triqdef evaluate')
+            for k, n in zip(_names(args.networks), args.networks)}
+
 # %% ../../nbs/972_commands.evaluate.ipynb #2df3f192
 def _load(args):
     "Check the folder and load the networks, name → `Named`."
     check_report_folder(args.out)
     tell_folder(args.out)
-    named = {k: loaded(n, args.weights if is_published(n) else 'default', 'triqdef evaluate')
-             for k, n in zip(_names(args.networks), args.networks)}
+    named = _named(args)
     check_calibrated(named.values(), args)
     return named
 
@@ -198,6 +214,7 @@ def _run(args):
     first = next(iter(named))
     r = write_report(nets, dls, make_attacks(args, nets[first], dls), args, records, bits,
                      audit=not args.no_audit, undefended=undefended, quick=args.quick)
+    if args.member: return
     found = any(map(above_null, r.transfers.values()))
     print(f"next: {_next(named[first], nets[first], found, args)}")
 
@@ -234,6 +251,7 @@ def _add_choices(p):
     quick = ', '.join(attack_names(True))
     of = f"of {', '.join(attack_names())} (default: all; with --quick {quick})"
     p.add_argument('networks', nargs='*', metavar='NETWORK', help=network_help)
+    p.add_argument('--member', action='append', metavar='NAME=NET', help=member_help)
     p.add_argument('--quick', action='store_true', help=_help['quick'])
     p.add_argument('--attacks', nargs='+', choices=attack_names(), metavar='NAME', help=of)
     p.add_argument('--no-audit', action='store_true',

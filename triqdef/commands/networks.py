@@ -10,17 +10,17 @@ __all__ = ['network_help', 'shipped_list', 'network_kind', 'is_published', 'Name
 
 # %% ../../nbs/957_commands.networks.ipynb #f9c223eb
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-import torch
+import torch, torchvision
 from fastcore.basics import patch
 from torch import nn
 
 from ..classifiers import check_arch, classifier, read_state
 from .options import as_typed
-from ..deploy.graph import need_modules
+from ..deploy.family import Member
 from ..deploy.onnx import class_names, OnnxNet
+from ..deploy.runtime import need_modules
 from ..layouts import imagenet_names
 from ..models import models
 from ..quant.checkpoint import (load_checkpoint, pretrained, pretrained_names,
@@ -89,8 +89,8 @@ class Named:
 
     @property
     def side(self):
-        "The side of the images of an ONNX file, else None."
-        return self.net.file.about['shape'][-1] if self.kind == 'onnx' else None
+        "The side of the images that ONNX files take, else None."
+        return (getattr(self.net, 'description', None) or {}).get('side')
 
 # %% ../../nbs/957_commands.networks.ipynb #053618c6
 @patch(as_prop=True)
@@ -128,22 +128,18 @@ def _published(name, weights):
     return Named(name, 'published', net)
 
 # %% ../../nbs/957_commands.networks.ipynb #c3ed5b1b
-class FileNetwork(nn.Module):
+class FileNetwork(Member):
     "An ONNX file as a network of one bit-width: scores, no gradients."
     def __init__(self,
-        path,    # a file that `export_onnx` wrote
+        path,      # an ONNX file
+        **given    # fields of `OnnxInput`, for a file of another tool
     ):
-        super().__init__()
         need_modules('onnx', 'onnxruntime')
-        self.file, self.sha256 = OnnxNet(path), sha256(Path(path).read_bytes()).hexdigest()
+        super().__init__(OnnxNet(path, **given), name=str(path))
+        self.file, self.sha256 = self.function, self.function.sha256
         meta = dict(vocab=self.file.classes) if self.file.classes else {}
-        self.description = dict(arch='onnx', quant=None, meta=meta)
-
-    def forward(self, x):
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{self.file.path} has no gradients: try attacks that see scores "
-                             "alone, or attack the network that it was made of")
-        return self.file(x).to(x.device)
+        side = self.file.about['shape'][-1]
+        self.description = dict(arch='onnx', quant=None, meta=meta, side=side)
 
 # %% ../../nbs/957_commands.networks.ipynb #a155ae15
 def _is_state(path):

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/deploy.onnx.html.md"""
 
 # %% auto #0
 __all__ = ['whole_bias', 'form_names', 'check_writable_file', 'round_bias', 'class_names', 'network_key', 'check_form',
-           'export_onnx', 'OnnxNet']
+           'export_onnx', 'OnnxNet', 'sealed_net']
 
 # %% ../../nbs/920_deploy.onnx.ipynb #c04b7f68
 import tempfile
@@ -23,11 +23,13 @@ from .extract import single_bit
 from .int8 import OnnxGraph
 from .layers import IntConv2d, IntLayer
 from .operators import translations
-from .runtime import need_modules, ort_session, saturates_here
-from .sealed import read_onnx, seal
+from .foreign import file_key, misfit, OnnxInput, reading_of
+from .runtime import need_modules, ort_session, run_session, saturates_here
+from .sealed import is_sealed, read_onnx, seal
 from .tracing import bare, traced
 from ..files import fingerprint
 from ..quant.convert import keep_bits, only_state
+from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/920_deploy.onnx.ipynb #ed8d6e96
 def _refusal(path):
@@ -234,24 +236,50 @@ def _check_cpu(path, about):
         raise ValueError(f"{path} was exported with cpu='vnni', and this CPU has none: "
                          "export it with cpu='any'")
 
+# %% ../../nbs/920_deploy.onnx.ipynb #9fa55175
+def _about_file(path, declared, threads):
+    "Return session, description and reading of a file of ours, or of another tool."
+    own = is_sealed(path)
+    about = read_onnx(path) if own else dict(bits=None, form='foreign', layers=[], cpu='any')
+    if own and declared != OnnxInput():
+        raise ValueError(f"{path} says how it takes pixels: declare nothing")
+    _check_cpu(path, about)
+    session = ort_session(path, threads)
+    reading = reading_of(session, OnnxInput('NCHW') if own else declared, path)
+    told = {} if own else dict(pixels=reading.dtype, shape=list(reading.shape),
+                               classes=_checked(declared.classes, reading.width))
+    return session, about | told, reading
+
 # %% ../../nbs/920_deploy.onnx.ipynb #0a0c15a9
 class OnnxNet:
-    "An exported network as a function from images to logits."
+    "An ONNX file as a function from images to logits."
+    @takes_settings(OnnxInput)
     def __init__(self,
-        path,             # a file that `export_onnx` wrote
+        path,             # a file of `export_onnx`, or of another tool
         threads:int=0,    # of one operator; 0: as many as the runtime likes
+        declared=None,    # an `OnnxInput` for a file of another tool; None: as the file suggests
+        **changes         # fields of `OnnxInput`
     ):
         check_ints(0, threads=threads)
-        self.path, self.about = as_path(path), read_onnx(path)
-        self.bits, self.form = self.about['bits'], self.about['form']
-        self.classes = self.about['classes']
-        _check_cpu(path, self.about)
-        self.session = ort_session(self.path, threads)
+        declared = settings_of(OnnxInput, declared, changes)
+        self.path, self.sha256 = as_path(path), file_key(path)
+        self.session, self.about, self.reading = _about_file(self.path, declared, threads)
+        self.bits, self.form, self.classes = (self.about[k] for k in ('bits', 'form', 'classes'))
 
-    def __call__(self, x):
-        return torch.from_numpy(self.session.run(['logits'], {'pixels': self.inputs(x)})[0])
+    def __repr__(self):
+        bits = '' if self.bits is None else f'{self.bits} bits, '
+        return f"OnnxNet({self.path}, {bits}{self.form})"
 
-    def __repr__(self): return f"OnnxNet({self.path}, {self.bits} bits, {self.form})"
+# %% ../../nbs/920_deploy.onnx.ipynb #45d14e81
+@patch
+def __call__(self:OnnxNet,
+    x:Tensor,    # images, (B,C,H,W) in [0,1]
+)->Tensor:       # (B,classes) float32
+    "Return the logits."
+    r, n = self.reading, len(x)
+    outs = [run_session(self.session, r.output, {r.input: self.inputs(b)}, self.path)
+            for b in r.runs(x)]
+    return torch.cat([torch.from_numpy(o) for o in outs])[:n].float()
 
 # %% ../../nbs/920_deploy.onnx.ipynb #b10b27d6
 @patch
@@ -261,7 +289,7 @@ def fitting(self:OnnxNet,
 )->Tensor:
     "Return the images if they have the shape that the file takes."
     x, shape = check_images(x, name), self.about['shape']
-    if list(x.shape[1:]) != shape:
+    if misfit(self.reading, x.shape[1:]):
         raise ValueError(f"{self.path} takes images of shape {shape}, got {list(x.shape[1:])}")
     return x
 
@@ -271,6 +299,14 @@ def inputs(self:OnnxNet,
     x:Tensor,    # images (B,C,H,W) in [0,1]
 )->np.ndarray:
     "Return images as the file takes them."
-    x = self.fitting(x).detach().cpu()
-    if self.about['pixels'] != 'uint8': return x.float().numpy()
-    return (x*255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return self.reading.feed(self.fitting(x))
+
+# %% ../../nbs/920_deploy.onnx.ipynb #80827c9f
+def sealed_net(
+    file,             # a file that `export_onnx` wrote, or an `OnnxNet` of one
+    threads:int=0,    # of one operator; 0: as many as the runtime likes
+)->OnnxNet:
+    "Return an exported network; a `ValueError` for a file of another tool."
+    opened = isinstance(file, OnnxNet)
+    read_onnx(file.path if opened else file)
+    return file if opened else OnnxNet(file, threads)

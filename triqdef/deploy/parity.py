@@ -19,7 +19,7 @@ from ..core import check_bit, device_of, eval_mode, images_at_once, unwrap
 from .extract import single_bit
 from .fuse import most_slack
 from .levels import largest, LayerParity, led_by, OnnxLevels, ParityError
-from .onnx import network_key, OnnxNet, round_bias, whole_bias
+from .onnx import network_key, OnnxNet, round_bias, sealed_net, whole_bias
 from .verdict import Parity
 from ..evaluate.success import asr
 from ..quant.convert import at_bits, bit_state_of, bits_of
@@ -197,7 +197,7 @@ def exported_success(
     "Return the attack success of the same patched images on the network and on the file."
     if y is None or patched is None:
         raise ValueError("attack success needs the classes y, and patched images")
-    file = file if isinstance(file, OnnxNet) else OnnxNet(file)
+    file = sealed_net(file)
     bits, checked = _same(net, file, bits), _checked(file, x, y, patched)
     return _success(unwrap(net), file, bits, *checked, clean)
 
@@ -221,7 +221,7 @@ def check_parity(
     strict:bool=True,   # raise where they differ by more; False: the result says so
 )->Parity:
     "Compare a network and its file; a `ParityError` (a `ValueError`) names where they differ."
-    file = path if isinstance(path, OnnxNet) else OnnxNet(path)
+    file = sealed_net(path)
     bits, given, net = _same(net, file, bits), _checked(file, x, y, patched), unwrap(net)
     with eval_mode(net), plain_floats(device_of(net)):
         out = _compared(net, file, bits, given[0], hair)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .onnx import OnnxNet
+from .onnx import OnnxNet, sealed_net
 from .runtime import ort_session
 
 # %% ../../nbs/940_deploy.speed.ipynb #3ed52f9e
@@ -60,7 +60,7 @@ def kernels(
 )->pd.DataFrame:      # a row per operator: kind, nodes, milliseconds of one run, share
     "Return what ONNX Runtime ran, by operator, the slowest first."
     _check_counts(runs=(runs, 1))
-    file = path if isinstance(path, OnnxNet) else OnnxNet(path, threads)
+    file = sealed_net(path, threads)
     rows = [dict(op=e['args']['op_name'], ms=e['dur']/1000/runs, nodes=1/runs)
             for e in _events(file.path, threads, file.inputs(x), runs)]
     t = pd.DataFrame(rows).groupby('op')[['nodes', 'ms']].sum().sort_values('ms', ascending=False)
@@ -73,7 +73,7 @@ def kernels(
 def _runner(f, x, threads):
     "Return a function of no arguments that runs a file on `x` once."
     if callable(f) and not isinstance(f, OnnxNet): return f
-    net = OnnxNet(f.path if isinstance(f, OnnxNet) else f, threads)
+    net = sealed_net(f.path if isinstance(f, OnnxNet) else f, threads)
     pixels = net.inputs(x)
     return lambda: net.session.run(['logits'], {'pixels': pixels})
 

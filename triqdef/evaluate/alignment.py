@@ -15,20 +15,22 @@ import torch
 from torch import nn, Tensor
 
 from ..attack.patch import Patch, random_places
-from ..core import (check_bits, check_images, check_ints, device_of, fixed_seed, generator,
+from ..checks import bit_text
+from ..core import (check_images, check_ints, device_of, fixed_seed, generator,
                           images_at_once, versions)
 from .agreement import (agree, as_map, describe, look, looks, measures,
                                         raw_cosine)
 from .aligned import Alignment
-from .maps import (draw_gradient_maps, draw_stage_maps, feature_maps_figure,
-                                   gradient_maps, gradient_maps_figure, stage_maps)
+from .maps import (bits_with_gradients, common_stages, draw_gradient_maps,
+                                   draw_stage_maps, feature_maps_figure, gradient_maps,
+                                   gradient_maps_figure, stage_maps)
 from .nulls import fresh_network, noise_null, shuffled
 from .parts import run_jobs
 from .plan import attack_settings, for_images
 from .transfer import evaluation_images, image_hash
 from ..files import plain
 from ..percept.edges import gaussian_smooth
-from ..percept.features import check_stages, stage_names
+from ..percept.features import check_stages
 from ..quant.convert import bits_of
 from ..settings import settings_of, takes_settings
 
@@ -59,7 +61,7 @@ def _patched(net, x, y, patched, bits, seed):
         raise TypeError("patched must be images, a Patch or an attack with .attack, "
                         f"got {type(patched).__name__}")
     z = _attacked(net, x, y, patched, bits[0], seed)
-    return z, f'{plain(attack_settings(patched))} at {bits[0]} bits'
+    return z, f'{plain(attack_settings(patched))} at {bit_text(bits[0])}'
 
 # %% ../../nbs/620_evaluate.alignment.ipynb #70d671de
 def _independent(net, x, given, seed, bs):
@@ -120,7 +122,9 @@ def _prepare(net, x, y, bits, s):
     "The work of a report, before any look."
     bs, device = s.bs or min(64, images_at_once(x)), device_of(net)
     z, which = _patched(net, x, y, s.patched, bits, s.seed)
-    stages = tuple(stage_names(net, x[:1].to(device)) if s.stages is None else s.stages)
+    stages = s.stages
+    if stages is None: stages = common_stages(net, x[:1].to(device), bits)
+    stages = tuple(stages)
     facts = dict(n=len(x), images=which, seed=s.seed, shapes={}, images_sha256=image_hash(x, y),
                  network=type(net).__name__, versions=versions(device))
     out = Alignment(bits, ('gradient', *stages), s.sigmas, settings=facts)
@@ -244,7 +248,7 @@ def _measure(w, given):
 def _checked(net, bits, n):
     "The bit-widths of a report, checked as the number of images is."
     check_ints(none=True, n=n)
-    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    bits = bits_with_gradients(net, bits, 'alignment')
     if len(bits) < 2:
         raise ValueError(f"alignment compares bit-widths: at least two are needed, got {bits}")
     return bits

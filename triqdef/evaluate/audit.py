@@ -20,8 +20,9 @@ from torch import Tensor
 
 # %% ../../nbs/700_evaluate.audit.ipynb #03880194
 from ..attack.base import declared_attacks
-from ..core import check_bits, check_choice, check_folder, check_ints, device_of, versions
-from .bench import AuditBench, AuditSettings, make_bench
+from ..checks import bit_text
+from ..core import check_choice, check_folder, check_ints, device_of, versions
+from .bench import AuditBench, AuditSettings, make_bench, seeing_bits
 from .controls import export_agrees, tools_work
 from .faults import Broken, broken, faults
 from .lines import (audit_line, audit_lines, AuditBudget, AuditLine, compare_runs,
@@ -33,8 +34,7 @@ from .strength import (budget_suffices, gradient_beats_search, no_gain_by_ensemb
                                        white_box_beats_transfer)
 from .success import Rate, Success, worst_case
 from .transfer import attack_name, evaluation_images, run_jobs
-from ..files import fingerprint, plain
-from ..quant.convert import bits_of
+from ..files import fingerprint, plain, read_bit
 from ..settings import settings_of, takes_settings
 from ..store import load_result, save_result
 
@@ -142,6 +142,7 @@ def _missing_attacks(self:Audit):
 def left_out(self:Audit)->list:
     "Return how this audit is smaller than the full one, and the lines it did not run."
     missing = [f'line {l.number}: {l.figure}' for l in self.lines if l.sign == 'not run']
+    missing += [f'no line for {n}: it has no gradients' for n in self.settings.get('blind', ())]
     return self._smaller_budget() + self._missing_attacks() + missing
 
 # %% ../../nbs/700_evaluate.audit.ipynb #5e4e1321
@@ -153,7 +154,7 @@ def text(self:Audit,
     def wrap(s, head): return textwrap.wrap(s, width, initial_indent=head, subsequent_indent=' '*16)
     out = [f"Audit of {self.settings['attack_name']}, {len(self.y)} images, bits {self.bits}"]
     for l in self.lines: out += wrap(l.figure, f'{l.number:>2} {l.sign:<13}{l.name}: ')
-    worst = ', '.join(f'{r.bits} bits {rate_text(Rate(round(r.asr*r.n), r.n))}'
+    worst = ', '.join(f'{bit_text(r.bits)} {rate_text(Rate(round(r.asr*r.n), r.n))}'
                       for r in self.worst().itertuples())
     return '\n'.join(out + wrap(worst, 'Worst case over all variants: '))
 
@@ -216,7 +217,7 @@ def load(cls:Audit,
     "Return a saved audit; `ValueError` when files are missing or damaged."
     j, t = load_result(dir, 'audit')
     t = {k: v.long() for k, v in t.items()}
-    keys = sorted((int(i), int(b)) for i, b in (k.split('/')[1:] for k in t if k[:4] == 'run/'))
+    keys = sorted((int(i), read_bit(b)) for _, i, b in (k.split('/') for k in t if k[:4] == 'run/'))
     runs = {(j['runs'][i], b): t[f'run/{i}/{b}'] for i, b in keys}
     lines, clean = [AuditLine(**l) for l in j['lines']], {b: t[f'clean/{b}'] for b in j['bits']}
     return cls(tuple(lines), tuple(j['bits']), t['y'], clean, runs, tuple(j['other']),
@@ -259,21 +260,22 @@ def _answers(bench, lines):
     return tuple(out)
 
 # %% ../../nbs/700_evaluate.audit.ipynb #941b80ae
-def _settings_of_bench(bench):
+def _settings_of_bench(bench, blind=()):
     "Return the settings that an audit records."
     under, free = bench.given.undefended, bench.gradient_free(bench.attack.size).values()
     return dict(budget=plain(asdict(bench.budget)), attack_name=attack_name(bench.attack),
                 seed=bench.seed, key=bench.key,
                 undefended=under and dict(network=type(under).__name__, sha256=fingerprint(under)),
                 gradient_free=[type(a).__name__ for a in free], network=type(bench.net).__name__,
-                images=len(bench.y), versions=versions(device_of(bench.net)))
+                images=len(bench.y), versions=versions(device_of(bench.net)),
+                **(dict(blind=list(blind)) if blind else {}))
 
 # %% ../../nbs/700_evaluate.audit.ipynb #6f6082c8
-def _result(bench, lines):
+def _result(bench, lines, blind=()):
     "Return the results of a bench."
     runs = {(name, b): p for name, at in bench.runs.items() for b, p in at.items()}
     return Audit(lines, bench.bits, bench.y, bench.clean, runs, tuple(sorted(bench.other)),
-                 _settings_of_bench(bench))
+                 _settings_of_bench(bench, blind))
 
 # %% ../../nbs/700_evaluate.audit.ipynb #4752d7b3
 @takes_settings(AuditSettings)
@@ -291,8 +293,8 @@ def audit(
     "Run the lines on one network."
     given = settings_of(AuditSettings, settings, changes)
     o, lines = _spend(budget, quick, n), _chosen(given, attack)
-    bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
+    bits, blind = seeing_bits(net, bits)
     x, y = evaluation_images(net, dl, o.n if n or budget else None, seed=given.seed, most=o.n)
     _check_transfer(given.transfer, net)
     bench = make_bench(net, x.cpu(), y.cpu(), bits, replace(o, n=len(x)), attack, given)
-    return _result(bench, _answers(bench, lines))
+    return _result(bench, _answers(bench, lines), blind)

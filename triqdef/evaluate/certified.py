@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.criteria import check_classes
-from ..checks import check_bits, check_choice, check_folder
+from ..checks import bit_text, check_bits, check_choice, check_folder
 from ..core import versions
 from .doublemask import DoubleMask
 from .parts import network_identity, Parts, run_jobs
@@ -184,7 +184,7 @@ def _done(work, bits, label, progress, at_once=32):
     if work.key:
         kept = sum(work.parts.has(_job_key(work, *t)) for t in todo)
         if kept: label += f'{kept} of {len(todo)} jobs from {work.parts.folder.name}; '
-    jobs = [(f'{label}certificate at {b} bits, images from {cut.start}',
+    jobs = [(f'{label}certificate at {bit_text(b)}, images from {cut.start}',
              partial(_do, work, b, cut, out)) for b, cut in todo]
     run_jobs(jobs, work.guard.net, progress)
     return {b: {k: torch.cat([o[k] for o in found]) for k in found[0]}

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from ..checks import bit_text
 from ..core import check_bits, check_finite, check_logits, device_of
 from . import masking, strength      # they declare the lines that line 11 asks
 from .bench import AuditSettings, make_bench
@@ -22,7 +23,8 @@ from .lines import (all_of, audit_line, audit_lines, decided, inconclusive, not_
                                     rate_text, reaches)
 from .success import asr
 from .transfer import attack_name
-from ..quant.convert import bit_state_of, bits_of, keep_bits
+from ..quant.convert import keep_bits
+from ..quant.switch import bits_of, shares_weights
 
 # %% ../../nbs/695_evaluate.controls.ipynb #ee41a966
 def _undefended(bench):
@@ -67,7 +69,7 @@ def _control_rates(bench, under):
 def _faults_for(net, lines):
     "The faults that the network can have and the lines can find."
     left_out = ('clipped', 'split')*(2 not in lines)
-    left_out += ('no-ste', 'split')*(bit_state_of(net) is None)
+    left_out += ('no-ste', 'split')*(not shares_weights(net))
     return [how for how in faults if how not in left_out]
 
 # %% ../../nbs/695_evaluate.controls.ipynb #af9fe69a
@@ -95,7 +97,7 @@ def _fired(bench, under):
 # %% ../../nbs/695_evaluate.controls.ipynb #e2a9f2f8
 def _control_text(rates, fired):
     "The rates, and what fired, in words."
-    text = '; '.join(f'{k} at {b} bits {rate_text(r)}' for (k, b), r in rates.items())
+    text = '; '.join(f'{k} at {bit_text(b)} {rate_text(r)}' for (k, b), r in rates.items())
     said = {None: 'silent', inconclusive: inconclusive}
     found = {how: said.get(k, f'line {k} fires') for how, k in fired.items()}
     return text + '; ' + ', '.join(f'{how}: {s}' for how, s in found.items())
@@ -146,7 +148,7 @@ def _export_row(bench, b, f):
     row = dict(bits=b, asr=s.rate.to_dict(), own=here.rate.to_dict(), same=same,
                inside=lo <= s.value <= hi)
     row['verdict'] = decided(row['inside'], *ends, bench.budget.margin)
-    return row, (f"{b} bits: {100*s.value:.1f} % exported, {here.rate} here, "
+    return row, (f"{bit_text(b)}: {100*s.value:.1f} % exported, {here.rate} here, "
                  f"{100*same:.1f} % equal predictions")
 
 # %% ../../nbs/695_evaluate.controls.ipynb #eb0433ab
@@ -159,8 +161,7 @@ def export_agrees(
 )->tuple:     # (verdict, figure, values)
     "Score the patches of the white box on the exported networks."
     given, net = bench.given.exported, bench.net
-    if given is None and bit_state_of(net) is None:
-        return not_run(f'needs {_needed}')
+    if given is None and not shares_weights(net): return not_run(f'needs {_needed}')
     functions = _extracted(bench) if given is None else given
     bits = check_bits(functions, bench.bits, 'exported')
     return _export_result([_export_row(bench, b, functions[b]) for b in bits], given is not None)

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import bit_text, check_choice
 from .paired import paired_gap
 from .success import Success, asr, asr_all, asr_targeted
 from .threat import threat_level
@@ -154,7 +154,7 @@ def _draw_target(self:Curve, ax, k, source, definition):
     nulls = [max((s.value for s in self.null_success(i, b, definition).values()), default=None)
              for i in points]
     low, high = zip(*(r.interval for r in rates))
-    ax.plot(self.x, [r.value for r in rates], 'o-', ms=3, color=f'C{k}', label=f'{b} bits')
+    ax.plot(self.x, [r.value for r in rates], 'o-', ms=3, color=f'C{k}', label=bit_text(b))
     ax.fill_between(self.x, low, high, color=f'C{k}', alpha=.15, lw=0)
     if None not in nulls: ax.plot(self.x, nulls, '--', lw=1, color=f'C{k}')
 

@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..attack.patch import as_picture
+from ..checks import bit_text
 from .alignment import measures
 from .tables import rate_cell, Report, seen_means, table_rows
 from .transfer import Transfer
@@ -227,7 +228,7 @@ def _bare(ax):
 def _draw_patches(self:Report, rows, columns, axs):
     "Draw the patches, a row per network and attack."
     for s, ax in zip(columns, axs[0]):
-        ax.set_title(f'{s} bits' if isinstance(s, int) else s, fontsize=8)
+        ax.set_title(bit_text(s), fontsize=8)
     for (k, a), line in zip(rows, axs):
         for s, ax in zip(columns, line):
             _bare(ax)

@@ -17,8 +17,10 @@ from fastcore.basics import patch
 
 import triqdef.evaluate.threat
 from ..attack.patch import Patch
+from ..checks import is_name
 from ..core import check_choice, check_folder
 from .matrix import Transfer
+from ..files import read_bit
 from ..store import load_result, records, save_result, slug
 
 # %% ../../nbs/603_evaluate.drawing.ipynb #aa5c6da2
@@ -54,7 +56,7 @@ def heat_cells(
 @patch
 def _rows(self:Transfer, attack):
     "The number of rows of a panel."
-    return len(self.sources(attack)) + len(self.nulls_of(attack))
+    return sum(map(len, (self.sources(attack), self.left_out(attack), self.nulls_of(attack))))
 
 # %% ../../nbs/603_evaluate.drawing.ipynb #e53c8484
 @patch
@@ -66,15 +68,16 @@ def _shown(self:Transfer, attack, definition):
 @patch
 def _panel(self:Transfer, ax, attack, definition, title):
     "Draw one matrix with its nulls."
-    sources, nulls = self.sources(attack), self.nulls_of(attack)
-    rates = [[self.success(attack, s, b, definition).rate for b in self.bits] for s in sources]
+    sources, nulls = [*self.sources(attack), *self.left_out(attack)], self.nulls_of(attack)
+    rates = [[self._rate(attack, s, b, definition) for b in self.bits] for s in sources]
     rates += [[self.null_success(attack, k, b, definition).rate for b in self.bits] for k in nulls]
     values, texts = ([[f(r) for r in row] for row in rates] for f in (float, _cell_text))
     labels = sources + [f'null: {k}' for k in nulls]
     im = heat_cells(ax, values, texts, labels, self.bits, len(sources) if nulls else None)
     ax.set_title(title, fontsize=8)
-    ax.set_xlabel('scored at (bits)', fontsize=7)
-    ax.set_ylabel('made at (bits)', fontsize=7)
+    unit = '' if any(map(is_name, self.bits)) else ' (bits)'
+    ax.set_xlabel(f'scored at{unit}', fontsize=7)
+    ax.set_ylabel(f'made at{unit}', fontsize=7)
     return im
 
 # %% ../../nbs/603_evaluate.drawing.ipynb #5c371f16
@@ -158,9 +161,6 @@ def save(self:Transfer,
     return save_result(folder, 'transfer', facts, self._tensors(), self.to_frame(), self.plot(),
                        'predictions.safetensors')
 
-# %% ../../nbs/603_evaluate.drawing.ipynb #fc29cebc
-def _source(text): return int(text) if text.isdigit() else text
-
 # %% ../../nbs/603_evaluate.drawing.ipynb #379a3397
 @patch
 def _fill(self:Transfer, tensors):
@@ -168,14 +168,14 @@ def _fill(self:Transfer, tensors):
     names = list(self.attacks)
     for key, v in tensors.items():
         part, rest = key.split('/', 1)
-        if part == 'clean': self.clean_pred[int(rest)] = v.long(); continue
+        if part == 'clean': self.clean_pred[read_bit(rest)] = v.long(); continue
         number, rest = rest.split('/', 1)
         attack = names[int(number)]
-        if part == 'sample': self.samples[attack, _source(rest)] = v; continue
+        if part == 'sample': self.samples[attack, read_bit(rest)] = v; continue
         source, last = rest.rsplit('/', 1)
-        if part == 'adv': self.adv_pred[attack, _source(source), int(last)] = v.long()
-        if part == 'null': self.null_pred[attack, source, int(last)] = v.long()
-        if part == 'spent': self.spent.setdefault((attack, _source(source)), {})[last] = v
+        if part == 'adv': self.adv_pred[attack, read_bit(source), read_bit(last)] = v.long()
+        if part == 'null': self.null_pred[attack, source, read_bit(last)] = v.long()
+        if part == 'spent': self.spent.setdefault((attack, read_bit(source)), {})[last] = v
 
 # %% ../../nbs/603_evaluate.drawing.ipynb #f34991bb
 @patch

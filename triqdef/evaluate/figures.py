@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
 
+from ..checks import bit_text
 from .tables import Report
 
 # %% ../../nbs/733_evaluate.figures.ipynb #2c505ce4
@@ -62,7 +63,7 @@ def accuracy_figure(self:Report,
     caption='Accuracy without a patch, 95 % intervals',   # a line above all
 ):
     "Draw clean accuracy by bit-width, a panel per network."
-    return dots_figure({k: [dict(label=f'{b} bits', asr=c.accuracy, low=c.low, high=c.high)
+    return dots_figure({k: [dict(label=bit_text(b), asr=c.accuracy, low=c.low, high=c.high)
                             for b, c in t.clean.iterrows()]
                         for k, t in self.transfers.items()}, caption)
 

@@ -15,6 +15,7 @@ from functools import wraps
 
 from fastcore.basics import patch
 
+from ..checks import bit_text
 from ..core import check_ints, check_numbers
 from .curves import paired_gap
 from .success import Rate, Success
@@ -153,7 +154,7 @@ def _compared(pair, level, tolerance, margin):
     label, b, s, base, t = pair
     s, t = _same_images(s, t)
     d = paired_gap(s, t, level)
-    text = f"{label} at {b} bits {rate_text(s.rate)}, {base} {rate_text(t.rate)}, {d}"
+    text = f"{label} at {bit_text(b)} {rate_text(s.rate)}, {base} {rate_text(t.rate)}, {d}"
     stronger = d.low > 0 and d.value > tolerance
     return dict(variant=label, bits=b, base=base, asr=s.rate.to_dict(), base_asr=t.rate.to_dict(),
                 gap=d.to_dict(), text=text, stronger=stronger,

@@ -15,13 +15,14 @@ from fastcore.basics import patch
 from ..attack.criteria import Untargeted
 from ..attack.ensemble import BackwardSwap, Smoothed
 from ..attack.views import as_view, under_attack, View
+from ..checks import bit_text
 from ..core import device_of, fixed_seed
 from .alignment import raw_cosine
 from .bench import AuditBench
 from .lines import (all_of, audit_line, compare_runs, decided, none_stronger,
                                     not_run, stays_below, verdicts)
 from .success import Rate
-from ..quant.convert import at_bits, bit_state_of, bits_of
+from ..quant.switch import at_bits, bit_state_of, bits_of, shares_weights
 
 # %% ../../nbs/690_evaluate.masking.ipynb #4d5ec844
 @patch
@@ -61,7 +62,7 @@ def _gradient_text(r):
     "A row of line 5 in words."
     again = '' if r['repeat'] is None else f", agrees {r['repeat']:.2f}"
     gone = f"{r['vanish']['k']} of {r['vanish']['n']}"
-    return f"{r['bits']} bits: vanishes on {gone}{again}, margin {r['margin']:.3g}"
+    return f"{bit_text(r['bits'])}: vanishes on {gone}{again}, margin {r['margin']:.3g}"
 
 # %% ../../nbs/690_evaluate.masking.ipynb #eedbf918
 def _has_gradients(r, margin):
@@ -118,11 +119,11 @@ def no_better_loss(
 # %% ../../nbs/690_evaluate.masking.ipynb #5df804e8
 def _swaps(bench, b):
     "Label → view with a backward pass that replaces the one of `b`."
-    shadow = 32 in bits_of(bench.net)
+    shadow, quantized = 32 in bits_of(bench.net), shares_weights(bench.net) and b != 32
     kinds = [s for s in bench.budget.swaps
-             if b != 32 and s != 'other' and (s != 'shadow' or shadow)]
+             if quantized and s != 'other' and (s != 'shadow' or shadow)]
     others = [o for o in bench.bits if o != b] if 'other' in bench.budget.swaps else []
-    passes = {k: k for k in kinds} | {f'backward of {o} bits': o for o in others[:1]}
+    passes = {k: k for k in kinds} | {f'backward of {bit_text(o)}': o for o in others[:1]}
     return {label: dict(view=BackwardSwap(b, s)) for label, s in passes.items()}
 
 # %% ../../nbs/690_evaluate.masking.ipynb #5ffca996

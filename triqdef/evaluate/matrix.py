@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core import check_bit, check_choice
+from .rate import Rate
 from .success import asr, asr_all, asr_targeted, clean_accuracy, Success
 
 # %% ../../nbs/601_evaluate.matrix.ipynb #da2e38b1
@@ -44,6 +45,21 @@ def sources(self:Transfer,
     "Return the sources of an attack: bit-widths, and labels such as 'all'."
     check_choice(attack, self.attacks, 'attack')
     return list(dict.fromkeys(s for a, s, _ in self.adv_pred if a == attack))
+
+# %% ../../nbs/601_evaluate.matrix.ipynb #f68445a6
+@patch
+def left_out(self:Transfer,
+    attack:str,    # name of an attack
+)->dict:           # source → reason
+    "Return the sources at which an attack could make no patch."
+    return self.attacks[check_choice(attack, self.attacks, 'attack')].get('left_out', {})
+
+# %% ../../nbs/601_evaluate.matrix.ipynb #d0197ec8
+@patch
+def _rate(self:Transfer, attack, source, target, definition):
+    "The rate of a cell; of none where the source was left out."
+    if source in self.left_out(attack): return Rate(0, 0)
+    return self.success(attack, source, target, definition).rate
 
 # %% ../../nbs/601_evaluate.matrix.ipynb #c5c43238
 @patch
@@ -83,7 +99,7 @@ def success(self:Transfer,
 )->Success:
     "Return one cell, image by image."
     check_choice(attack, list(self.attacks), 'attack')
-    check_bit(target, name='target')
+    check_bit(target, name='target', names=True)
     cells = [(s, b) for a, s, b in self.adv_pred if a == attack]
     check_choice((source, target), cells, '(source, target)')
     return self._score(self.adv_pred[attack, source, target], attack, target, definition)
@@ -136,8 +152,8 @@ def matrix(self:Transfer,
     rows = {}
     for a in self.attacks:
         if definition not in self.definitions(a): continue
-        for s in self.sources(a):
-            cells = {b: self.success(a, s, b, definition).rate for b in self.bits}
+        for s in (*self.sources(a), *self.left_out(a)):
+            cells = {b: self._rate(a, s, b, definition) for b in self.bits}
             rows[a, s] = {b: getattr(r, what) for b, r in cells.items()}
     return _block(rows, ('attack', 'source'), self.bits)
 

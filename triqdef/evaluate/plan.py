@@ -10,7 +10,7 @@ __all__ = ['attack_settings', 'attack_name', 'source_label', 'AttackPlan', 'atta
 # %% ../../nbs/605_evaluate.plan.ipynb #f1225a01
 import copy
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastcore.basics import patch
 from torch import Tensor
@@ -20,8 +20,10 @@ from ..attack.criteria import Criterion
 from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
 from ..attack.views import View
+from ..attack.base import sees_scores
+from ..checks import bit_text, is_name
 from ..core import check_bit, check_bits
-from ..files import plain
+from ..files import plain, read_bit
 
 # %% ../../nbs/605_evaluate.plan.ipynb #9a736ccd
 def _patch_settings(patches):
@@ -69,17 +71,17 @@ def source_label(
     bits,    # all bit-widths of the matrix
 ):
     "Return an int for one bit-width, 'all' for all of them, '32+4' for some."
-    if isinstance(s, str): return int(s) if s.isdigit() else s
+    if isinstance(s, str): return read_bit(s)
     if callable(s): return repr(s)
     if not hasattr(s, '__iter__'): return check_bit(s, name='sources')
-    s = check_bits(s, name='sources')
+    s = check_bits(s, name='sources', names=True)
     return s[0] if len(s) == 1 else 'all' if s == tuple(bits) else '+'.join(map(str, s))
 
 # %% ../../nbs/605_evaluate.plan.ipynb #09a6c4e8
 def _view_bits(label, view):
     "Return the bit-widths that a view uses."
     visits = view.visits if isinstance(view, View) else getattr(view, 'bits', ())
-    visits = [visits] if isinstance(visits, int) else list(visits or ())
+    visits = [visits] if isinstance(visits, (int, str)) else list(visits or ())
     if visits and None not in visits: return visits
     raise ValueError(f"source {label!r} must tell the bit-widths it looks at, as .bits; "
                      f"got {visits or view!r}")
@@ -90,13 +92,14 @@ def _made_at(label, s, bits):
     if callable(s): return _view_bits(label, s)
     if hasattr(s, '__iter__') and not isinstance(s, str): return list(s)
     if not isinstance(label, str): return [label]
-    return list(bits) if label == 'all' else [int(b) for b in label.split('+') if b.isdigit()]
+    if label == 'all': return list(bits)
+    return [b for b in map(read_bit, label.split('+')) if b in bits or not is_name(b)]
 
 # %% ../../nbs/605_evaluate.plan.ipynb #ee1d3b57
 def _noted_bits(p):
     "The bit-widths in the notes of a patch, if it has them."
     b = p.meta.get('bits')
-    return [b] if isinstance(b, int) else list(b) if isinstance(b, (list, tuple)) else []
+    return [b] if isinstance(b, (int, str)) else list(b) if isinstance(b, (list, tuple)) else []
 
 # %% ../../nbs/605_evaluate.plan.ipynb #fd499941
 def _check_sources(sources):
@@ -156,6 +159,7 @@ class AttackPlan:
     sources:dict    # label → what the attack is given: a bit-width, several, or a view
     made_at:dict    # label → list of bit-widths
     key:str=''      # fingerprint of what its patches depend on; '' where nothing is kept
+    left_out:dict=field(default_factory=dict)   # label → why no patch can be made there
 
 # %% ../../nbs/605_evaluate.plan.ipynb #6c11eccc
 @patch
@@ -174,6 +178,27 @@ def _chosen_sources(kind, attack, sources, bits):
     if isinstance(sources, dict):
         return {source_label(str(k), bits): v for k, v in sources.items()}
     return {source_label(s, bits): s for s in (bits if sources is None else sources)}
+
+# %% ../../nbs/605_evaluate.plan.ipynb #2b44d8c9
+def _derives(source, made_at):
+    "The bit-widths whose gradients a source asks for."
+    return source.derives if isinstance(source, View) else made_at
+
+# %% ../../nbs/605_evaluate.plan.ipynb #d58f53c2
+@patch
+def without(self:AttackPlan,
+    blind,    # bit-widths or names that have no gradients
+)->AttackPlan:
+    "Leave out the sources at which the attack would need them; a `ValueError` if none is left."
+    if self.kind == 'ready' or sees_scores(self.attack): return self
+    for k, s in list(self.sources.items()):
+        gone = [b for b in _derives(s, self.made_at[k]) if b in blind]
+        if not gone: continue
+        self.left_out[k] = f"no gradient at {', '.join(map(bit_text, gone))}"
+        del self.sources[k]; del self.made_at[k]
+    if self.sources: return self
+    raise ValueError(f"{self.name!r} needs gradients and none of its sources has them: take an "
+                     "attack that sees scores alone, such as SparseRS, or another source")
 
 # %% ../../nbs/605_evaluate.plan.ipynb #46d62f28
 def _plan(name, attack, sources, bits, all_bits):
@@ -211,7 +236,7 @@ def attack_plans(
     bits,        # target bit-widths of the matrix
     all_bits,    # all bit-widths of the network
 )->list:         # of `AttackPlan`, every name different
-    "Return a plan for each attack."
+    "Return a plan for each attack; see `AttackPlan.without` for sources without gradients."
     pairs = _named(attacks)
     if callable(sources): sources = [sources]
     _check_sources(sources)

@@ -14,6 +14,7 @@ from functools import partial
 import pandas as pd
 from fastcore.basics import patch
 
+from ..checks import bit_text, is_name
 from .alignment import draw_gradient_maps, measures
 from . import figures     # gives `Report` its pictures
 from .display import share_text
@@ -24,8 +25,7 @@ from ..store import slug
 
 # %% ../../nbs/735_evaluate.questions.ipynb #0d43990c
 def _at(bits):
-    if isinstance(bits, int): return f'{bits} bits'
-    return 'all bit-widths' if bits == 'all' else str(bits)
+    return 'all bit-widths' if bits == 'all' else bit_text(bits)
 
 # %% ../../nbs/735_evaluate.questions.ipynb #d6f28207
 def _found_row(f):
@@ -43,7 +43,8 @@ def _worst_of_audit(self:Report, network):
     w = self.audits[network].worst().dropna(subset='asr') if network in self.audits else ()
     if not len(w): return []
     f = w.sort_values('asr').iloc[-1].to_dict()
-    detail = f"scored at {_at(int(f['bits']))}, the best of {int(f['runs'])} runs on each image"
+    at = f['bits'] if is_name(f['bits']) else int(f['bits'])
+    detail = f"scored at {_at(at)}, the best of {int(f['runs'])} runs on each image"
     return [dict(who='audit', means='the best variant on each image', value=f['asr'], low=f['low'],
                  high=f['high'], null=None, null_text='–', detail=detail,
                  text=share_text(f['asr'], f['low'], f['high']))]
@@ -111,7 +112,7 @@ def _matrix_table(self:Report, network):
     for a in t.attacks:
         cells = {_at(s): partial(t.success, a, s) for s in t.sources(a)}
         cells |= {f'null: {k}': partial(t.null_success, a, k) for k in t.nulls_of(a)}
-        rows |= {(a, k): {f'at {b} bits, %': rate_text(f(b).rate) for b in t.bits}
+        rows |= {(a, k): {f'at {bit_text(b)}, %': rate_text(f(b).rate) for b in t.bits}
                  for k, f in cells.items()}
     index = pd.MultiIndex.from_tuples(rows, names=('attack', 'made at'))
     return pd.DataFrame(list(rows.values()), index=index)

@@ -16,11 +16,13 @@ from fastcore.basics import patch
 
 from ..attack.ensemble import BitEnsemble, FeaturePull
 from ..attack.patch import patch_mask
+from ..checks import bit_text
 from .bench import AuditBench
 from .curves import Curve, with_setting
 from .lines import (all_of, audit_line, compare_runs, decided, none_stronger,
                                     not_run, reaches)
 from .success import asr, Rate, worst_case
+from ..quant.switch import shares_weights
 
 # %% ../../nbs/685_evaluate.strength.ipynb #93bbd68c
 def _pairs_given(t):
@@ -112,7 +114,7 @@ def _area_text(curve, rises, full):
     rows = curve.to_frame()
     def path(b): return ', '.join(f"{100*a:.0f}" for a in rows[rows.target == b].asr)
     areas = ', '.join(f'{100*a:.0f}' for a in curve.x)
-    paths = '; '.join(f'{b} bits {path(b)} %' for b in curve.bits)
+    paths = '; '.join(f'{bit_text(b)} {path(b)} %' for b in curve.bits)
     faults = '; it falls'*(rises is False) + '; 95 % is not reached'*(full is False)
     return f"{areas} % of the image: {paths} (n = {rows.n.min()}){faults}"
 
@@ -232,6 +234,7 @@ def no_gain_by_features(
 )->tuple:     # (verdict, figure, values)
     "Compare feature pulling with the white box."
     if len(bench.bits) < 2: return not_run('one bit-width, no features to bring together')
+    if not shares_weights(bench.net): return not_run('members of a family share no features')
     name = bench.variant('feature pulling', 'all', view=FeaturePull(bench.bits))
     pairs = [('feature pulling', b, bench.score(name, b), 'white box', bench.white_score(b))
              for b in bench.bits]

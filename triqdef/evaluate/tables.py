@@ -15,9 +15,11 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.base import declared_attacks
+from ..checks import bit_text
 from .compare import compare, Comparison
 from .seen import by_setting
 from .success import clean_accuracy, Rate
+from ..files import read_bit
 from ..store import slug
 
 # %% ../../nbs/720_evaluate.tables.ipynb #e167431e
@@ -36,7 +38,7 @@ def from_dict(cls:CertifiedShare,
     d,    # what `to_dict` gave
 )->CertifiedShare:
     "Return a certificate from its numbers."
-    return cls(d['claim'], {int(b): Rate(**r) for b, r in d['rates'].items()})
+    return cls(d['claim'], {read_bit(b): Rate(**r) for b, r in d['rates'].items()})
 
 # %% ../../nbs/720_evaluate.tables.ipynb #215259bc
 @patch(cls_method=True)
@@ -129,12 +131,19 @@ def _left_out_of_audit(self:Report):
     lines = (f'audit, {o}' for a in self.audits.values() for o in a.left_out())
     return out + list(dict.fromkeys(lines))
 
+# %% ../../nbs/720_evaluate.tables.ipynb #a7522d67
+@patch
+def _left_out_of_members(self:Report):
+    "The sources at which an attack could make no patch, and why."
+    return list(dict.fromkeys(f'{a} made at {s}: {why}' for t in self.transfers.values()
+                              for a in t.attacks for s, why in t.left_out(a).items()))
+
 # %% ../../nbs/720_evaluate.tables.ipynb #7328806d
 @patch
 def left_out(self:Report)->list:
     "Return the parts of a full evaluation that this report lacks."
-    return (self._left_out_of_matrices() + self._left_out_of_alignment()
-            + self._left_out_of_audit())
+    return (self._left_out_of_matrices() + self._left_out_of_members()
+            + self._left_out_of_alignment() + self._left_out_of_audit())
 
 # %% ../../nbs/720_evaluate.tables.ipynb #c69e656b
 @patch
@@ -203,7 +212,7 @@ def clean_table(self:Report,
     cell=rate_cell,    # function: `Rate` → text
 )->pd.DataFrame:
     "Clean accuracy, % [95 % interval]: a row per network, a column per bit-width."
-    rows = {k: {f'{b} bits': cell(clean_accuracy(p, t.y).rate)
+    rows = {k: {bit_text(b): cell(clean_accuracy(p, t.y).rate)
                 for b, p in t.clean_pred.items()}
             for k, t in self.transfers.items()}
     return pd.DataFrame(rows).T.rename_axis('network')

@@ -25,8 +25,8 @@ def threat_level(
     bits=None,     # all bit-widths of the matrix; None: those of `made_at` are all
 )->str:
     "Return 'T1', 'T1+', 'T2', 'T2+' or 'T3'; 'unknown' for an empty `made_at`."
-    check_bit(target, name='target')
-    if bits is not None: check_bits(bits)
+    check_bit(target, name='target', names=True)
+    if bits is not None: check_bits(bits, names=True)
     made = set(made_at)
     if not made: return 'unknown'
     if target not in made: return 'T1' if len(made) == 1 else 'T1+'

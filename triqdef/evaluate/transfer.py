@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attack.criteria import check_classes
 from ..attack.state import plain_batch, seeded_loader
+from ..checks import bit_text
 from ..core import (check_bits, check_images, check_ints, check_labels, device_of, eval_mode,
                           images_at_once, versions)
 from ..data import check_iterable, take
@@ -26,9 +27,10 @@ from .parts import (attack_identity, loader_identity, network_identity, Parts,
                                     run_jobs)
 from .plan import (attack_name, attack_plans, attack_settings, for_images,
                                    seeded_copy, source_label)
+from .success import clean_accuracy
 from .threat import threat_level
 from ..files import fingerprint, plain
-from ..quant.convert import bits_of
+from ..quant.switch import bit_state_of, bits_of, gradient_bits, shares_weights
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #a5a57fa1
@@ -100,7 +102,8 @@ def _notes(plans, fit_on):
                          "give fit_on, a loader of (x, y)")
     return {p.name: {**attack_settings(p.attack), 'kind': p.kind, 'family': _family(p),
                      'patch_hw': None, 'seconds': {},
-                     'made_at': {str(k): v for k, v in p.made_at.items()}} for p in plans}
+                     'made_at': {str(k): v for k, v in p.made_at.items()},
+                     **(dict(left_out=p.left_out) if p.left_out else {})} for p in plans}
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #6f937f41
 def _settings(net, x, y, s):
@@ -127,13 +130,13 @@ def _attack_jobs(run, plan):
     jobs = [(f'{plan.name}: {verb} source {s}', partial(run.attack_job, plan, s),
              run.key_of(plan, s)) for s in plan.sources]
     if not run.settings.nulls: return jobs
-    return jobs + [(f'{plan.name}: nulls, {b} bits', partial(run.null_job, plan, b),
+    return jobs + [(f'{plan.name}: nulls, {bit_text(b)}', partial(run.null_job, plan, b),
                     run.null_key(plan, b)) for b in run.out.bits]
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #ffd78e0e
 def _jobs(run, plans):
     "All jobs of a matrix in order."
-    jobs = [(f'clean images, {b} bits', partial(run.clean_job, b), run.clean_key(b))
+    jobs = [(f'clean images, {bit_text(b)}', partial(run.clean_job, b), run.clean_key(b))
             for b in run.out.bits]
     for p in plans: jobs += _attack_jobs(run, p)
     return jobs
@@ -162,6 +165,17 @@ def _do(run, plans):
     jobs = [(label + text, job) for text, job, _ in jobs]
     run_jobs(jobs, run.net, run.settings.progress)
 
+# %% ../../nbs/610_evaluate.transfer.ipynb #23ca9d69
+def _warn_of_chance(net, out):
+    "Warn of members of a family that are right no more often than chance."
+    if bit_state_of(net) is None or shares_weights(net): return
+    chance = 1/max(2, len(out.y.unique()))
+    for b, p in out.clean_pred.items():
+        rate = clean_accuracy(p, out.y).rate
+        if rate.interval[0] > chance: continue
+        warnings.warn(f"{bit_text(b)} is right on {rate.k} of {rate.n} images, no better than "
+                      "chance: does it take another layout, range or order of classes?")
+
 # %% ../../nbs/610_evaluate.transfer.ipynb #e0c3aa44
 def _evaluate(net, dl, plans, bits, fit_on, s):
     "The matrix of checked arguments."
@@ -170,6 +184,7 @@ def _evaluate(net, dl, plans, bits, fit_on, s):
     s = replace(s, n_attack=_attacked(s, len(x)), bs=s.bs or images_at_once(x))
     out = Transfer(bits, y.cpu(), attacks=notes, settings=_settings(net, x, y, s))
     _do(TransferWork(net, x, y, fit_on, s, Parts(s.parts), out), plans)
+    _warn_of_chance(net, out)
     return out
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #68adacaf
@@ -189,4 +204,6 @@ def transfer_matrix(
     if fit_on is not None: check_iterable(fit_on, 'fit_on')
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     plans = attack_plans(attacks, sources, bits, bits_of(net))
+    blind = {*bits_of(net)} - {*gradient_bits(net)}
+    plans = [p.without(blind) for p in plans]
     return _evaluate(net, dl, plans, bits, fit_on, s)

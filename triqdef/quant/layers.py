@@ -40,6 +40,7 @@ class BitState:
         self._bits, self.observing, self.config = self.allowed[0], None, dict(config or {})
 
     _backward, _temperature = 'clipped', .25     # for states pickled before these existed
+    shared, blind, running = True, (), None      # one set of weights; a `Family` has several
     def __repr__(self): return f"BitState(bits={self.bits}, allowed={self.allowed})"
 
 # %% ../../nbs/120_quant.layers.ipynb #4c432fdb
