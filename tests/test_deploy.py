@@ -13,6 +13,7 @@ from torch import nn
 onnx = pytest.importorskip('onnx', reason='triqdef[onnx] is not installed')
 for name in ('onnxscript', 'onnxruntime'): pytest.importorskip(name, reason='triqdef[onnx] is not installed')
 
+import traces
 import triqdef.deploy.onnx as deploy
 from triqdef.core import fixed_seed, versions
 from triqdef.data import sample_tensors
@@ -26,6 +27,12 @@ from triqdef.quant.convert import at_bits, calibrate, to_multibit
 from triqdef.toys import toy_images, toy_net
 
 FORMS = ('integer', 'fused', 'qdq')
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once():
+    with pytest.MonkeyPatch.context() as m:
+        traces.once(m.setattr)
+        yield
 
 
 def images(n=8, size=16, seed=0, colours=3):
@@ -358,7 +365,8 @@ def net(): return calibrate(to_multibit(toy_net(), (32, 8, 4)).eval(), [toy_imag
 def good(net, tmp_path_factory):
     return export_onnx(net, tmp_path_factory.mktemp('good')/'net.onnx', 4, toy_images(2)[0], classes=list('abcd'))
 
-def test_written_twice_is_the_same(net, good, tmp_path):
+def test_written_twice_is_the_same(net, good, tmp_path, monkeypatch):
+    traces.afresh(monkeypatch.setattr)
     again = export_onnx(copy.deepcopy(net), tmp_path/'again.onnx', 4, toy_images(5, seed=9)[0], classes=list('abcd'))
     assert again.read_bytes() == good.read_bytes()
 
@@ -698,6 +706,7 @@ def test_a_failure_while_writing(error, net, good, tmp_path, monkeypatch):
 @pytest.mark.parametrize('missing, call', [('onnx', 'export'), ('onnxscript', 'export'), ('onnx', 'open'),
                                            ('onnxruntime', 'open')])
 def test_a_package_that_is_missing(missing, call, net, good, tmp_path, monkeypatch):
+    traces.afresh(monkeypatch.setattr)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ModuleNotFoundError, match=rf"{missing}: pip install 'triqdef\[onnx\]'"):
         export_onnx(net, tmp_path/'net.onnx', 4, toy_images(2)[0]) if call == 'export' else OnnxNet(good)

@@ -107,11 +107,10 @@ def test_refusals_name_the_module():
 onnx = pytest.importorskip('onnx', reason='triqdef[onnx] is not installed')
 for name in ('onnxscript', 'onnxruntime'): pytest.importorskip(name, reason='triqdef[onnx] is not installed')
 
-import triqdef.deploy.onnx as deploy
+import traces
 from triqdef.commands.checks import command_parser, parse_options, run_options
 from triqdef.commands.export import add_export
 from triqdef.commands.train import add_train
-from triqdef.deploy import tracing
 from triqdef.deploy.extract import single_bit
 from triqdef.deploy.layers import IntLayer
 from triqdef.deploy.onnx import OnnxNet, export_onnx, read_onnx
@@ -159,20 +158,12 @@ def test_levels_that_were_chosen(tmp_path):
     layers = [(n, m) for n, m in one.named_modules() if isinstance(m, IntLayer)]
     assert layers and all(np.array_equal(at[f'{n}.weight'].astype(int), m.weight.numpy()) for n, m in layers)
 
-def traced_once(m):
-    "One graph from torch's exporter for all files of one network."
-    made = []
-    def traced(*args):
-        if not made: made.append(tracing.traced(*args))
-        return copy.deepcopy(made[0])
-    m.setattr(deploy, 'traced', traced)
-
 @pytest.mark.parametrize('bits', [8, 4])
 def test_int8_for_tensorrt(bits, tmp_path, monkeypatch):
     torch.manual_seed(0)
     net, x = to_multibit(build_model('resnet8', 10, width=8), (8, 4), sums='symmetric').eval(), torch.rand(8, 3, 32, 32)
     calibrate(net, [x])
-    traced_once(monkeypatch)
+    traces.once(monkeypatch.setattr)
     for opset in (13, 17, 21):
         path = export_onnx(net, tmp_path/'n.onnx', bits, x, form=f'tensorrt-{opset}')
         assert check_parity(net, path, bits, x).ok
