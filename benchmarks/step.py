@@ -74,13 +74,14 @@ def main():
     p.add_argument('--act', default='lsq', help='activation quantizer')
     p.add_argument('--bf16', action='store_true', help='forward passes under bfloat16 autocast')
     p.add_argument('--contiguous', action='store_true', help='NCHW memory instead of channels_last')
+    p.add_argument('--no-attack', action='store_true', help='only the step without the inner attack')
     p.add_argument('--no-memory', action='store_true', help='skip the memory measurement')
     p.add_argument('--child', help='used by the memory measurement'); p.add_argument('--child-attack', action='store_true')
     args = begin(p); args.bits = tuple(args.bits)
     if args.child: return child(args)
     if not os.path.exists('/proc/self/status') and not args.device.startswith('cuda'): args.no_memory = True
     results, limits = {}, {}
-    for attack in (False, True):
+    for attack in (False, True)[:1 if args.no_attack else 2]:
         title = f'with a {args.attack_steps}-step inner attack' if attack else 'without the inner attack'
         steps = {n: Step(args, w, attack) for n, w in VARIANTS.items()}
         rows = ratios(interleaved(steps, args.repeats, args.warmup, args.device, clock=args.clock), BASE)
