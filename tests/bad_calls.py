@@ -189,7 +189,7 @@ CALLS = {
     # deployment and purification
     'deploy.extract.single_bit': lambda w: dict(net=w.net, bits=4), 'deploy.onnx.network_key': lambda w: dict(net=w.net, bits=4),
     'deploy.onnx.export_onnx': lambda w: dict(net=w.net, path=w.folder/'new.onnx', bits=4, example=w.x), 'deploy.onnx.check_writable_file': lambda w: dict(path=w.folder/'new.onnx'),
-    'deploy.onnx.check_form': lambda w: dict(net=w.net, form='integer', bits=4),
+    'deploy.forms.check_form': lambda w: dict(net=w.net, form='integer', bits=4),
     'deploy.sealed.read_onnx': lambda w: dict(path=w.file), 'deploy.onnx.OnnxNet': lambda w: dict(path=w.file),
     'purify.jedi.JEDI': lambda w: dict(net=w.net, window=3, stride=1, bins=16, quantile=.9, dynamic=0., grow=1), 'purify.jedi.JEDI.calibrate': lambda w: (JEDI(w.net).calibrate, dict(dl=w.dl, n_batches=1)),
     'purify.jedi.JEDI.clean': lambda w: (JEDI(w.net).calibrate(w.dl).clean, dict(x=w.x)), 'purify.jedi.JEDI.fit': lambda w: (JEDI(w.net).fit, dict(dl=w.dl, steps=1, bs=4, lr=.1, sparsity=.1, width=4, seed=0, progress=False)),
@@ -221,7 +221,7 @@ KINDS = {'checks.check_bit': {'b': 'bit'}, 'networks.check_logits': {'out': 'log
          'percept.features.tap_stages': {'names': 'stages'}, 'evaluate.lines.AuditBudget': {'size': None}, 'attack.placing.patch_mask': {'h': 'int', 'w': 'int', 'device': 'device'},
          'attack.placing.check_fits': {'hw': 'size'}, 'attack.places.allowed_places': {'hw': 'size'}, 'evaluate.rate.wilson': {'k': None, 'n': None}, 'penalty.fdp.bit_pairs': {'bits': 'bits'},
          'quant.norm.sync_norms': {}, 'purify.diffpure.DiffPure': {'model': None}, 'classifiers.Classifier': {}, 'data.image_folder_dls': {'share': 'open share'}, 'attack.ensemble.BackwardSwap': {'backward': 'choice'},
-         'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}, 'deploy.onnx.check_form': {'form': 'choice', 'cpu': 'choice', 'pixels': 'choice'},
+         'unfuse.unfuse': {'model': 'network'}, 'batches.take': {'n': 'int'}, 'deploy.onnx.export_onnx': {'form': 'choice', 'cpu': 'choice'}, 'deploy.forms.check_form': {'form': 'choice', 'cpu': 'choice', 'pixels': 'choice'},
          'quant.convert.to_multibit': {'sums': 'choice'}}
 for names, kinds in {'toys.toy_images toys.toy_dls toys.trained_toy pictures.read_image data.image_folder_dls': {'size': 'int'}, 'pixels.Normalize.forward percept.features.stage_names': {'x': None}, 'quant.calibrate.calibrate purify.denoiser.train_denoiser': {'net': 'module', 'model': 'module'}, 'quant.norm.sync_norms': {'net': 'any module'},
                      'train.objective.Objective train.controls.SmoothObjective attack.ensemble.FeaturePull': {'stages': 'stage list'}, 'attack.criteria.goal_loss attack.criteria.goal_met': {'y': 'unread labels'},

@@ -17,7 +17,6 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..attack.base import declared_attacks
-from ..checks import bit_text
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
@@ -25,7 +24,7 @@ from .networks import is_published, loaded, Named, network_help
 from .options import add_numbers, as_typed, typed_options
 from .progress import tell_folder
 from .sheet import check_sheet, patch_sheet
-from ..core import as_path, versions
+from ..core import as_path, bit_text, versions
 from ..evaluate.display import share_text
 from ..evaluate.matrix import Transfer
 from ..evaluate.page import replace_folder

@@ -21,8 +21,8 @@ from .data import as_data, data_help
 from .networks import loaded, Named
 from .options import add_numbers, as_typed
 from ..core import atomic_path
-from ..deploy.onnx import (check_form, check_writable_file, export_onnx, form_names,
-                                 OnnxNet)
+from ..deploy.forms import check_form, form_names
+from ..deploy.onnx import check_writable_file, export_onnx, OnnxNet
 from ..deploy.parity import check_parity, exported_success, ParityError
 from ..deploy.speed import kernels
 from ..evaluate.report import Report

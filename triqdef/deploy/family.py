@@ -71,6 +71,7 @@ def get_extra_state(self:Member):
     if isinstance(f, nn.Module): return ''
     return f.sha256 if isinstance(f, OnnxNet) else fingerprint(f)
 
+# %% ../../nbs/945_deploy.family.ipynb #383dea74
 @patch
 def set_extra_state(self:Member,
     state,    # what `get_extra_state` gave
@@ -94,6 +95,7 @@ def active(self:Members)->Member:
     "Return the member that runs."
     return self.modules[self.allowed.index(self.bits)]
 
+# %% ../../nbs/945_deploy.family.ipynb #d7054fb5
 @patch(as_prop=True)
 def running(self:Members)->nn.Module:
     "Return the module that runs; a `Member` where it is no module."

@@ -54,6 +54,7 @@ class Reading:
 # %% ../../nbs/917_deploy.foreign.ipynb #7fed9b40
 def _sizes(shape): return [d if isinstance(d, int) else None for d in shape]
 
+# %% ../../nbs/917_deploy.foreign.ipynb #037ab691
 def _layout(dims, given, path):
     "The layout that is declared, else the one axis of 1, 3 or 4 channels."
     found = [n for n, d in (('NCHW', dims[1]), ('NHWC', dims[3])) if d in (1, 3, 4)]

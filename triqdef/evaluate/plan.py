@@ -127,6 +127,7 @@ def _no_attack(name, a):
             "triqdef.attack.base, since a matrix reads their settings, such as class "
             f"{kind}(Attack); or a dict bits → Patch; got {kind}")
 
+# %% ../../nbs/605_evaluate.plan.ipynb #23cf0c4c
 def _lacks(a):
     "Whether an attack leaves undefined what its base class asks for."
     if not isinstance(a, Attack): return True
