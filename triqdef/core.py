@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .checks import (as_path, bit_text, check_bit, check_bits, check_choice, check_count, check_device,
+from .checks import (as_path, check_bit, check_bits, check_choice, check_count, check_device,
                             check_folder, check_generator, check_int, check_ints, check_network,
-                            check_number, check_numbers)
+                            check_number, check_numbers, bit_text)
 from .labels import as_labels, check_labels, Vocab
 from .networks import (check_finite, check_logits, device_of, eval_mode, first_logits,
                               logits_of, unwrap)
