@@ -12,13 +12,20 @@ from dataclasses import replace
 
 import torch
 
+from ..attack.pgd import PatchPGD
+from ..batches import take
 from .attacks import fit_to, make_attacks
 from .checks import Rule, set_command, without_effect_by
 from .options import as_typed
 from .progress import tell_folder
 from .report import add_report_options, write_report
 from ..core import versions
+from ..deploy.family import family
+from ..evaluate.certified import certified
+from ..evaluate.disagree import disagreement
+from ..evaluate.success import success
 from ..quant.checkpoint import pretrained
+from ..quant.convert import bits_of, keep_bits
 from ..train.run import check_writable, make_data, train, TrainSettings
 
 # %% ../../nbs/976_commands.demo.ipynb #e41008e1
@@ -64,6 +71,21 @@ def _announce(own, quick=False):
     print(f"triqdef demo: {networks}, then patches at every bit-width. {versions()['device']}, "
           f"{torch.get_num_threads()} threads; {time}, by cores and load.\n", flush=True)
 
+# %% ../../nbs/976_commands.demo.ipynb #2aaf7a58
+def _beyond(nets, x, y, size):
+    "Yield a line each on a certificate, a detector and a family, on a few images."
+    net, bits = nets['joint QAT'], bits_of(nets['joint QAT'])
+    b = bits[len(bits)//2]
+    c = certified(net, x, y, size, bits=(b,))
+    yield (f"certificate: no {size}×{size} patch changes the class of joint QAT at {b} bits: "
+           f"{c.rate(b)}")
+    z = PatchPGD(size, 10, .1, seed=0).attack(net, x, y, bits=b)
+    one, two = (disagreement(net, v).mean().item() for v in (x, z))
+    yield f"detector: the bit-widths of joint QAT disagree by {one:.2f}, under a patch by {two:.2f}"
+    fam = family({n: keep_bits(v, b) for n, v in nets.items()})
+    rates = {n: success(fam, x, y, z, bits=n)['asr'].rate for n in nets}
+    yield "family: the same patch on " + ', '.join(f"{n} {r}" for n, r in rates.items())
+
 # %% ../../nbs/976_commands.demo.ipynb #14d1288d
 def _run(args):
     "Attack the networks that ship, or two that are trained first, and show them side by side."
@@ -79,6 +101,7 @@ def _run(args):
     attacks = make_attacks(args, nets['TriQDef'], dls)
     print(f"attacking: {', '.join(attacks)}; {args.n} test images")
     write_report(nets, dls, attacks, args, runs, audit=False, smooth=(0, 2))
+    print(*_beyond(nets, *take(dls.valid, 8), 4 if args.quick else 5), sep='\n')
     print(f"\n{small_print}")
     network = as_typed(out/'triqdef') if own else demo_networks['TriQDef']
     print(f"next, the audit and all attacks: triqdef evaluate {network} --quick")
