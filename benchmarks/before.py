@@ -60,6 +60,7 @@ def main():
         table(k, rows, ['ms', 'q1', 'q3', 'ratio'])
         results[k] = rows
         limits[f'{k} step, now / before'] = (rows[f'{k}, now']['ratio'], .6)
+    sys.argv = [Path(a).name if a == args.old else a for a in sys.argv]      # no path of a machine in the file
     args.old = Path(args.old).name
     finish(args, results, limits)
 

@@ -131,6 +131,7 @@ def plot_tradeoff(
     leave_out=(),         # arms that are not drawn
 ):                        # a matplotlib figure
     "Draw success against clean accuracy, an arm a point: right and low is better."
+    if len(tables) > 5: raise ValueError(f"at most five studies can be drawn, got {len(tables)}")
     fig, axs = plt.subplots(1, len(levels), figsize=(3.4*len(levels) + 1.4, 3), dpi=100,
                             sharey=True, squeeze=False, layout='constrained')
     found = {k: [tradeoff(t, attack, l).drop(leave_out, errors='ignore') for l in levels]

@@ -42,7 +42,7 @@ def _at_width(value):
     return (value, None) if whole else (name, int(bits))
 
 def _member(value, text, weights):
-    "What a value of `--member` stands for, as `Named`."
+    "Return the network that a value of `--member` names."
     path, *parts = value.split(',') if '.onnx,' in value.lower() else [value]
     if Path(path).suffix.lower() == '.onnx' and Path(path).is_file():
         return Named(path, 'onnx', FileNetwork(path, **_declared(parts, text)).eval())

@@ -66,7 +66,7 @@ def _no_gradient(self:Member):
 # %% ../../nbs/945_deploy.family.ipynb #f9552207
 @patch
 def get_extra_state(self:Member):
-    "What tells members without weights apart."
+    "Return what tells members without weights apart: the hash of a file or function."
     f = self.function
     if isinstance(f, nn.Module): return ''
     return f.sha256 if isinstance(f, OnnxNet) else fingerprint(f)

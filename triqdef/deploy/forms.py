@@ -46,7 +46,7 @@ def check_form(
     sums = _sums(net, bits)
     able = form_names[:3] if sums == 'float' else form_names[3:]
     if bits == 32 and sums != 'float': form = 'integer'       # floats have one form
-    elif form is None or bits == 32: form = form or able[0]
+    elif form is None: form = able[0]
     elif form not in able:
         raise ValueError(f"a network with sums={sums!r} is written in form "
                          f"{' or '.join(map(repr, able))}, not {form!r}: see sums of to_multibit "

@@ -34,7 +34,7 @@ def _margin(s, y): return s.scatter(1, y[:, None], -torch.inf).amax(1)
 
 def transfer_bound(
     net:nn.Module,    # a multi-bit network
-    x:Tensor,         # patched images, (B,C,H,W) in [0,1]
+    x:Tensor,         # patched images, (B,C,H,W) in [0,1]; all count, right when clean or not
     y:Tensor,         # their classes, (B,)
     source:int,       # the bit-width at which the patches were made
 )->pd.DataFrame:      # a row per other bit-width
