@@ -59,7 +59,8 @@ def _layout(dims, given, path):
     "The layout that is declared, else the one axis of 1, 3 or 4 channels."
     found = [n for n, d in (('NCHW', dims[1]), ('NHWC', dims[3])) if d in (1, 3, 4)]
     if given is None and len(found) == 1: return found[0]
-    if given is not None and (given in found or None in (dims[1], dims[3])): return given
+    free = not found or None in (dims[1], dims[3])
+    if given is not None and (given in found or free): return given
     if given is None and dims[1:] == [None]*3: return 'NCHW'
     raise ValueError(f"{path} takes (B,…) of sizes {dims[1:]}: which axis has the channels? "
                      f"layout='NCHW' or 'NHWC', got {given!r}")

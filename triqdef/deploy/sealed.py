@@ -56,7 +56,8 @@ def is_sealed(
     "Return whether a file carries a description of ours, whole or not."
     path = as_path(path)
     if not path.is_file(): raise FileNotFoundError(f"no network at {path}")
-    return any(p.key[:7] == 'triqdef' for p in _model_of(path, path.read_bytes()).metadata_props)
+    m = _model_of(path, path.read_bytes())     # a cut may have taken the description alone
+    return m.graph.name == 'triqdef' or any(p.key[:7] == 'triqdef' for p in m.metadata_props)
 
 # %% ../../nbs/915_deploy.sealed.ipynb #cb2f1426
 def read_onnx(

@@ -108,8 +108,8 @@ def _is_fast(bn, x):
     ours = (type(bn) in (nn.BatchNorm2d, FreeBatchNorm) and bn.training and bn.affine
             and bn.track_running_stats and bn.momentum is not None and not _hooked(bn))
     types = torch.float32, torch.float64, torch.bfloat16    # the last under autocast
-    wide = torch.promote_types(x.dtype, torch.float32) == bn.weight.dtype
-    return ours and wide and x.dtype in types and x.ndim == 4 and x.numel() > x.shape[1]
+    return (ours and x.dtype in types and x.ndim == 4 and x.numel() > x.shape[1]
+            and torch.promote_types(x.dtype, torch.float32) == bn.weight.dtype)
 
 # %% ../../nbs/130_quant.norm.ipynb #2ec03a92
 def batch_norm(
