@@ -16,7 +16,7 @@ from ..core import check_bits, check_ints, check_numbers
 
 # %% ../../nbs/500_train.curriculum.ipynb #d4b7a734
 class BACT:
-    "The active bit-widths $B_t$ and the weight of the penalties, by training progress."
+    "The active bit-widths and the weight of the penalties, by training progress."
     def __init__(self,
         bits,                 # bit-widths to train
         warmup:float=.3,      # share of training in which lower bit-widths are added, 0 to 1
