@@ -113,7 +113,7 @@ from triqdef.commands.export import add_export
 from triqdef.commands.train import add_train
 from triqdef.deploy.extract import single_bit
 from triqdef.deploy.layers import IntLayer
-from triqdef.deploy.onnx import OnnxNet, export_onnx, read_onnx
+from triqdef.deploy.onnx import export_onnx, read_onnx
 from triqdef.deploy.parity import check_parity
 from triqdef.deploy.runtime import ort_session
 from triqdef.deploy.speed import kernels
@@ -130,7 +130,7 @@ def fits_16_bits(n, w):
 
 @pytest.mark.parametrize('bits', [8, 4])
 def test_bytes_between_pixels_and_logits(case, bits, tmp_path):
-    name, _, net, x = case
+    _, _, net, x = case
     path = export_onnx(net, tmp_path/'n.onnx', bits, x)
     p = check_parity(net, path, bits, x)
     assert p.ok and read_onnx(path)['form'] == 'bytes'

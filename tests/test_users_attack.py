@@ -1,5 +1,5 @@
 "What users of neighbouring tools met, tried on attacks, evaluations and measures."
-import os, warnings
+import os
 from types import SimpleNamespace
 
 import numpy as np

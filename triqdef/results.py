@@ -9,7 +9,6 @@ __all__ = ['verdict', 'tradeoff', 'plot_tradeoff', 'plot_study']
 
 # %% ../nbs/790_results.ipynb #cbd80d0b
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from .checks import check_choice
@@ -111,6 +110,8 @@ def tradeoff(
     return f.assign(**{'beaten by': [_beaten(r, f) for r in f.itertuples()]}).sort_values('clean')
 
 # %% ../nbs/790_results.ipynb #80161f11
+_marks = 'osD^v'    # one for each study
+
 def _draw_tradeoff(ax, f, mark, colors):
     "Draw the points of a `tradeoff` with their intervals, a colour for each arm."
     for arm, r in f.iterrows():
@@ -118,10 +119,11 @@ def _draw_tradeoff(ax, f, mark, colors):
         ax.errorbar(100*r.clean, 100*r.success, ends, fmt=mark, ms=5, lw=1, color=colors[arm])
 
 def _legend(fig, ax, found, colors):
-    "Name the markers of the studies and the colours of the arms."
-    for name, mark in zip(found, 'osD^v'): ax.plot([], [], mark, color='grey', label=name)
+    "Name the markers of the studies, the colours of the arms and the axes."
+    for name, mark in zip(found, _marks): ax.plot([], [], mark, color='grey', label=name)
     for arm, c in colors.items(): ax.plot([], [], 's', color=c, ms=4, label=arm)
     fig.legend(loc='outside right upper', fontsize=7); ax.set_ylim(bottom=0)
+    fig.supxlabel('clean accuracy, %', fontsize=9); fig.supylabel('success, %', fontsize=9)
 
 # %% ../nbs/790_results.ipynb #8c0593cb
 def plot_tradeoff(
@@ -131,18 +133,18 @@ def plot_tradeoff(
     leave_out=(),         # arms that are not drawn
 ):                        # a matplotlib figure
     "Draw success against clean accuracy, an arm a point: right and low is better."
-    if len(tables) > 5: raise ValueError(f"at most five studies can be drawn, got {len(tables)}")
-    fig, axs = plt.subplots(1, len(levels), figsize=(3.4*len(levels) + 1.4, 3), dpi=100,
-                            sharey=True, squeeze=False, layout='constrained')
+    if not 1 <= len(tables) <= len(_marks):
+        raise ValueError(f"one study or more, at most five, can be drawn, got {len(tables)}")
     found = {k: [tradeoff(t, attack, l).drop(leave_out, errors='ignore') for l in levels]
              for k, t in tables.items()}
+    fig, axs = plt.subplots(1, len(levels), figsize=(3.4*len(levels) + 1.4, 3), dpi=100,
+                            sharey=True, squeeze=False, layout='constrained')
     arms = dict.fromkeys(a for fs in found.values() for a in fs[0].index)
     colors = {a: f'C{i}' for i, a in enumerate(arms)}
-    for fs, mark in zip(found.values(), 'osD^v'):
+    for fs, mark in zip(found.values(), _marks):
         for ax, f, level in zip(axs[0], fs, levels):
             _draw_tradeoff(ax, f, mark, colors); ax.set_title(level, fontsize=9)
     _legend(fig, axs[0, 0], found, colors)
-    fig.supxlabel('clean accuracy, %', fontsize=9); fig.supylabel('success, %', fontsize=9)
     return fig
 
 # %% ../nbs/790_results.ipynb #451c0ae1

@@ -20,7 +20,7 @@ from ..attack.base import declared_attacks
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
-from .networks import is_published, loaded, Named, network_help
+from .networks import is_published, loaded, Named, network_help, typed_network
 from .options import add_numbers, as_typed, typed_options
 from .progress import tell_folder
 from .sheet import check_sheet, patch_sheet
@@ -70,9 +70,9 @@ def _percent(value, low, high):
     return share_text(value, low, high).replace(' %', '')
 
 @patch
-def _rows(self:Found, most):
-    "Return the cells of the short table: head, clean accuracy, patches, null."
-    f, patches = self.table(), ['attack', 'made_at']
+def _rows(self:Found, f, most):
+    "Return the cells of the short table of `f`: head, clean accuracy, patches, null."
+    patches = ['attack', 'made_at']
     f['cell'] = [_percent(*r) for r in zip(f.success, f.low, f.high)]
     best = f.groupby(patches, sort=False).success.mean().fillna(0).nlargest(most).index
     first = f.drop_duplicates('tried_at')
@@ -86,9 +86,9 @@ def _rows(self:Found, most):
 
 # %% ../../nbs/974_commands.attack.ipynb #21c53564
 @patch
-def _aims(self:Found):
+def _aims(self:Found, f):
     "Yield a sentence for each targeted attack."
-    for a, g in self.table().dropna(subset='targeted').groupby('attack', sort=False):
+    for a, g in f.dropna(subset='targeted').groupby('attack', sort=False):
         c = self.transfer.attacks[a]['target']
         yield (f"{a} reaches for class {c}, {self.vocab[c]} (--target); any wrong class counts "
                f"above; {g.targeted.max():.0%} at most became {self.vocab[c]}")
@@ -99,14 +99,14 @@ def lines(self:Found,
     most:int=6,    # patches that are shown, those of highest success
 )->list:
     "Return a short table as text."
-    rows, n = self._rows(most), len(self.transfer.attacks)
+    f = self.table()
+    rows, more = self._rows(f, most), len(f.groupby(['attack', 'made_at'])) - most
     wide = [max(map(len, c)) for c in zip(*rows)]
     text = ['  '.join(s.ljust(w) for s, w in zip(r, wide)).rstrip() for r in rows]
-    more = len(self.table().groupby(['attack', 'made_at'])) - most
     head = "of the n pictures that are right without it, % that a patch turns wrong [95 % interval]"
-    weak = ['no patch did better than the null: try a stronger attack']
-    weak = [] if above_null(self.transfer) else weak
-    return [head, *text, *[f'{more} more in table.csv']*(more > 0), *self._aims(), *weak]
+    weak = 'no patch did better than the null: try a stronger attack'
+    return [head, *text, *[f'{more} more in table.csv']*(more > 0), *self._aims(f),
+            *[weak]*(not above_null(self.transfer))]
 
 # %% ../../nbs/974_commands.attack.ipynb #120af6c3
 @patch
@@ -211,14 +211,14 @@ def _stronger(found, args):
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
 def _next(found, args):
     "Return the next command: a stronger attack where none did better than the null."
-    network, given = as_typed(args.network), {n: getattr(args, n) for n in ('data', 'path')}
-    if args.weights != 'default': given['weights'] = args.weights
+    again = typed_network(args.network, args)
     if not above_null(found.transfer):
         typed = {n: getattr(args, n) for n in _chosen if n in args.written}
-        return f"triqdef attack {network}" + typed_options(**(typed | _stronger(found, args)))
+        options = typed_options(**(typed | _stronger(found, args)))
+        return f"triqdef attack {as_typed(args.network)}{options}"
     if found.of.kind == 'onnx': return "triqdef list attacks"
-    if found.of.settings: return f"triqdef evaluate {network}{typed_options(**given)} --quick"
-    return f"triqdef train runs/defended --start {network}{typed_options(**given)}"
+    if found.of.settings: return f"triqdef evaluate {again} --quick"
+    return f"triqdef train runs/defended --start {again}"
 
 # %% ../../nbs/974_commands.attack.ipynb #85351e20
 def _run(args):

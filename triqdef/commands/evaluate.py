@@ -15,8 +15,9 @@ from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, check_calibrated, data_help
 from .members import as_family, member_help
-from .networks import as_network, is_published, loaded, network_help
-from .options import add_numbers, as_typed, typed_options
+from .networks import (as_network, is_published, loaded, network_help,
+                                       typed_network)
+from .options import add_numbers, as_typed
 from .progress import tell_folder
 from .published import add_published, run_published
 from .report import add_report_options, write_report
@@ -170,13 +171,11 @@ def _nets(named, args, dls):
 # %% ../../nbs/972_commands.evaluate.ipynb #a480177a
 def _next(of, net, found, args):
     "Return the next command: other attacks where none beat the null, a training, or an export."
-    name, given = as_typed(of.name), {n: getattr(args, n) for n in ('data', 'path')}
-    if is_published(of.name) and args.weights != 'default': given['weights'] = args.weights
-    if not found and args.quick: return f"triqdef evaluate {name}{typed_options(**given)}"
-    if not found: return f"triqdef attack {name}{typed_options(**given)} --attack pgd gap"
-    if of.record is None:
-        return f"triqdef train runs/defended --start {name}{typed_options(**given)}"
-    return f"triqdef export {name} --bits {bits_of(net)[-1]}"
+    again = typed_network(of.name, args)
+    if not found and args.quick: return f"triqdef evaluate {again}"
+    if not found: return f"triqdef attack {again} --attack pgd gap"
+    if of.record is None: return f"triqdef train runs/defended --start {again}"
+    return f"triqdef export {as_typed(of.name)} --bits {bits_of(net)[-1]}"
 
 # %% ../../nbs/972_commands.evaluate.ipynb #56b97d66
 def _named(args):

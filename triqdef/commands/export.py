@@ -49,8 +49,6 @@ def _check_network(net, out, args):
         raise ValueError(f"{args.network} is a float network, export needs a multi-bit one: "
                          f"triqdef train RUN --start {as_typed(args.network)}")
     check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
-    if 8 < args.bits < 32:
-        raise ValueError(f"--bits {args.bits}: integer kernels have 8 bits at the most")
     check_form(net, args.form, args.bits, args.pixels, args.cpu)
 
 # %% ../../nbs/963_commands.export.ipynb #5fc5dd03

@@ -11,7 +11,7 @@ __all__ = ['member_help', 'as_family']
 from pathlib import Path
 
 from .networks import as_network, FileNetwork, is_published, Named
-from ..deploy.family import family, Member
+from ..deploy.family import family
 from ..deploy.onnx import class_names
 from ..quant.convert import keep_bits
 from ..quant.switch import shares_weights
@@ -84,8 +84,6 @@ def as_family(
 )->Named:
     "Return the family that `--member` names."
     found = {n: _member(v, f'{n}={v}', weights) for n, v in _pairs(texts).items()}
-    members = {n: o.net if isinstance(o.net, Member) else Member(o.net, name=f'member {n!r}')
-               for n, o in found.items()}
-    fam = _described(family(members), found.values())
+    fam = _described(family({n: o.net for n, o in found.items()}), found.values())
     settings = next((o.settings for o in found.values() if o.settings), None)
     return Named(', '.join(map(str, found)), 'family', fam, settings)

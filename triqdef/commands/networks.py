@@ -6,18 +6,17 @@ Docs: https://triqdef.github.io/triqdef/commands.networks.html.md"""
 
 # %% auto #0
 __all__ = ['network_help', 'shipped_list', 'network_kind', 'is_published', 'Named', 'FileNetwork', 'check_whole', 'as_network',
-           'loaded']
+           'loaded', 'typed_network']
 
 # %% ../../nbs/957_commands.networks.ipynb #f9c223eb
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch, torchvision
 from fastcore.basics import patch
 from torch import nn
 
 from ..classifiers import check_arch, classifier, read_state
-from .options import as_typed
+from .options import as_typed, typed_options
 from ..deploy.family import Member
 from ..deploy.onnx import class_names, OnnxNet
 from ..deploy.runtime import need_modules
@@ -182,3 +181,12 @@ def loaded(
     "Return the network that a name stands for, after a line that says it is loaded."
     print(f"loading {name}", flush=True)
     return as_network(name, *more)
+
+# %% ../../nbs/957_commands.networks.ipynb #1de9118d
+def typed_network(
+    name:str,    # see `network_kind`
+    args,        # options `data`, `path` and `weights`
+)->str:
+    "Return a network with its data and weights as one types them in a shell."
+    weights = args.weights if is_published(name) and args.weights != 'default' else None
+    return as_typed(name) + typed_options(data=args.data, path=args.path, weights=weights)

@@ -20,7 +20,7 @@ from ..core import check_images, check_labels, check_logits, device_of, unwrap
 from .foreign import OnnxInput
 from .onnx import class_names, OnnxNet
 from ..evaluate.lines import rate_text
-from ..evaluate.success import clean_accuracy, predict
+from ..evaluate.success import at_chance, clean_accuracy, predict
 from ..files import fingerprint
 from ..quant.layers import BitState
 from ..quant.switch import bits_of, gradient_bits
@@ -195,11 +195,10 @@ def member_table(
 )->pd.DataFrame:      # a row for each member
     "Return accuracy and gradients of each member, and whether it guesses."
     check_images(x); y, rows = check_labels(y, len(x)), {}
-    chance = 1/max(2, len(y.unique()))
     for b in bits_of(net):
         rate = clean_accuracy(predict(net, x, b)[0], y).rate
         rows[b] = {'accuracy': rate_text(rate), 'gradients': b in gradient_bits(net),
-                   'at chance': rate.interval[0] <= chance}
+                   'at chance': at_chance(rate, y)}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('member')
 
 # %% ../../nbs/945_deploy.family.ipynb #d2d0b5c2

@@ -30,7 +30,8 @@ def _sums(net, bits):
     if state is None:
         raise ValueError(f"a file needs a multi-bit network, got {type(net).__name__}: "
                          "see to_multibit")
-    check_bit(bits, state.allowed)
+    if 8 < check_bit(bits, state.allowed) < 32:
+        raise ValueError(f"{bits} bits: integer kernels have 8 at the most")
     return state.config.get('sums', 'float')
 
 # %% ../../nbs/916_deploy.forms.ipynb #86c99a04

@@ -22,10 +22,9 @@ from ..percept.hog import cosine, default_cell, hog
 from ..quant.switch import at_bits, bits_of, running_of
 
 # %% ../../nbs/612_evaluate.agreement.ipynb #26df05ff
-def _taps(net, bits, stages):
-    "Stages of the network that runs at `bits`, as a context; empty without names."
-    if not stages: return nullcontext(())
-    with at_bits(net, bits): return tap_stages(running_of(net), stages)
+def _taps(net, stages):
+    "Stages of the network that runs, as a context; empty without names."
+    return tap_stages(running_of(net), stages) if stages else nullcontext(())
 
 # %% ../../nbs/612_evaluate.agreement.ipynb #89e3959c
 def look(
@@ -37,7 +36,7 @@ def look(
 )->dict:          # 'gradient' and each stage → (B,C,H,W)
     "Return input gradient and stage features at one bit-width."
     net = unwrap(net)     # hooks are sure to run where nothing is compiled
-    with at_bits(net, bits), _taps(net, bits, stages) as taps:
+    with at_bits(net, bits), _taps(net, stages) as taps:
         x = x.detach().clone().requires_grad_()
         g = gradient_from_logits(check_finite(logits_of(net, x.clone())), x, y)
         features = {s: full(f).detach() for s, f in zip(stages, taps)}

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn, Tensor
 
+from ..attack.criteria import at_class, top_other
 from ..core import check_bit, check_images, check_labels, eval_mode, logits_of
 from .rate import Rate
 from ..quant.convert import at_bits, bits_of
@@ -27,11 +28,9 @@ def scores(
     y = check_labels(y, len(check_images(x)))
     with eval_mode(net), at_bits(net, bits), torch.no_grad(): z = logits_of(net, x).double()
     y = check_labels(y, len(x), classes=z.shape[1]).to(z.device)
-    return z - z.gather(1, y[:, None])
+    return z - at_class(z, y)[:, None]
 
 # %% ../../nbs/611_evaluate.margins.ipynb #13c029d9
-def _margin(s, y): return s.scatter(1, y[:, None], -torch.inf).amax(1)
-
 def transfer_bound(
     net:nn.Module,    # a multi-bit network
     x:Tensor,         # patched images, (B,C,H,W) in [0,1]; all count, right when clean or not
@@ -44,7 +43,7 @@ def transfer_bound(
     y = check_labels(y).to(made.device)
     for b in (b for b in allowed if b != source):
         other = scores(net, x, y, b)
-        m, d, met = _margin(made, y), (made - other).abs().amax(1), _margin(other, y) > 0
+        m, d, met = top_other(made, y), (made - other).abs().amax(1), top_other(other, y) > 0
         rows.append(dict(source=source, target=b, margin=m.median().item(),
                          distance=d.median().item(), bound=Rate(int((m > d).sum()), len(y)),
                          fooled=Rate(int(met.sum()), len(y))))

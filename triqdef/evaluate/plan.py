@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..attack.base import Attack, ImageAttack, UniversalAttack
+from ..attack.base import Attack, ImageAttack, sees_scores, UniversalAttack
 from ..attack.criteria import Criterion
 from ..attack.patch import Patch, patch_hw
 from ..attack.state import own_settings
 from ..attack.views import View
-from ..attack.base import sees_scores
 from ..checks import bit_text, is_name
 from ..core import check_bit, check_bits
 from ..files import plain, read_bit

@@ -17,7 +17,7 @@ from ..attack.textures import TextureDictionary
 from ..checks import check_choice, check_ints, check_numbers
 from .curves import with_setting
 from .plan import attack_name
-from ..quant.switch import at_bits, bit_state_of, gradient_bits, shares_weights
+from ..quant.switch import at_bits, gradient_bits, is_family
 
 # %% ../../nbs/650_evaluate.suite.ipynb #f2af025f
 def attack_budgets(
@@ -81,8 +81,7 @@ def make_textures(
     fit_on,    # a loader of training images
 )->TextureDictionary:
     "Return textures of the training images, few and quick."
-    mine = bit_state_of(net) is None or shares_weights(net)
-    active = None if mine else (*gradient_bits(net), None)[0]
+    active = (*gradient_bits(net), None)[0] if is_family(net) else None
     with at_bits(net, active): return TextureDictionary.build(net, fit_on, n_clusters=2, steps=50)
 
 # %% ../../nbs/650_evaluate.suite.ipynb #421e60a7

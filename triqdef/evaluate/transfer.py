@@ -27,10 +27,10 @@ from .parts import (attack_identity, loader_identity, network_identity, Parts,
                                     run_jobs)
 from .plan import (attack_name, attack_plans, attack_settings, for_images,
                                    seeded_copy, source_label)
-from .success import clean_accuracy
+from .success import at_chance, clean_accuracy
 from .threat import threat_level
 from ..files import fingerprint, plain
-from ..quant.switch import bit_state_of, bits_of, gradient_bits, shares_weights
+from ..quant.switch import bits_of, gradient_bits, is_family
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #a5a57fa1
@@ -168,11 +168,10 @@ def _do(run, plans):
 # %% ../../nbs/610_evaluate.transfer.ipynb #23ca9d69
 def _warn_of_chance(net, out):
     "Warn of members of a family that are right no more often than chance."
-    if bit_state_of(net) is None or shares_weights(net): return
-    chance = 1/max(2, len(out.y.unique()))
+    if not is_family(net): return
     for b, p in out.clean_pred.items():
         rate = clean_accuracy(p, out.y).rate
-        if rate.interval[0] > chance: continue
+        if not at_chance(rate, out.y): continue
         warnings.warn(f"{bit_text(b)} is right on {rate.k} of {rate.n} images, no better than "
                       "chance: does it take another layout, range or order of classes?")
 
