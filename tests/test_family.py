@@ -164,7 +164,7 @@ def test_audit(fam, tmp_path):
     files = {'fp32': plain(), 'eight': OnnxNet(export_onnx(multi(), tmp_path/'8.onnx', 8, X), 1)}
     assert audit(fam, [(X, Y)], budget=tiny, lines=(12,), exported=files, progress=False)[12].values['exported']
 
-def test_report(fam, tmp_path):
+def test_report(fam, undrawn, tmp_path):
     r = report({'mine': fam}, [(X, Y)], {'pgd': PatchPGD(5, 1), 'rs': SparseRS(5, queries=4)}, n_attack=8, n_align=8, quick=True, out=tmp_path/'r', progress=False)
     page = (tmp_path/'r/index.html').read_text()
     assert 'ort int4' in page and 'ort int4 bits' not in page and 'no gradient at function' in r.missing() and 'fp32' in r.brief() + r.text()

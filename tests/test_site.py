@@ -1,8 +1,9 @@
 """The site without Quarto: some of its pages, rendered and opened, and the checks, which find each fault. `make site-check` does all pages."""
-import json, re, subprocess, sys
+import json, re
 
 import pytest
 
+from forked import forked
 from test_project import load
 
 SAMPLE = 'index', '300_penalty.fdp', '400_attack.patch', '963_commands.export', 'tutorials/06_deploy', 'explanations/glossary'
@@ -19,7 +20,8 @@ def out(root, tmp_path_factory):
     "A sample of the site, made by a process of its own: processing runs exported cells."
     pytest.importorskip('pypandoc')
     folder = tmp_path_factory.mktemp('site')/'docs'
-    subprocess.run([sys.executable, root/'scripts/site.py', '--only', *SAMPLE, '--workers', '1', '--out', folder], check=True, capture_output=True)
+    r = forked('forked:script', ['--only', *SAMPLE, '--workers', '1', '--out', str(folder)], str(root/'scripts/site.py'))
+    assert r.returncode == 0, r.stderr[-2000:]
     return folder
 
 def html(out, name): return (out/name).read_text(encoding='utf-8')
