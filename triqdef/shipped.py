@@ -8,6 +8,8 @@ Docs: https://triqdef.github.io/triqdef/shipped.html.md"""
 __all__ = ['worst_cell', 'defence_page', 'networks_page', 'classes_at', 'plot_classes']
 
 # %% ../nbs/789_shipped.ipynb #4c0cde3f
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -66,7 +68,9 @@ def _training(row):
     images, seconds = m.get('train_images') or s['train_n'] or 49_000, m.get('seconds')
     minutes = m['minutes'] if seconds is None else seconds/60
     start = f", from `{s['start']}`" if s.get('start') else ''
-    return f"{images:,} images × {s['epochs']}, {minutes:.0f} min{start}"
+    card = re.search(r'cuda \((.+)\)', m.get('versions', {}).get('device', ''))
+    where = f' on one {card[1]}' if card else ''
+    return f"{images:,} images × {s['epochs']}, {minutes:.0f} min{where}{start}"
 
 def networks_page(
     rows:dict,    # name → network of `shipped.json`
@@ -75,7 +79,7 @@ def networks_page(
     table = [{'network': f'`{n}`', 'bits': ' / '.join(r['clean']).replace('None', '32'),
               'clean %': _shares(r), 'patched % [95 %]': _patched(r),
               'MB': f"{r['bytes']/1e6:.1f}",
-              'training on one CPU core': _training(r)} for n, r in rows.items()]
+              'training (one CPU core unless named)': _training(r)} for n, r in rows.items()]
     return md_table(pd.DataFrame(table).set_index('network'))
 
 # %% ../nbs/789_shipped.ipynb #b86c0386
