@@ -124,9 +124,9 @@ def main():
     p.add_argument('--repeats', type=int, default=20)
     p.add_argument('--seconds', type=float, default=400, help='no timing begins later than this')
     p.add_argument('--tolerance', type=float, default=1e-6, help='relative difference in float64 up to which devices agree')
-    p.add_argument('--toy', action='store_true', help='a small network and batch, one repeat: a dry run')
+    p.add_argument('--toy', action='store_true', help='a toy network and batch, one repeat: a dry run')
     args = p.parse_args()
-    if args.toy: args.arch, args.batches, args.repeats = 'resnet8', [8], 1
+    if args.toy: args.arch, args.batches, args.repeats = 'toy_net', [4], 1
     result = dict(versions=versions(args.device), command=sys.argv, tf32=torch.backends.cudnn.allow_tf32, agreement={}, timings={})
     def save():
         result['seconds'] = time.monotonic() - START
