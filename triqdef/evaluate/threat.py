@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.threat.html.md"""
 __all__ = ['threat_level']
 
 # %% ../../nbs/602_evaluate.threat.ipynb #6438bfb0
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -60,10 +60,10 @@ def _means(self:Transfer, attack, source):
 
 # %% ../../nbs/602_evaluate.threat.ipynb #e52d423f
 @patch
-def _row(self:Transfer, attack, source, target, definition):
+def _row(self:Transfer, attack, source, target, definition, highest_null):
     "One row of `to_frame`."
     rate = self.success(attack, source, target, definition).rate
-    null, null_kind = self._highest_null(attack, target, definition)
+    null, null_kind = highest_null(attack, target, definition)
     return dict(attack=attack, kind=self.attacks[attack]['kind'], source=source, target=target,
                 threat=self.threat(attack, source, target), definition=definition,
                 asr=rate.value, low=rate.interval[0], high=rate.interval[1], n=rate.n,
@@ -78,7 +78,8 @@ def to_frame(self:Transfer,
     every = ('asr', 'asr_all', 'asr_targeted')
     if definition is not None: check_choice(definition, every, 'definition')
     wanted = every if definition is None else (definition,)
-    return pd.DataFrame([self._row(a, s, b, d) for a, s, b in self.adv_pred
+    highest = cache(self._highest_null)      # one for all sources
+    return pd.DataFrame([self._row(a, s, b, d, highest) for a, s, b in self.adv_pred
                          for d in self.definitions(a) if d in wanted])
 
 # %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5
