@@ -38,7 +38,7 @@ from .penalty.fdp import fdp
 from .penalty.gpdp import gpdp
 
 # %% ../nbs/990_all.ipynb #11fe81f5
-from .attack.base import declared_attacks
+from .attack.base import Attack, declared_attacks, ImageAttack
 from .attack.criteria import Confident, Criterion, Targeted, Untargeted
 from .attack.ensemble import (BackwardSwap, BitEnsemble, FeaturePull, RandomPrecision,
                                      Smoothed)

@@ -10,6 +10,7 @@ __all__ = ['Found', 'add_attack']
 # %% ../../nbs/974_commands.attack.ipynb #61d17d9d
 import shutil, tempfile
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -209,12 +210,18 @@ def _stronger(found, args):
     return dict(steps=4*steps, patch_size=args.patch_size if fixed else larger)
 
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
+def _beside(folder):
+    "An option that names another folder than this one, whose results would be lost."
+    if not Path(folder).exists(): return {}
+    names = (f'{folder}-{i}' for i in count(2))
+    return dict(out=next(n for n in names if not Path(n).exists()))
+
 def _next(found, args):
     "Return the next command: a stronger attack where none did better than the null."
     again = typed_network(args.network, args)
     if not above_null(found.transfer):
         typed = {n: getattr(args, n) for n in _chosen if n in args.written}
-        options = typed_options(**(typed | _stronger(found, args)))
+        options = typed_options(**(typed | _stronger(found, args) | _beside(args.out)))
         return f"triqdef attack {as_typed(args.network)}{options}"
     if found.of.kind == 'onnx': return "triqdef list attacks"
     if found.of.settings: return f"triqdef evaluate {again} --quick"
@@ -266,7 +273,7 @@ def _add_choices(p):
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
                    help=f"of {', '.join(attack_names())} (default: gap)")
     p.add_argument('--quick', action='store_true', help='small budgets and 64 pictures: minutes '
-                   'instead of hours; --steps and --n beside it win')
+                   'instead of hours; --steps or --n beside it wins')
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [

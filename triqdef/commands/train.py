@@ -47,6 +47,12 @@ def _sized(s, args):
     return replace(s, size=side)
 
 # %% ../../nbs/960_commands.train.ipynb #c8fed411
+def _idle_penalties(run):
+    "Whether FDP and GPDP were asked for and stayed 0 at every step."
+    s = run.settings
+    asked = s.method in ('triqdef', 'masked-triqdef') and (s.lambda_fdp or s.lambda_gpdp)
+    return bool(asked) and not run.terms[['fdp', 'gpdp']].to_numpy().any()
+
 def _run(args):
     "Train, and print accuracies and the next command."
     run = train(_sized(_settings(args), args), args.folder, progress=not args.quiet)
@@ -54,6 +60,9 @@ def _run(args):
     last = run.history.iloc[-1]
     accuracies = ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
     print(f"{run.folder}: {accuracies} of the validation images right")
+    if _idle_penalties(run):
+        print(f"the penalties never acted in {len(run.terms)} steps, too few to train two bit-widths "
+              "at one step: train longer, or give --warmup 0")
     print(f"next: triqdef evaluate {as_typed(run.folder)} --quick")
 
 # %% ../../nbs/960_commands.train.ipynb #7838d019

@@ -178,6 +178,11 @@ def share_text(
     return f'{100*value:.0f} % [{100*low:.0f}, {100*high:.0f}]'
 
 # %% ../../nbs/730_evaluate.display.ipynb #d9b33522
+def _name_column(names, width=24):
+    "The names, cut in the middle where they are long; whole where two would look alike."
+    cut = [k if len(k) <= width else f'{k[:8]}…{k[9 - width:]}' for k in names]
+    return cut if len(set(cut)) == len(cut) else list(names)
+
 def _brief_cell(row):
     "Success and its interval in percent, and the null behind a stroke; a dash without images."
     if row['asr'] is None: return '–'
@@ -190,12 +195,12 @@ def _brief_rows(self:Report, most):
     found, rows = self.findings().astype(object), []
     found = found.where(found.notna(), None)
     kinds = list(dict.fromkeys(found.attacker))
-    for k in self.names[:most]:
+    for k, shown in zip(self.names[:most], _name_column(self.names[:most])):
         c = self.transfers[k].clean.sort_values('accuracy').iloc[0].rename({'accuracy': 'asr'})
         cells = {f['attacker']: _brief_cell(f)
                  for f in found[found.network == k].to_dict('records')}
         accuracy = _brief_cell(dict(c, null=None))
-        rows.append([textwrap.shorten(k, 20), accuracy, *(cells.get(w, '–') for w in kinds)])
+        rows.append([shown, accuracy, *(cells.get(w, '–') for w in kinds)])
     return [['', 'accuracy', *kinds], *rows]
 
 # %% ../../nbs/730_evaluate.display.ipynb #2901ab26

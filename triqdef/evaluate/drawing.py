@@ -124,7 +124,7 @@ def plot(self:Transfer,
     across = min(3, len(names))
     rest = -len(names) % across
     cells = [(self, a) for a in names] + [None]*rest
-    titles = [f"{a} (n={self.attacks[a]['n']})" for a in names] + ['']*rest
+    titles = [f"{a} ({self.counted(a)})" for a in names] + ['']*rest
     cuts = [slice(i, i + across) for i in range(0, len(cells), across)]
     return draw_matrices([cells[i] for i in cuts], [titles[i] for i in cuts], definition, caption)
 

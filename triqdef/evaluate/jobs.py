@@ -175,7 +175,12 @@ def _area(cover, image_hw):
 def _make(self:TransferWork, plan, source):
     "Make the patches of one source; note how long it took, what is covered and some images."
     start, at = time.perf_counter(), (plan.name, source)
-    n, render = (self._per_image if plan.kind == 'per image' else self._universal)(plan, source)
+    make = self._per_image if plan.kind == 'per image' else self._universal
+    try: n, render = make(plan, source)
+    except Exception as e:
+        e.add_note(f"attack {plan.name!r}, called with bits={plan.sources[source]!r}: it must take "
+                   "one bit-width, a tuple of several and a view")
+        raise
     notes, cover = self.out.attacks[plan.name], self.covers[at]
     notes['n'] = n
     notes['seconds'][str(source)] = round(time.perf_counter() - start, 2)

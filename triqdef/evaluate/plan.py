@@ -121,10 +121,12 @@ def _is_ready(a):
 def _no_attack(name, a):
     "Return what an attack must be."
     kind = type(a).__name__
+    own = 'Mine' if callable(a) and not hasattr(a, 'attack') else kind
     return (f"attack {name!r} must be of a subclass of Attack with attack(net, x, y, bits), of "
             "ImageAttack with run, or of UniversalAttack with _start, _step_fit and notes, all of "
             "triqdef.attack.base, since a matrix reads their settings, such as class "
-            f"{kind}(Attack); or a dict bits → Patch; got {kind}")
+            f"{own}(Attack); bits is a bit-width, a tuple of several or a view; or a dict bits → "
+            f"Patch; got {kind}")
 
 # %% ../../nbs/605_evaluate.plan.ipynb #23cf0c4c
 def _lacks(a):

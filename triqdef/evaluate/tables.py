@@ -86,7 +86,7 @@ def where(self:Report)->dict:
 @patch
 def remark(self:Report)->str:
     "Return a sentence on what a run of this size shows."
-    n = min(a['n'] for t in self.transfers.values() for a in t.attacks.values())
+    n = min(t.to_frame('asr').n.min() for t in self.transfers.values())
     seeds, why = self.settings.get('seeds', 1), []
     if n < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")
     if seeds < 3:

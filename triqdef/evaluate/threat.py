@@ -84,6 +84,14 @@ def to_frame(self:Transfer,
 
 # %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5
 @patch
+def counted(self:Transfer,
+    attack:str,    # name of an attack
+)->str:            # such as 'n=14' or 'n=14–16'
+    "Return how many images the cells of an attack count: those that are right without a patch."
+    n = [self.success(attack, s, b).rate.n for a, s, b in self.adv_pred if a == attack]
+    return f'n={min(n)}' if min(n) == max(n) else f'n={min(n)}–{max(n)}'
+
+@patch
 def _of_level(self:Transfer, attack, target, level, definition):
     "Rates of a level at a target: {source: Rate}."
     return {s: self.success(attack, s, target, definition).rate for a, s, b in self.adv_pred

@@ -191,8 +191,8 @@ def before_batch(self:TrainingCallback):
     if not self.looked: self.check_batch()
     self.looked = True
     self.now = self.epoch*len(self.dls.train) + self.iter
-    self.progress = self.now/(self.n_epoch*len(self.dls.train))
-    self.active = self.bact.active(self.now, self.progress)
+    self.elapsed = self.now/(self.n_epoch*len(self.dls.train))
+    self.active = self.bact.active(self.now, self.elapsed)
     self.off()
     if self.net is not self.learn.model: self.prepare()
     self.mix()

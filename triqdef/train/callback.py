@@ -166,7 +166,7 @@ def patched_batch(self:TriQDef,
 def _terms(self:TriQDef):
     "The terms of this batch; the clean loss at the highest bit-width is fastai's."
     x_adv = self.patched_batch() if self.objective.patched else None
-    ramp = self.bact.penalty_weight(self.progress)
+    ramp = self.bact.penalty_weight(self.elapsed)
     terms = self.objective.terms if self.tried else self.objective
     with self.saving():
         return terms(self.net, self.x, self.learn.yb[0], x_adv, self.active, ramp=ramp,
