@@ -303,15 +303,17 @@ def test_numpy_functions():
     assert predict(net, X, 'a')[0].equal(predict(net, X, 'b')[0])
 
 @pytest.mark.skipif(not find_spec('torchao'), reason='torchao is not installed')
-@pytest.mark.parametrize('config', ['Int8WeightOnlyConfig', 'Int8DynamicActivationInt8WeightConfig'])
-def test_torchao(config):
-    "What torchao quantizes is a member like any module."
+@pytest.mark.parametrize('config, soft', [('Int8WeightOnlyConfig', True), ('IntxWeightOnlyConfig', True), ('Int8DynamicActivationInt8WeightConfig', False)])
+def test_torchao(config, soft):
+    "What torchao quantizes is a member like any module; what rounds activations has no gradients, which is said."
     import copy, torchao.quantization as ao
     net = copy.deepcopy(plain())
     ao.quantize_(net, getattr(ao, config)())
-    fam = family({'fp32': plain(), 'ao': net})
+    fam, both = family({'fp32': plain(), 'ao': Member(net, differentiable=soft)}), family({'fp32': plain(), 'ao': net})
     t = transfer_matrix(fam, [(X, Y)], PatchPGD(5, 1), progress=False, nulls=False)
-    assert t.sources(*t.attacks) == ['fp32', 'ao'] and fingerprint(fam)
+    assert t.sources(*t.attacks) == ['fp32', 'ao'][:1 + soft] and fingerprint(fam) != fingerprint(family({'fp32': plain(), 'ao': plain()}))
+    if not soft:
+        with pytest.raises(ValueError, match='say differentiable=False'): PatchPGD(5, 1).attack(both, X[:2], Y[:2], 'ao')
 
 
 # the command line

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .checks import as_path, check_folder, check_numbers
 from .core import atomic_path
@@ -72,7 +73,11 @@ def read_json(
 
 # %% ../nbs/360_files.ipynb #8c0ad98c
 def _tensor_parts(v):
-    "Type, shape and bytes of a tensor."
+    "Type, shape and bytes of a tensor; the parts of one that wraps others, as torchao's do."
+    if is_traceable_wrapper_subclass(v):
+        names, about = v.__tensor_flatten__()
+        yield from _parts([type(v).__name__, [getattr(v, n) for n in names], about])
+        return
     t = v.detach().cpu().contiguous()
     yield f'{t.dtype}{tuple(t.shape)}'.encode()
     yield t.reshape(-1).view(torch.uint8).numpy().tobytes()
