@@ -59,6 +59,7 @@ def members(self:Recipe,
     "Return the networks of an arm that is not trained; none of one that is."
     return self.arms[check_choice(arm, self.arms, 'arm')].get('members', {})
 
+# %% ../nbs/760_recipe.ipynb #2f298f53
 @patch(as_prop=True)
 def trained(self:Recipe)->dict:
     "The arms that are trained."
