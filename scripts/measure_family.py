@@ -4,8 +4,8 @@
     python scripts/measure_family.py --weights resnet50.pth --data imagenette2-224/val --out nbs/results/family.json
 
 Members: the float network with ImageNet weights in torchvision's names (ResNet v1, stride in the first convolution; --v2
-for torchvision's own), what ONNX Runtime quantizes of it (int8 QDQ, static, calibrated on other pictures), and int8 and
-int4 weights by torchao, or rounded here in its way, in groups of 32, where torchao is not installed. Imagenette at 224
+for torchvision's own), what ONNX Runtime quantizes of it (int8 QDQ, static, calibrated on other pictures), and int8 weights
+(a step for each output) and int4 weights (in groups of 32) by torchao, or rounded here in groups of 32 where it is not installed. Imagenette at 224
 pixels, 1000 classes. Patch PGD asks for gradients, Sparse-RS sees the scores of the ONNX file alone. Finished jobs are
 kept in --parts: the same command goes on after an interruption.
 """
@@ -78,11 +78,23 @@ def rounded(net, bits, group=32):
         m.weight.data = ((w/step).round()*step).nan_to_num().view_as(m.weight)
     return net
 
-def by_torchao(net, bits):
-    "A copy with weights quantized by torchao, linear layers alone."
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+def by_torchao(net, bits, group=32):
+    "A copy with all weights quantized by torchao: linear layers as it runs them; convolutions, which it leaves out, by its rounding."
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    def quantized(layer):
+        k = layer.weight.shape[1]
+        steps = PerGroup(group) if k % group == 0 else PerAxis(0)
+        quantize_(layer, Int8WeightOnlyConfig() if bits == 8 else IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=steps))
+        return layer
     net = copy.deepcopy(net)
-    quantize_(net, Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(group_size=32))
+    for m in net.modules():
+        if isinstance(m, nn.Linear): quantized(m)
+        if not isinstance(m, nn.Conv2d): continue
+        w = m.weight.data.flatten(1)
+        line = nn.Linear(*w.T.shape, bias=False)
+        line.weight.data = w
+        m.weight.data = quantized(line).weight.dequantize().detach().view_as(m.weight).contiguous()
     return net
 
 def members(net, x, folder):

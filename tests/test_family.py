@@ -1,5 +1,6 @@
 """Networks of any origin as one family: every public function that takes a multi-bit network takes them."""
 import json
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 
@@ -37,6 +38,8 @@ from triqdef.files import fingerprint
 from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.quant.convert import at_bits, bits_of, calibrate, keep_bits, to_multibit
 from triqdef.quant.switch import gradient_bits
+from triqdef.results import collect, study_tables
+from triqdef.study import load_recipe, study
 from triqdef.toys import toy_images, trained_toy
 
 BITS, NAMES = (32, 8, 4), ('fp32', 'eight', 'ort int4', 'function')
@@ -272,7 +275,7 @@ def test_bad_members(folder):
     with pytest.raises(ValueError, match="'a' has 4 classes.*'b' has 7|'b' has 7 classes.*'a' has 4"): member_table(family({'a': plain(), 'b': wide}), X, Y)
     with pytest.raises(ValueError, match="class 2 is 'c' and 'd' in another order"): family({'a': Member(plain(), classes='abcd'), 'b': Member(plain(), classes='abdc')})
     with pytest.raises(ValueError, match='4 and 3 of them'): family({'a': Member(plain(), classes='abcd'), 'b': Member(plain(), classes='abc')})
-    for names in ('all', '', ' ', '8', 'a/b', 'a+b'):
+    for names in ('all', '', ' ', '8', 'a/b', 'a+b', 'a>b'):
         with pytest.raises(ValueError, match="a member's name"): family({names: plain()})
     with pytest.raises(ValueError, match="a member's name"): family({'a': plain(), 8: plain()})
     for bad in ({}, [plain()], None):
@@ -300,15 +303,17 @@ def test_numpy_functions():
     assert predict(net, X, 'a')[0].equal(predict(net, X, 'b')[0])
 
 @pytest.mark.skipif(not find_spec('torchao'), reason='torchao is not installed')
-@pytest.mark.parametrize('config', ['Int8WeightOnlyConfig', 'Int8DynamicActivationInt8WeightConfig'])
-def test_torchao(config):
-    "What torchao quantizes is a member like any module."
+@pytest.mark.parametrize('config, soft', [('Int8WeightOnlyConfig', True), ('IntxWeightOnlyConfig', True), ('Int8DynamicActivationInt8WeightConfig', False)])
+def test_torchao(config, soft):
+    "What torchao quantizes is a member like any module; what rounds activations has no gradients, which is said."
     import copy, torchao.quantization as ao
     net = copy.deepcopy(plain())
     ao.quantize_(net, getattr(ao, config)())
-    fam = family({'fp32': plain(), 'ao': net})
+    fam, both = family({'fp32': plain(), 'ao': Member(net, differentiable=soft)}), family({'fp32': plain(), 'ao': net})
     t = transfer_matrix(fam, [(X, Y)], PatchPGD(5, 1), progress=False, nulls=False)
-    assert t.sources(*t.attacks) == ['fp32', 'ao'] and fingerprint(fam)
+    assert t.sources(*t.attacks) == ['fp32', 'ao'][:1 + soft] and fingerprint(fam) != fingerprint(family({'fp32': plain(), 'ao': plain()}))
+    if not soft:
+        with pytest.raises(ValueError, match='say differentiable=False'): PatchPGD(5, 1).attack(both, X[:2], Y[:2], 'ao')
 
 
 # the command line
@@ -352,6 +357,47 @@ def test_evaluate_a_folder(tmp_path, capsys):
 def test_bad_members_of_a_command(args, says, tmp_path, capsys):
     code, page = evaluated(tmp_path/'r', *args)
     assert code and page is None and says in capsys.readouterr().err
+
+
+# the study
+
+def test_in_a_study(folder, few_toys, undrawn, tmp_path, capsys):
+    "Members by the command: what cannot be made says why, the cells resume, are collected, and refuse other files."
+    net = save_checkpoint(multi(), tmp_path/'net.safetensors', 'toy_net', 4)
+    def said(file, *more):
+        args = ['study', 'cifar10', '--scale', 'toys', '--member', f'fp32={net}@32', '--member', f'int4={file}', *more]
+        return main([str(a) for a in args]), capsys.readouterr()
+    own = '--arms', 'members', '--folder', tmp_path/'s', '--quiet'
+    code, first = said(folder/'4.onnx', *own)
+    assert code == 0 and 'left out, int4: no gradient at int4' in first.out and '4 cells are there' in first.out, first.err
+    assert 'left out, alignment: needs two that have gradients' in first.out and 'fp32' in first.out.split('T1')[1]
+    code, again = said(folder/'4.onnx', *own)
+    assert code == 0 and 'members/seed0/' not in again.out and first.out.split('%, means')[1] == again.out.split('%, means')[1]
+    code, all_ = said(folder/'4.onnx', '--collect', tmp_path/'s', '--out', tmp_path/'all.json')
+    assert code == 0 and '4 cells are there, 40 are missing' in all_.out and '**left out** — members, alignment' in all_.out
+    for file, says in ((folder/'float.onnx', 'made with other settings'), ('absent.onnx', 'absent.onnx')):
+        code, bad = said(file, *own)
+        assert code == 2 and says in bad.err
+
+def test_study_without_gradients(few_toys, undrawn, tmp_path):
+    "Attacks that need gradients leave an empty cell, those that see scores a matrix; networks that do not fit are refused before any cell."
+    recipe = load_recipe('cifar10', 'toys')
+    recipe = replace(recipe, attacks={'PGD': recipe.attacks['Patch PGD 4×4'], 'MPA': dict(attack='mpa', role='unseen', area_each=.03, queries=3, n=6)}).with_members(
+        dict(a='one', b='two'))
+    def made(members, where, **kw): return study(recipe, tmp_path/where, ['members'], progress=False, networks=dict(members=family(members)), **kw)
+    grey = {'a': lambda x: plain()(x.mean(1, keepdim=True).expand_as(x)).detach(), 'b': lambda x: plain()(x).detach()}
+    cells = made(grey, 'grey')
+    assert cells['members/seed0/pgd']['left_out'] == {'a': 'no gradient at a', 'b': 'no gradient at b'} and cells['members/seed0/pgd']['rows'] == []
+    tables = study_tables(collect(tmp_path/'grey'), recipe)
+    assert set(tables['transfer'].attack) == {'MPA'} and tables['transfer'][['T1', 'T2', 'T3']].notna().all(None) and not len(tables['ablation'])
+    with pytest.raises(ValueError, match='of other members'): made(grey | dict(b=grey['a']), 'grey')
+    wide = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7))
+    for members, says in ((dict(a=wide, b=wide), 'a has 7 classes, the data 4'), (dict(a=plain(), c=plain()), r"has members \['a', 'b'\], what is given has"),
+                          ({n: Member(plain(), classes='abcd') for n in 'ab'}, 'the data have the 4 classes'),
+                          ({n: OnnxNet(ends(tmp_path/f'{n}.onnx', ([1, 3, 8, 8],))) for n in 'ab'}, 'takes images of shape')):
+        with pytest.raises(ValueError, match=says): made(members, 'bad')
+    with pytest.raises(ValueError, match='networks must be one of'): study(recipe, tmp_path/'bad', ['qat'], networks=dict(qat=plain()))
+    assert not (tmp_path/'bad').exists()
 
 
 # agreement and disagreement

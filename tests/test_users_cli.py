@@ -246,7 +246,7 @@ ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_step
               evaluate={'networks', 'member', 'data', 'device', 'model', 'n', 'out', 'quiet'},
               attack={'network', 'data', 'attack', 'steps', 'n', 'seed', 'out', 'device', 'quiet'},
               export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'wide', 'report', 'data', 'n', 'seed', 'quiet'},
-              study={'name', 'scale', 'collect', 'quiet'})
+              study={'name', 'scale', 'collect', 'member', 'quiet'})
 MODES = dict(demo=[[], ['--train'], ['--quick']], evaluate=[[], ['--no-audit'], ['--attacks', 'gap'], ['--attacks', 'pgd'], ['--attacks', 'mpa'], ['--data', 'toys'],
                        ['--model', 'resnet50'], ['--model', __file__], ['--model', 'resnet50', '--n', '0']],
              export=[[], ['--report', 'R'], ['--data', 'toys']], attack=[[], ['--attack', 'pgd'], ['--attack', 'mpa'], ['--steps', '2']], study=[[], ['--collect', 'F']],

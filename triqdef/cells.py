@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/cells.html.md"""
 __all__ = ['cell_format', 'Unit', 'check_cell_keys', 'read_cell', 'to_hex', 'from_hex', 'images_of', 'transfer_of']
 
 # %% ../nbs/770_cells.ipynb #f6970247
-import json
+import json, shlex
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .checks import check_choice
 from .evaluate.matrix import Transfer
-from .files import plain, read_json
-from .recipe import Recipe
+from .files import plain, read_bit, read_json
+from .recipe import member_arm, Recipe
 from .store import slug
 from .train.run import TrainSettings
 
@@ -43,13 +43,15 @@ def units(self:Recipe,
     seeds=None,   # seeds, None for those of the recipe
     only=None,    # 'train' or 'evaluate', None for both
 )->list:
-    "List the cells in the order in which they are made: an arm is trained, then attacked."
+    "List the cells in order: an arm is trained, then attacked; members at the first seed alone."
     if only is not None: check_choice(only, ('train', 'evaluate'), 'only')
     arms = list(self.arms) if arms is None else [check_choice(a, self.arms, 'arms') for a in arms]
     names = dict(train=['train'], evaluate=[*self.attacks, 'alignment'])
     names = names[only] if only else names['train'] + names['evaluate']
     seeds = self.seeds if seeds is None else seeds
-    return list(dict.fromkeys(Unit(a, int(s), n) for s in seeds for a in arms for n in names))
+    at = [(s, a) for s in seeds for a in arms if s == self.seeds[0] or not self.members(a)]
+    if at or not arms: return list(dict.fromkeys(Unit(a, int(s), n) for s, a in at for n in names))
+    raise ValueError(f"members are not trained: {arms} have seed {self.seeds[0]} alone")
 
 # %% ../nbs/770_cells.ipynb #4fbf727e
 @patch
@@ -58,8 +60,9 @@ def command(self:Recipe,
 )->str:
     "Return the command that makes this cell on any machine."
     only = 'train' if unit.kind == 'train' else 'evaluate'
+    named = self.members(unit.arm).items() if unit.arm == member_arm else ()
     return (f'triqdef study {self.name} --scale {self.scale} --arms {unit.arm} --seeds {unit.seed} '
-            f'--only {only}')
+            f'--only {only}' + ''.join(f" --member {shlex.quote(f'{n}={v}')}" for n, v in named))
 
 # %% ../nbs/770_cells.ipynb #67f53472
 @patch
@@ -67,9 +70,10 @@ def depends_on(self:Recipe,
     unit:Unit,    # a cell
 )->dict:
     "Return all settings that shape a cell, as JSON holds them; the device is not among them."
-    train = asdict(self.settings(unit.arm, unit.seed))
-    del train['device']
-    out = dict(train=train)
+    out = dict(members=self.members(unit.arm))
+    if not out['members']:
+        out = dict(train=asdict(self.settings(unit.arm, unit.seed)))
+        del out['train']['device']
     if unit.kind != 'train':
         used = ('n', 'seed', 'bs') if unit.kind == 'attack' else ('n_align', 'seed', 'smooth')
         out['evaluate'] = {k: self.evaluate[k] for k in used}
@@ -163,8 +167,8 @@ def _blank_transfer(cell):
     "Return a matrix without predictions, with the settings of a cell."
     images = cell['images']
     note = cell['attack_notes'] | dict(n=images['n'], target=None)
-    return Transfer(tuple(map(int, images['clean'])), torch.zeros(images['n'], dtype=torch.long),
-                    attacks={cell['name']: note},
+    return Transfer(tuple(map(read_bit, images['clean'])),
+                    torch.zeros(images['n'], dtype=torch.long), attacks={cell['name']: note},
                     settings=dict(images_sha256=images['sha256'], places=None,
                                   network_sha256=cell['network_sha256']))
 
@@ -175,8 +179,7 @@ def transfer_of(
     images, name, out = cell['images'], cell['name'], _blank_transfer(cell)
     def classes(packed):
         return {tuple(k.split('>')): from_hex(v, images['n']).long() for k, v in packed.items()}
-    def source(s): return int(s) if s.isdigit() else s
-    out.clean_pred = {int(b): p for (b,), p in classes(images['clean']).items()}
-    out.adv_pred = {(name, source(s), int(b)): p for (s, b), p in classes(images['adv']).items()}
-    out.null_pred = {(name, k, int(b)): p for (k, b), p in classes(images['null']).items()}
+    out.clean_pred = {read_bit(b): p for (b,), p in classes(images['clean']).items()}
+    out.adv_pred = {(name, *map(read_bit, k)): p for k, p in classes(images['adv']).items()}
+    out.null_pred = {(name, k, read_bit(b)): p for (k, b), p in classes(images['null']).items()}
     return out

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as tensor_bytes
 from torch import nn, Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .checks import as_path, check_folder, check_numbers
 from .core import atomic_path
@@ -98,12 +99,19 @@ def _code_parts(v):
         yield from _parts([v.__code__, v.__defaults__, closure])
 
 # %% ../nbs/360_files.ipynb #52b6d22e
+def _inner_parts(v):
+    "The parts of a tensor that wraps others, as torchao's do."
+    names, about = v.__tensor_flatten__()
+    return _parts([type(v).__name__, [getattr(v, n) for n in names], about])
+
+# %% ../nbs/360_files.ipynb #d3c522c5
 def _is_code(v): return isinstance(v, partial) or ismethod(v) or iscode(v) or isfunction(v)
 
 def _parts(v):
     "Yield the bytes that represent `v`; never its address in memory."
     if isinstance(v, nn.Module): v = unwrap(v); v = {'module': type(v).__name__, **v.state_dict()}
-    if isinstance(v, Tensor): yield from _tensor_parts(v)
+    if is_traceable_wrapper_subclass(v): yield from _inner_parts(v)
+    elif isinstance(v, Tensor): yield from _tensor_parts(v)
     elif isinstance(v, (dict, list, tuple)): yield from _container_parts(v)
     elif _is_code(v): yield from _code_parts(v)
     elif isinstance(v, np.ndarray): yield f'{v.dtype}{v.shape}'.encode(); yield v.tobytes()

@@ -35,6 +35,13 @@ def _missing_lines(units, recipe):
         yield f"- **missing** — {k}: {'all of it' if len(v) == all_cells else ', '.join(v)}."
 
 # %% ../nbs/787_pages.ipynb #59216cfe
+def _empty_lines(cells):
+    "Yield a line per cell of which something could not be made, with the reasons."
+    for u, c in cells.items():
+        whys = '; '.join(f'{k}: {why}' for k, why in c.get('left_out', {}).items())
+        if whys: yield f"- **left out** — {u.arm}, {u.name}: {whys}."
+
+# %% ../nbs/787_pages.ipynb #b2f11d48
 def _version_lines(cells):
     "Yield the versions of the first cell."
     for c in list(cells.values())[:1]:
@@ -51,7 +58,7 @@ def study_remark(
             f'{len(made)} cells are there, {len(absent)} are missing.')
     abouts = [f"- `{a}`: {d['about']}." for a, d in recipe.arms.items() if 'about' in d]
     return '\n'.join([head, *abouts, *_device_lines(made), *_missing_lines(absent, recipe),
-                      *_version_lines(made)])
+                      *_empty_lines(made), *_version_lines(made)])
 
 # %% ../nbs/787_pages.ipynb #9b69ee5f
 def _percent(v, low=float('nan'), high=float('nan'), sign=''):
@@ -86,7 +93,7 @@ def clean_page(
     f = tables['clean']
     rows, groups = f.to_dict('records'), f.groupby('arm', sort=False) if len(f) else ()
     rows += [dict(arm=a, bits='minutes of training', text=f'{g.minutes.mean():.0f}')
-             for a, g in groups]
+             for a, g in groups if a in recipe.trained]
     def text(r):
         if isinstance(r.get('text'), str): return r['text']
         return _with_ends(r, 'accuracy') + _paper(r)
@@ -117,6 +124,7 @@ def difference_page(
 )->str:              # Markdown
     "Show success on an arm less success on the control: T1 above T3; negative is better."
     f = tables['difference']
+    if 'members' in recipe.arms.get(arm, {}): return f'**{arm}**: *not trained as the control is*'
     if not len(f) or arm not in set(f.arm): return f'**{arm}**: *no cells yet*'
     rows = []
     for (a, b), g in f[f.arm == arm].groupby(['attack', 'bits'], sort=False):

@@ -8,24 +8,31 @@ Docs: https://triqdef.github.io/triqdef/study.html.md"""
 __all__ = ['Arm', 'study']
 
 # %% ../nbs/780_study.ipynb #88d74e1b
-import os, shutil, time
+import shutil, time
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from fastcore.basics import patch
 
+from .attack.base import sees_scores
+from .batches import take
 from .cells import cell_format, check_cell_keys, from_hex, images_of, read_cell, to_hex
 from .cells import transfer_of, Unit
-from .core import versions
+from .checks import as_path, bit_text, check_choice
+from .core import check_logits, versions
 from .evaluate.alignment import alignment_report
+from .evaluate.plan import attack_settings
 from .evaluate.seen import seen_table
 from .evaluate.success import clean_accuracy, predict
 from .evaluate.transfer import transfer_matrix
 from .files import fingerprint, write_json
-from .networks import device_of
+from .networks import device_of, eval_mode
+from .quant.switch import at_bits, bits_of, gradient_bits
 from .recipe import load_recipe, make_attack, Recipe
 from .store import records
+from .train.build import check_same_classes
 from .train.run import alone, check_writable, load_run, make_callback, make_data, train
 
 # %% ../nbs/780_study.ipynb #5b5a3133
@@ -37,49 +44,79 @@ class Arm:
         arm:str,         # name of the arm
         seed:int,        # of training
         device='',       # 'cpu', 'cuda', or empty for the best there is
+        given=None,      # members as one network, for an arm that is not trained
     ):
         self.recipe, self.folder, self.arm, self.seed = recipe, Path(folder), arm, seed
-        self.settings = replace(recipe.settings(arm, seed), device=device)
+        self.given = given
+        like = recipe.control if recipe.members(arm) else arm     # members see the control's images
+        self.settings = replace(recipe.settings(like, seed), device=device)
 
     @cached_property
     def dls(self): return make_data(self.settings)
-    @property
-    def test(self): return self.dls[2] if len(self.dls.loaders) > 2 else self.dls.valid
     @cached_property
     def run(self):
         r = load_run(self.folder/Unit(self.arm, self.seed, 'train').path)
-        r.net.to(self.dls.device)
-        return r
+        r.net.to(self.dls.device); return r
+
+# %% ../nbs/780_study.ipynb #8087f21c
+@patch(as_prop=True)
+def test(self:Arm):
+    "The loader of test images."
+    return self.dls[2] if len(self.dls.loaders) > 2 else self.dls.valid
+
+@patch(as_prop=True)
+def net(self:Arm):
+    "The trained network, or the members, on the device of the data."
+    return self.run.net if self.given is None else self.given.to(self.dls.device)
+
+@patch(as_prop=True)
+def bits(self:Arm):
+    "Bit-widths, or names of members."
+    return self.recipe.bits if self.given is None else bits_of(self.given)
 
 # %% ../nbs/780_study.ipynb #3293939e
 @patch
+def _clean(self:Arm):
+    "Classify all test images at every bit-width or member."
+    return {b: clean_accuracy(*predict(self.net, self.test, b)).rate.to_dict() for b in self.bits}
+
+@patch
 def _train(self:Arm, unit, progress):
-    "Train, and classify all test images at every bit-width."
+    "Train, unless members are given, and classify all test images."
+    if self.given is not None: return dict(clean=self._clean())
     train(replace(self.settings), self.folder/unit.path, progress)
-    run = self.run
-    clean = {b: clean_accuracy(*predict(run.net, self.test, b)).rate.to_dict()
-             for b in self.recipe.bits}
-    last = run.history.iloc[-1].drop('seconds').to_dict()
-    return dict(clean=clean, last=last, recorded=run.history.seconds.sum())
+    history = self.run.history
+    last = history.iloc[-1].drop('seconds').to_dict()
+    return dict(clean=self._clean(), last=last, recorded=history.seconds.sum())
 
 # %% ../nbs/780_study.ipynb #6ea472a8
 @patch
-def _align(self:Arm, unit, progress):
+def _compared(self:Arm, unit, bits, progress):
     "Compare gradients and features at all pairs of bit-widths, with their nulls."
     settings = self.recipe.evaluate
     columns = 'what a b measure smooth mean se n null null_se noise vanished'.split()
-    report = alignment_report(self.run.net, self.test, self.recipe.bits, settings['n_align'],
+    report = alignment_report(self.net, self.test, bits, settings['n_align'],
                               smooth=settings['smooth'], seed=settings['seed'], progress=progress)
     report.save(self.folder/unit.path)
     return dict(rows=records(report.to_frame()[columns].round(5)),
                 images_sha256=report.settings['images_sha256'])
 
+# %% ../nbs/780_study.ipynb #e9dff1e6
+@patch
+def _align(self:Arm, unit, progress):
+    "Compare what has gradients; an empty cell with the reason where fewer than two have."
+    bits = gradient_bits(self.net)
+    gone = {str(b): 'has no gradients' for b in self.bits if b not in bits}
+    if len(bits) > 1: made = self._compared(unit, bits, progress)
+    else: made, gone = dict(rows=[]), gone | {'alignment': 'needs two that have gradients'}
+    return made | dict(left_out=gone)
+
 # %% ../nbs/780_study.ipynb #224dc55d
 @patch
 def _matrix(self:Arm, unit, spec, progress):
     "Attack from each bit-width and from all together, and score at each bit-width."
-    settings, bits, folder = self.recipe.evaluate, self.recipe.bits, self.folder/unit.path
-    t = transfer_matrix(self.run.net, self.test, {unit.name: make_attack(spec)}, bits,
+    settings, bits, folder = self.recipe.evaluate, self.bits, self.folder/unit.path
+    t = transfer_matrix(self.net, self.test, {unit.name: make_attack(spec)}, bits,
                         [*bits, bits], self.dls.train, n=spec.get('n', settings['n']),
                         seed=settings['seed'], bs=settings['bs'], progress=progress,
                         parts=folder/'parts')
@@ -88,16 +125,27 @@ def _matrix(self:Arm, unit, spec, progress):
 
 # %% ../nbs/780_study.ipynb #b6f278a1
 @patch
+def _unmade(self:Arm, attack):
+    "Return a cell without patches, where an attack needs gradients and no member has them."
+    if gradient_bits(self.net) or sees_scores(attack): return None
+    gone = {str(b): f'no gradient at {bit_text(b)}' for b in self.bits}
+    return dict(rows=[], images=dict(n=0, sha256='', clean={}, adv={}, null={}),
+                attack_notes=attack_settings(attack), left_out=gone)
+
+# %% ../nbs/780_study.ipynb #d7763d35
+@patch
 def _attack(self:Arm, unit, progress):
     "Run one attack, and name for each cell of its matrix what training has seen."
     spec, name = self.recipe.attacks[unit.name], unit.name
+    if empty := self._unmade(make_attack(spec)): return empty
     t = self._matrix(unit, spec, progress)
-    seen = seen_table(t, self.run).drop(columns=['asr', 'low', 'high', 'n', 'null'])
+    seen = seen_table(t, self.run if self.given is None else self.net)
+    seen = seen.drop(columns=['asr', 'low', 'high', 'n', 'null'])
     rows = t.to_frame('asr').drop(columns=['definition'])
     rows = rows.merge(seen, on=['attack', 'source', 'target', 'threat'])
     rows.insert(1, 'role', spec['role'])
     return dict(rows=records(rows), images=images_of(t, name), attack_notes=t.attacks[name],
-                recorded=sum(t.attacks[name]['seconds'].values()))
+                left_out=t.left_out(name), recorded=sum(t.attacks[name]['seconds'].values()))
 
 # %% ../nbs/780_study.ipynb #f3190968
 def _remove_halves(folder):
@@ -109,9 +157,9 @@ def _remove_halves(folder):
 @patch
 def _described(self:Arm, unit, seconds):
     "Return what every cell says of how it was made."
-    r, v = self.recipe, versions(device_of(self.run.net))
+    r, v = self.recipe, versions(device_of(self.net))
     return dict(format=cell_format, recipe=r.name, scale=r.scale, **asdict(unit), kind=unit.kind,
-                settings=r.depends_on(unit), network_sha256=fingerprint(self.run.net), versions=v,
+                settings=r.depends_on(unit), network_sha256=fingerprint(self.net), versions=v,
                 device=v['device'], threads=v['threads'], seconds=round(seconds, 1),
                 command=r.command(unit))
 
@@ -124,6 +172,7 @@ def _made(self:Arm, unit, progress):
     work = dict(train=self._train, alignment=self._align, attack=self._attack)[unit.kind]
     made = work(unit, progress)
     seconds = max(time.perf_counter() - start, made.pop('recorded', 0))
+    if not made.get('left_out', True): del made['left_out']
     write_json(folder/'cell.json', self._described(unit, seconds) | made)
     return read_cell(folder/'cell.json')
 
@@ -147,12 +196,37 @@ def finished(self:Arm,
     if not path.exists(): return None
     c = read_cell(path)
     self.recipe.check_cell(c, unit, path)
+    if self.given is not None and fingerprint(self.net) != c['network_sha256']:
+        raise ValueError(f"{path} was made of other members: delete it to make it again")
     trained = self.folder/Unit(unit.arm, unit.seed, 'train').path/'cell.json'
     if trained.exists() and read_cell(trained)['network_sha256'] != c['network_sha256']:
         raise ValueError(f"{path} was made of other weights than {trained} says: "
                          "delete it to make it again")
     shutil.rmtree(path.parent/'parts', ignore_errors=True)
     return c
+
+# %% ../nbs/780_study.ipynb #69f46a41
+@patch
+def _check_logits(self:Arm):
+    "Refuse members with other classes than the data, by name or number, or other images."
+    check_same_classes(self.net, self.dls, f'arm {self.arm!r}')
+    x = take(self.test, 1)[0].to(self.dls.device)
+    for b in self.bits:
+        with at_bits(self.net, b), eval_mode(self.net), torch.no_grad():
+            n = check_logits(self.net(x), 1, name=bit_text(b)).shape[1]
+        if n == self.dls.c: continue
+        raise ValueError(f"arm {self.arm!r}: {bit_text(b)} has {n} classes, the data {self.dls.c}")
+
+# %% ../nbs/780_study.ipynb #d0af2458
+@patch
+def _check_given(self:Arm):
+    "Refuse members that are not there or have other names than the recipe says."
+    named, arm = [*self.recipe.members(self.arm)], f'arm {self.arm!r}'
+    if self.given is None:
+        raise ValueError(f"{arm} is not trained: give its members {named} in `networks`")
+    found = [str(b) for b in self.bits]
+    if set(found) == set(named): return self._check_logits()
+    raise ValueError(f"{arm} has members {named}, what is given has {found}")
 
 # %% ../nbs/780_study.ipynb #5d50bc2d
 def _expect_trained(arm):
@@ -165,6 +239,7 @@ def _expect_trained(arm):
 def _check_arms(arms, only):
     "Check the settings of all arms before the first hour is spent."
     for a in arms:
+        if a.recipe.members(a.arm): a._check_given(); continue
         make_callback(a.settings.check())
         if only == 'evaluate': _expect_trained(a)
 
@@ -190,10 +265,13 @@ def study(
     progress:bool=True, # show progress bars
     device='',          # 'cpu', 'cuda', or empty for the best there is
     told=None,          # a function that is given each cell that was made, and its unit
+    networks=None,      # arm of members → those as one network, which is moved to the device
 )->dict:                # path of a cell → cell
     "Make all cells that are not there yet."
-    todo, folder = recipe.units(arms, seeds, only), Path(os.path.expanduser(folder))
-    shared = {(u.arm, u.seed): Arm(recipe, folder, u.arm, u.seed, device) for u in todo}
+    todo, folder, networks = recipe.units(arms, seeds, only), as_path(folder), networks or {}
+    for a in networks: check_choice(a, [*{*recipe.arms} - {*recipe.trained}], 'networks')
+    shared = {(u.arm, u.seed): Arm(recipe, folder, u.arm, u.seed, device, networks.get(u.arm))
+              for u in todo}
     _check_arms(shared.values(), only)
     finished = {u: shared[u.arm, u.seed].finished(u) for u in todo}
     check_writable(folder)

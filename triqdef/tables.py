@@ -16,6 +16,7 @@ from .cells import transfer_of, Unit
 from .collection import cells_of
 from .core import asset
 from .evaluate.compare import compare
+from .files import read_bit
 from .recipe import Recipe
 
 # %% ../nbs/785_tables.ipynb #c7b24a0b
@@ -68,9 +69,10 @@ def beside(
 
 # %% ../nbs/785_tables.ipynb #5acec63d
 def _clean_rows(unit, cell):
-    "Return a row per bit-width: accuracy on all test images."
-    return [dict(arm=unit.arm, bits=int(b), seed=unit.seed, accuracy=r['value'], n=r['n'],
-                 minutes=cell['seconds']/60,
+    "Return a row per bit-width or member: accuracy on all test images; minutes of training."
+    minutes = cell['seconds']/60 if 'train' in cell['settings'] else float('nan')
+    return [dict(arm=unit.arm, bits=read_bit(b), seed=unit.seed, accuracy=r['value'], n=r['n'],
+                 minutes=minutes,
                  **{'accuracy low': r['low'], 'accuracy high': r['high']})
             for b, r in cell['clean'].items()]
 
@@ -103,7 +105,8 @@ def _level_rows(unit, cell, recipe):
 # %% ../nbs/785_tables.ipynb #97de655b
 def _transfer(cells, recipe):
     "Return arm × attack × target: T1, T2, T3 and the highest null."
-    rows = [r for u, c in cells.items() if u.kind == 'attack' for r in _level_rows(u, c, recipe)]
+    rows = [r for u, c in cells.items() if u.kind == 'attack' and c['rows']
+            for r in _level_rows(u, c, recipe)]
     if not rows: return pd.DataFrame()
     by = ['arm', 'attack', 'role', 'bits']
     out = over_seeds(pd.DataFrame(rows), by, [*threat_levels, 'T1 highest', 'null'])
@@ -129,7 +132,7 @@ def _difference(cells, recipe):
     for name in recipe.attacks:      # by attack: the bootstrap's draws are shared
         for u, c in cells.items():
             control = cells.get(Unit(recipe.control, u.seed, u.name))
-            if u.name == name and u.arm != recipe.control and control:
+            if u.name == name and u.arm != recipe.control and u.arm in recipe.trained and control:
                 rows += _paired(u, c, control, recipe)
     if not rows: return pd.DataFrame()
     rows = sorted(rows, key=lambda r: list(recipe.arms).index(r['arm']))
@@ -173,16 +176,17 @@ def _ablation_row(arm, clean, asr, alike):
 
 # %% ../nbs/785_tables.ipynb #b7b1e66d
 def _ablation(tables, recipe):
-    "Return a row per arm: means over bit-widths and attacks."
-    shared = _shared(tables['transfer'])
-    rows = [_ablation_row(a, tables['clean'], shared, tables['alignment']) for a in recipe.arms]
+    "Return a row per trained arm: means over bit-widths and attacks."
+    asr = tables['transfer']
+    shared = _shared(asr[asr.arm.isin(list(recipe.trained))] if len(asr) else asr)
+    rows = [_ablation_row(a, tables['clean'], shared, tables['alignment']) for a in recipe.trained]
     return pd.DataFrame([r for r in rows if len(r) > 1])
 
 def study_tables(
     cells,           # what `collect` gave
     recipe:Recipe,   # whose tables are wanted
 )->dict:             # 'clean', 'transfer', 'difference', 'alignment', 'ablation' → a table
-    "Return the tables of a study; one without rows where its cells are missing."
+    "Return the tables; differences and ablation of trained arms; no rows where cells are missing."
     own = cells_of(cells, recipe)
     out = dict(clean=_clean(own, recipe), transfer=_transfer(own, recipe),
                difference=_difference(own, recipe), alignment=_alignment(own))

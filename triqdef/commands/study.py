@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from .checks import Rule, set_command, without_effect_by
+from .members import as_family, member_help, member_pairs
 from .options import as_typed
 from ..core import versions
 from ..results import cells_of, collect, store_study, study_remark
 from ..study import load_recipe, study
-from ..tables import study_tables
+from ..tables import study_tables, threat_levels
 
 # %% ../../nbs/978_commands.study.ipynb #5a90b40a
 def _check_collected(cells, recipe):
@@ -39,30 +40,58 @@ def _collect(recipe, args):
     store_study(args.out, cells, [recipe])
     print(f'{remark}\n\n{args.out}: {len(cells)} cells')
 
+# %% ../../nbs/978_commands.study.ipynb #d302d56e
+def _recipe(args):
+    "Return the recipe, with the arm of `--member`."
+    recipe = load_recipe(args.name, args.scale)
+    if not args.member: return recipe
+    return recipe.with_members({str(n): v for n, v in member_pairs(args.member).items()})
+
+def _networks(recipe, args):
+    "Open the members of the arms that are asked for, each arm as one network."
+    arms = dict.fromkeys(u.arm for u in recipe.units(args.arms, args.seeds, args.only))
+    return {a: as_family([f'{n}={v}' for n, v in recipe.members(a).items()]).net
+            for a in arms if recipe.members(a)}
+
 # %% ../../nbs/978_commands.study.ipynb #655785f8
+def _in_percent(table):
+    "Return the numbers of a table as text, in percent."
+    return (100*table.select_dtypes('number')).round(1).to_string(na_rep='')
+
+def _of_members(tables, recipe):
+    "Return a row for each attack on each member that is not trained here."
+    f = tables['transfer']
+    if not len(f): return f
+    f = f[~f.arm.isin(list(recipe.trained))].set_index(['arm', 'attack', 'bits'])
+    return f[[*threat_levels, 'null']]
+
 def _summary(folder, recipe):
-    "Return a row for each arm: means over bit-widths and attacks, in per cent."
-    table = study_tables(collect(folder), recipe)['ablation']
-    if not len(table): return 'no cell has figures yet'
-    shares = table.set_index('arm').select_dtypes('number')
-    return f"%, means\n{(100*shares).round(1).to_string(na_rep='')}"
+    "Return a row for each arm: means over bit-widths and attacks; then the members."
+    tables = study_tables(collect(folder), recipe)
+    means = tables['ablation']
+    found = [means.set_index('arm') if len(means) else means, _of_members(tables, recipe)]
+    parts = [_in_percent(t) for t in found if len(t)]
+    return '%, means\n' + '\n\n'.join(parts) if parts else 'no cell has figures yet'
 
 # %% ../../nbs/978_commands.study.ipynb #5dd6cc10
 def _run(args):
     "Make the missing cells of a study."
-    recipe, start = load_recipe(args.name, args.scale), time.monotonic()
+    recipe, start = _recipe(args), time.monotonic()
     if args.collect: return _collect(recipe, args)
+    networks = _networks(recipe, args)
     folder = args.folder or f'study-{recipe.name}-{recipe.scale}'
     def report_cell(cell, unit):
         after = time.monotonic() - start
         print(f"{unit.path}: {cell['seconds']:.0f} s, after {after:.0f} s", flush=True)
+        for k, why in cell.get('left_out', {}).items(): print(f'  left out, {k}: {why}')
     print(f"{recipe}\n{recipe.about}\n{folder}, {versions()['device']}, "
           f"{torch.get_num_threads()} threads", flush=True)
     cells = study(recipe, folder, args.arms, args.seeds, args.only, not args.quiet, args.device,
-                  report_cell)
+                  report_cell, networks)
     print(f"{folder}: {len(cells)} cells are there\n\n{_summary(folder, recipe)}")
-    scale, where = f'--scale {recipe.scale}', as_typed(folder)
-    print(f"next: triqdef study {as_typed(args.name)} {scale} --collect {where}")
+    named = ''.join(f' --member {as_typed(m)}' for m in args.member or ())
+    print(f"next: triqdef study {as_typed(args.name)} --scale {recipe.scale}{named} "
+          f"--collect {as_typed(folder)}")
 
 # %% ../../nbs/978_commands.study.ipynb #fcc4da86
 _about = (
@@ -76,6 +105,8 @@ def _add_choices(p):
     "Add the options that say which cells are made."
     p.add_argument('--folder', help='where the cells are (default: study-NAME-SCALE)')
     p.add_argument('--arms', nargs='+', metavar='ARM', help='only these arms (default: all)')
+    p.add_argument('--member', action='append', metavar='NAME=NET',
+                   help=f"{member_help}; together they are the arm 'members', not trained")
     p.add_argument('--seeds', nargs='+', type=int, metavar='N',
                    help="only these seeds (default: the recipe's)")
     p.add_argument('--only', choices=('train', 'evaluate'),

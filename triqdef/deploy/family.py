@@ -111,6 +111,8 @@ class Family(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members.values())
         self.bit_state = Members(members)
+        known = next((list(m.classes) for m in self.members if m.classes), None)
+        self.description = dict(arch='family', quant=None, meta=dict(vocab=known) if known else {})
 
     def forward(self, x):
         one = self.bit_state.active
@@ -128,8 +130,8 @@ def _names(members):
         raise TypeError(f"members must be a dict name → network, got {members!r:.60}")
     if all(isinstance(n, int) for n in members): return tuple(sorted(members, reverse=True))
     for n in members:
-        if not is_name(n) or n == 'all' or not n.strip() or set(n) & set('/+'):
-            raise ValueError("a member's name is a text other than 'all', without / and + and "
+        if not is_name(n) or n == 'all' or not n.strip() or set(n) & set('/+>'):
+            raise ValueError("a member's name is a text other than 'all', without /, + and > and "
                              f"not a number alone; got {n!r}")
     return tuple(members)
 
