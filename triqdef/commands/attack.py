@@ -10,7 +10,6 @@ __all__ = ['Found', 'add_attack']
 # %% ../../nbs/974_commands.attack.ipynb #61d17d9d
 import shutil, tempfile
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +22,7 @@ from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
 from .networks import is_published, loaded, Named, network_help, typed_network
 from .options import add_numbers, as_typed, typed_options
-from .progress import tell_folder
+from .progress import beside, tell_folder
 from .sheet import check_sheet, patch_sheet
 from ..core import as_path, bit_text, versions
 from ..evaluate.display import share_text
@@ -210,18 +209,12 @@ def _stronger(found, args):
     return dict(steps=4*steps, patch_size=args.patch_size if fixed else larger)
 
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
-def _beside(folder):
-    "An option that names another folder than this one, whose results would be lost."
-    if not Path(folder).exists(): return {}
-    names = (f'{folder}-{i}' for i in count(2))
-    return dict(out=next(n for n in names if not Path(n).exists()))
-
 def _next(found, args):
     "Return the next command: a stronger attack where none did better than the null."
     again = typed_network(args.network, args)
     if not above_null(found.transfer):
         typed = {n: getattr(args, n) for n in _chosen if n in args.written}
-        options = typed_options(**(typed | _stronger(found, args) | _beside(args.out)))
+        options = typed_options(**(typed | _stronger(found, args) | beside(args.out)))
         return f"triqdef attack {as_typed(args.network)}{options}"
     if found.of.kind == 'onnx': return "triqdef list attacks"
     if found.of.settings: return f"triqdef evaluate {again} --quick"

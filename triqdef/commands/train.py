@@ -61,8 +61,8 @@ def _run(args):
     accuracies = ', '.join(f"{b} bits {last[f'acc_{b}']:.1%}" for b in run.settings.bits)
     print(f"{run.folder}: {accuracies} of the validation images right")
     if _idle_penalties(run):
-        print(f"the penalties never acted in {len(run.terms)} steps, too few to train two bit-widths "
-              "at one step: train longer, or give --warmup 0")
+        print(f"the penalties never acted in {len(run.terms)} steps, too few to train two "
+              "bit-widths at one step: train longer, or give --warmup 0")
     print(f"next: triqdef evaluate {as_typed(run.folder)} --quick")
 
 # %% ../../nbs/960_commands.train.ipynb #7838d019

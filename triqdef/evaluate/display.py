@@ -177,12 +177,13 @@ def share_text(
     if value is None or value != value: return '–'
     return f'{100*value:.0f} % [{100*low:.0f}, {100*high:.0f}]'
 
-# %% ../../nbs/730_evaluate.display.ipynb #d9b33522
+# %% ../../nbs/730_evaluate.display.ipynb #f4e40bcd
 def _name_column(names, width=24):
     "The names, cut in the middle where they are long; whole where two would look alike."
     cut = [k if len(k) <= width else f'{k[:8]}…{k[9 - width:]}' for k in names]
     return cut if len(set(cut)) == len(cut) else list(names)
 
+# %% ../../nbs/730_evaluate.display.ipynb #d9b33522
 def _brief_cell(row):
     "Success and its interval in percent, and the null behind a stroke; a dash without images."
     if row['asr'] is None: return '–'

@@ -177,7 +177,7 @@ def _make(self:TransferWork, plan, source):
     start, at = time.perf_counter(), (plan.name, source)
     make = self._per_image if plan.kind == 'per image' else self._universal
     try: n, render = make(plan, source)
-    except Exception as e:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
         e.add_note(f"attack {plan.name!r}, called with bits={plan.sources[source]!r}: it must take "
                    "one bit-width, a tuple of several and a view")
         raise

@@ -82,7 +82,7 @@ def to_frame(self:Transfer,
     return pd.DataFrame([self._row(a, s, b, d, highest) for a, s, b in self.adv_pred
                          for d in self.definitions(a) if d in wanted])
 
-# %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5
+# %% ../../nbs/602_evaluate.threat.ipynb #5a8c206f
 @patch
 def counted(self:Transfer,
     attack:str,    # name of an attack
@@ -91,6 +91,7 @@ def counted(self:Transfer,
     n = [self.success(attack, s, b).rate.n for a, s, b in self.adv_pred if a == attack]
     return f'n={min(n)}' if min(n) == max(n) else f'n={min(n)}–{max(n)}'
 
+# %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5
 @patch
 def _of_level(self:Transfer, attack, target, level, definition):
     "Rates of a level at a target: {source: Rate}."
