@@ -1,4 +1,4 @@
-"""Patches at full precision alone; then calibration, or epochs of joint QAT without patches.
+"""Patches at full precision alone, then calibration or QAT without patches.
 
 Docs: https://triqdef.github.io/triqdef/train.pbat32.html.md"""
 
