@@ -158,7 +158,7 @@ CALLS = {
     'train.callback.TriQDef': lambda w: dict(lambda_adv=1., lambda_fdp=.1, lambda_gpdp=.1, seed=0), 'train.callback.PatchAT': lambda w: dict(lambda_adv=1.), 'train.callback.JointQAT': lambda w: dict(bits=(4, 2)),
     'train.controls.GradientNoise': lambda w: dict(lambda_adv=1., sigma=.5), 'train.controls.GradientSmooth': lambda w: dict(lambda_adv=1., weight=.1, sigma=1.), 'train.controls.SmoothObjective': lambda w: dict(lambda_adv=1., smooth=1., distill=.5),
     'train.controls.roughness': lambda w: dict(g=w.x, sigma=1.), 'train.dwq.OneBit': lambda w: dict(bits=(4, 2), seed=0), 'train.dwq.DWQ': lambda w: dict(share=1.), 'train.dwq.RPI': lambda w: dict(net=w.net, bits=(4, 2), seed=0),
-    'train.pbat.PBAT': lambda w: dict(share=.5), 'train.pbcat.PBCAT': lambda w: dict(lambda_adv=1.), 'train.pbcat.CompositePGD': lambda w: dict(size=4, steps=1, eps_patch=.25, eps_global=.01, cell=2, share=.5, seed=0),
+    'train.pbat.PBAT': lambda w: dict(share=.5), 'train.pbat32.PBAT32': lambda w: dict(share=.5, qat_epochs=0), 'train.pbcat.PBCAT': lambda w: dict(lambda_adv=1.), 'train.pbcat.CompositePGD': lambda w: dict(size=4, steps=1, eps_patch=.25, eps_global=.01, cell=2, share=.5, seed=0),
     'train.pbcat.CompositePGD.attack': lambda w: (CompositePGD(4, steps=1, seed=0).attack, RUN(w)), 'train.pbcat.guided_cells': lambda w: dict(g=w.x, top_left=torch.zeros(8, 2).long(), size=(4, 4), cell=2, share=.5),
     'train.folder.check_writable': lambda w: dict(folder=w.folder/'new'), 'train.folder.load_run': lambda w: dict(folder=w.folder/'run'),
     # evidence
@@ -294,7 +294,7 @@ EXEMPT = {
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
         quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept
-        quant.joined.quantize_all quant.joined.Steps quant.ste.grad_scaled quant.norm.counted_together percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.maps_of_stages
+        quant.joined.quantize_all quant.joined.Steps quant.ste.grad_scaled quant.norm.counted_together train.pbat32.copy_norms train.pbat32.Later percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.maps_of_stages
         penalty.fdp.stage_likeness penalty.gpdp.both_penalties attack.placing.on_uint8_grid''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.adaround.AdaRound quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
@@ -306,7 +306,7 @@ EXEMPT = {
     'draws or prints such a result': '''evaluate.figures.dots_figure evaluate.display.share_text evaluate.page.data_uri shipped.classes_at shipped.defence_page shipped.networks_page shipped.plot_classes
         shipped.worst_cell pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside
-        tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page results.verdict results.plot_study results.tradeoff results.plot_tradeoff pages.search_page''',
+        tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page pages.paper_page results.verdict results.plot_study results.tradeoff results.plot_tradeoff pages.search_page''',
     'works on files, and is tried with damaged and absent ones in test_bad_input, test_imagenet or test_study': '''pictures.read_images datasets.FileSet datasets.ImageFiles attack.dictionary.TextureDictionary attack.textures.class_images attack.patchattack.TPA evaluate.imagenet.multibit_classifier
         evaluate.imagenet.imagenet_accuracy evaluate.sharded.gather_shards presets.Preset presets.preset_of layouts.validation_labels layouts.has_train layouts.imagenet_files imagenet.stratified_order
         imagenet.random_window imagenet.ImageNetFiles imagenet.unreadable imagenet.imagenet_valid imagenet.imagenet_dls recipe.Recipe recipe.make_attack cells.read_cell cells.to_hex cells.from_hex cells.images_of

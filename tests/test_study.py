@@ -41,3 +41,11 @@ def test_results_page_is_what_the_json_says(root):
     finally: os.chdir(here)
     assert len(shown) > 5
     for made, stored in shown: assert made == stored
+
+def test_arms_of_the_papers_setting(tmp_path):
+    "The paper's own setting trains on toys: patches at 32 bits alone, then QAT without; MinMax quantizers."
+    made = study(load_recipe('cifar10-paper', 'toys'), tmp_path, ['pbat-32-qat', 'dwq-minmax'], only='train', progress=False)
+    late, plain = (c['settings']['train'] for c in made.values())
+    assert late['own'] == dict(qat_epochs=1) and (plain['weight'], plain['act']) == ('minmax', 'minmax')
+    bits = [r.split('"')[1] for r in (tmp_path/'pbat-32-qat/seed0/train/terms.csv').read_text().splitlines()[1:]]
+    assert bits[:4] == ['(32,)']*4 and '(32, 2)' in bits[4:]

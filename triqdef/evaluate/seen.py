@@ -28,7 +28,8 @@ def _stage(settings):
     cb, out = make_callback(s), dict(method=s.method, bits=s.bits)
     if not cb.patched: return out | dict.fromkeys(('attack', 'size', 'shape', 'places', 'steps'))
     a = cb.attack
-    return out | dict(attack=type(a).__name__, size=tuple(a.size), shape=a.shape,
+    bits = s.bits if isinstance(cb.source, str) else (cb.source,)    # of the patches
+    return out | dict(bits=bits, attack=type(a).__name__, size=tuple(a.size), shape=a.shape,
                       places=plain(a.places), steps=a.steps)
 
 # %% ../../nbs/640_evaluate.seen.ipynb #50fe36ce
