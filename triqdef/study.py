@@ -80,6 +80,7 @@ def _clean(self:Arm):
     "Classify all test images at every bit-width or member."
     return {b: clean_accuracy(*predict(self.net, self.test, b)).rate.to_dict() for b in self.bits}
 
+# %% ../nbs/780_study.ipynb #c457c0ca
 @patch
 def _train(self:Arm, unit, progress):
     "Train, unless members are given, and classify all test images."

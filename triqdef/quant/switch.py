@@ -74,6 +74,7 @@ def shares_weights(
     state = bit_state_of(net)
     return state is not None and state.shared
 
+# %% ../../nbs/136_quant.switch.ipynb #d8288628
 def is_family(
     net:nn.Module,    # any network
 )->bool:

@@ -85,6 +85,7 @@ def mix(self:PBAT32):
     "Patch a share of the batch, before the last epochs."
     if self.now < self.bact.first: super(PBAT32, self).mix()
 
+# %% ../../nbs/535_train.pbat32.ipynb #0aecdb3f
 @patch
 def after_train(self:PBAT32):
     "Quantize what was trained at 32 bits."
