@@ -182,8 +182,10 @@ _forms = (
     'for ONNX Runtime: bytes, the fastest, integers from pixels to logits, of networks trained '
     'with --sums quantized or symmetric; of others integer, biases in float, or fused, faster, '
     'biases rounded by at most a hundredth of a step, or qdq, the pattern that it fuses itself, '
-    'biases rounded to whole units. For TensorRT: tensorrt or tensorrt-OPSET (13 to 21), int8 '
-    "around 0, of --sums symmetric; its importer refuses the others' uint8 zero points, and this "
+    'biases rounded to whole units, or nbits, of at most 4 bits: as integer, but linear '
+    'layers keep 4 bits in memory and take longer. For TensorRT: tensorrt or '
+    'tensorrt-OPSET (13 to 21), int8 around 0, of --sums symmetric; its importer '
+    "refuses the others' uint8 zero points, and this "
     'one was not tried in it. For microcontroller toolchains that read ONNX: tensorrt-13, not '
     'tried either (default: bytes where the network can, else integer)')
 _cpus = ('vnni: faster at 8 bits, and refused on x86 CPUs without VNNI, where it would be wrong '

@@ -12,9 +12,10 @@ from torch import nn
 
 from ..core import check_bit, check_choice
 from ..quant.convert import only_state
+from ..quant.layers import QLinear
 
 # %% ../../nbs/916_deploy.forms.ipynb #ed5d0c4e
-form_names = ('integer', 'fused', 'qdq', 'bytes', 'tensorrt',
+form_names = ('integer', 'fused', 'qdq', 'nbits', 'bytes', 'tensorrt',
               *(f'tensorrt-{n}' for n in range(13, 22)))
 
 def _check_choices(form, pixels, cpu):
@@ -34,6 +35,17 @@ def _sums(net, bits):
         raise ValueError(f"{bits} bits: integer kernels have 8 at the most")
     return state.config.get('sums', 'float')
 
+# %% ../../nbs/916_deploy.forms.ipynb #ec598b27
+def _check_nbits(net, bits):
+    "Refuse form 'nbits' above 4 bits, and for a network without a linear layer of so few."
+    if bits > 4:
+        raise ValueError(f"form 'nbits' holds weights of 4 bits at the most, not {bits}: "
+                         "take form 'integer'")
+    widths = [m.weight_quant.widths.get(bits, 32) for m in net.modules() if isinstance(m, QLinear)]
+    if min(widths, default=32) > 4:
+        raise ValueError("form 'nbits' needs a Linear layer of at most 4 bits, and this network "
+                         f"has none at {bits} bits: take form 'integer'")
+
 # %% ../../nbs/916_deploy.forms.ipynb #86c99a04
 def check_form(
     net:nn.Module,        # a multi-bit network
@@ -45,12 +57,13 @@ def check_form(
     "Return form and opset for a network; `ValueError` for a choice that it cannot have."
     _check_choices(form, pixels, cpu)
     sums = _sums(net, bits)
-    able = form_names[:3] if sums == 'float' else form_names[3:]
+    able = form_names[:4] if sums == 'float' else form_names[4:]
     if bits == 32 and sums != 'float': form = 'integer'       # floats have one form
     elif form is None: form = able[0]
     elif form not in able:
         raise ValueError(f"a network with sums={sums!r} is written in form "
                          f"{' or '.join(map(repr, able))}, not {form!r}: see sums of to_multibit "
                          "and of triqdef train")
+    if form == 'nbits': _check_nbits(net, bits)
     name, _, opset = form.partition('-')
     return name, int(opset or 17)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from fastcore.basics import patch
 
-from .graph import OnnxGraph
+from .nbits import OnnxGraph
 
 # %% ../../nbs/912_deploy.integers.ipynb #64edaf74
 _moving = 'MaxPool Slice Pad Concat Reshape Flatten Transpose Squeeze Unsqueeze ReduceMax'.split()

@@ -145,6 +145,7 @@ def _packed(one, example, form, opset, cpu, small):
     if form == 'bytes': graph.to_bytes()
     if form == 'tensorrt': graph.to_int8()
     layers = graph.pack(small and form != 'tensorrt', slack, safe)
+    if form == 'nbits': graph.to_nbits(layers)
     if form == 'tensorrt': graph.set_opset(opset)
     return model, layers
 

@@ -1,4 +1,4 @@
-"""Write the two integer operations in three forms.
+"""Write the two integer operations in each form.
 
 Docs: https://triqdef.github.io/triqdef/deploy.operators.html.md"""
 
