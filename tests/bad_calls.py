@@ -259,7 +259,7 @@ EXEMPT = {
         commands.checks.run_options commands.checks.set_command commands.checks.without_effect_by commands.demo.add_demo commands.evaluate.add_evaluate commands.export.add_export
         commands.export.exported_files commands.export.proven_file commands.options.add_methods commands.options.add_numbers commands.options.add_settings commands.options.as_typed
         commands.options.option_name commands.options.typed_options commands.options.train_settings commands.published.add_published commands.published.run_published commands.report.add_report_options
-        commands.report.write_report commands.study.add_study commands.train.add_train commands.progress.progress_line commands.progress.Shown commands.progress.shown_progress commands.progress.tell_folder commands.progress.beside
+        commands.report.write_report commands.study.add_study commands.train.add_train commands.progress.progress_line commands.progress.Shown commands.progress.shown_progress commands.progress.tell_folder commands.progress.new_folder
         commands.networks.shipped_list commands.networks.is_published commands.networks.network_kind commands.networks.Named commands.networks.FileNetwork commands.networks.as_network commands.networks.check_whole commands.networks.loaded commands.networks.typed_network commands.members.as_family commands.members.member_pairs
         commands.data.data_lines commands.data.as_data commands.data.as_multibit commands.data.check_calibrated commands.sheet.sheet_places commands.sheet.check_sheet commands.sheet.patch_sheet commands.attack.Found commands.attack.add_attack
         commands.list.add_list commands.completion.command_table commands.completion.help_file commands.completion.stored_table commands.completion.completion_script commands.completion.add_completion''',
@@ -283,7 +283,7 @@ EXEMPT = {
         store.save_result store.load_result evaluate.agreement.looks evaluate.lines.rate_text evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.job_key
         evaluate.parts.loader_identity evaluate.plan.AttackPlan evaluate.plan.attack_plans folders.train_valid_folders train.folder.begin_run train.folder.hold_folder
         train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.boxes.spread train.ranks.check_loaders
-        deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
+        deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.left_whole deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
         percept.maps.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.denoiser.sine_embedding purify.denoiser.noise_loss purify.entropy.spread_windows
         purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.passes.switch_once

@@ -161,7 +161,7 @@ def test_attack_that_finds_nothing(place, said, tmp_path, monkeypatch):
     for found, proposed in ((False, f"triqdef attack {place/'run'} "), (True, f"triqdef evaluate {place/'run'} --quick")):
         monkeypatch.setattr(attack, 'above_null', lambda t: found)
         r = said(*args)
-        assert r[0] == 0 and r[1].splitlines()[-1].startswith(f'next: {proposed}') and ('did better' in r[1]) is not found, r
+        assert r[0] == 0 and r[1].splitlines()[-1].startswith(f'next: {proposed}') and ('surely above' in r[1]) is not found, r
         if not found: again = r[1].splitlines()[-1].split()[2:]
     asked = parse_options(parser, again)
     assert (asked.attack, asked.steps, asked.n, asked.patch_size) == (['pgd'], 4, 8, 4)

@@ -117,7 +117,7 @@ def _check_members(recipe):
     for name in recipe.arms.keys() - recipe.trained.keys():
         own, at = recipe.arms[name], f'arm {name!r}: members'
         _check_table(own['members'], at, str)
-        if not own['members']: raise ValueError(f"{at} must name a network at least")
+        if not own['members']: raise ValueError(f"{at} must name at least one network")
         for k in own: check_choice(k, ('members', 'about', 'paper'), f'beside members, {name!r}:')
 
 # %% ../nbs/760_recipe.ipynb #be6460b0

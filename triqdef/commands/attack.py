@@ -22,7 +22,7 @@ from .checks import Rule, set_command, without_effect_by
 from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
 from .networks import is_published, loaded, Named, network_help, typed_network
 from .options import add_numbers, as_typed, typed_options
-from .progress import beside, tell_folder
+from .progress import new_folder, tell_folder
 from .sheet import check_sheet, patch_sheet
 from ..core import as_path, bit_text, versions
 from ..evaluate.display import share_text
@@ -91,7 +91,7 @@ def _aims(self:Found, f):
     for a, g in f.dropna(subset='targeted').groupby('attack', sort=False):
         c = self.transfer.attacks[a]['target']
         yield (f"{a} reaches for class {c}, {self.vocab[c]} (--target); any wrong class counts "
-               f"above; {g.targeted.max():.0%} at most became {self.vocab[c]}")
+               f"above; {g.targeted.max():.0%} at most were called {self.vocab[c]}")
 
 # %% ../../nbs/974_commands.attack.ipynb #e009541e
 @patch
@@ -104,7 +104,7 @@ def lines(self:Found,
     wide = [max(map(len, c)) for c in zip(*rows)]
     text = ['  '.join(s.ljust(w) for s, w in zip(r, wide)).rstrip() for r in rows]
     head = "of the n pictures that are right without it, % that a patch turns wrong [95 % interval]"
-    weak = 'no patch did better than the null: try a stronger attack'
+    weak = 'no patch is surely above the null: take a stronger attack, or more pictures'
     return [head, *text, *[f'{more} more in table.csv']*(more > 0), *self._aims(f),
             *[weak]*(not above_null(self.transfer))]
 
@@ -159,8 +159,7 @@ def _check_out(out):
 def _store(found, out, cm):
     "Write the folder, whole or not at all."
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as d:
-        new = Path(d, 'new')
-        new.mkdir()
+        (new := Path(d, 'new')).mkdir()
         found.save(new, cm)
         new.chmod(0o755)
         replace_folder(new, out)
@@ -210,12 +209,12 @@ def _stronger(found, args):
 
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
 def _next(found, args):
-    "Return the next command: a stronger attack where none did better than the null."
+    "Return the next command: a stronger attack where none is surely above the null."
     again = typed_network(args.network, args)
     if not above_null(found.transfer):
         typed = {n: getattr(args, n) for n in _chosen if n in args.written}
-        options = typed_options(**(typed | _stronger(found, args) | beside(args.out)))
-        return f"triqdef attack {as_typed(args.network)}{options}"
+        more = typed_options(**(typed | _stronger(found, args) | new_folder(args.out)))
+        return f"triqdef attack {as_typed(args.network)}{more}"
     if found.of.kind == 'onnx': return "triqdef list attacks"
     if found.of.settings: return f"triqdef evaluate {again} --quick"
     return f"triqdef train runs/defended --start {again}"
@@ -224,8 +223,8 @@ def _next(found, args):
 def _run(args):
     "Attack a network and write the folder."
     check_sheet(args.print_cm); _set_budgets(args)
-    out = _check_out(args.out)
-    tell_folder(args.out)
+    if 'out' not in args.written: vars(args).update(new_folder(args.out))
+    out = _check_out(args.out); tell_folder(args.out)
     of = loaded(args.network, args.weights)
     _check_gradients(of, args); check_calibrated([of], args)
     dls = as_data(args.data, of, not args.quiet, path=args.path, device=args.device,
@@ -266,7 +265,7 @@ def _add_choices(p):
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
                    help=f"of {', '.join(attack_names())} (default: gap)")
     p.add_argument('--quick', action='store_true', help='small budgets and 64 pictures: minutes '
-                   'instead of hours; --steps or --n beside it wins')
+                   'instead of hours; --steps and --n override it')
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [
@@ -294,7 +293,8 @@ def add_attack(
     add_numbers(p, _numbers, 'as the suite has it')
     p.add_argument('--print-cm', type=float, default=10., metavar='CM',
                    help='width of each patch on the sheet, at most 17 (default: 10)')
-    p.add_argument('--out', default='attack', help='the folder to write (default: attack)')
+    p.add_argument('--out', default='attack',
+                   help='the folder to write (default: attack, or attack-2 … where that is)')
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
     p.add_argument('--quiet', action='store_true', help='no progress')
     set_command(p, _run, lambda args: without_effect_by(_rules, args))

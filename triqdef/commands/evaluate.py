@@ -162,7 +162,7 @@ def _nets(named, args, dls):
     for n, of in named.items():
         if of.kind == 'onnx':
             raise ValueError(f"evaluate needs gradients, {of.name} has none: "
-                             "triqdef attack takes it")
+                             "triqdef attack takes it, and evaluate as --member NAME=FILE")
         check_same_classes(of.net, dls, n)
         nets[n], bits = as_multibit(of, args.bits, dls, args.calibrate_n, not args.quiet)
         if args.bits: chosen = bits

@@ -155,8 +155,8 @@ def check_whole(
     if Path(path).is_file() and _is_state(path):
         raise ValueError(f"{path} holds weights without their network: name the network and give "
                          f"the file beside it: {begins} timm/NAME --weights {as_typed(path)} "
-                         "--data FOLDER; for a class of your own, in Python: "
-                         "report(net, loader, [PatchPGD(8)], out='report')")
+                         "--data FOLDER; a class of your own is taken in Python: to_multibit "
+                         "to train or export it, report to attack it")
 
 # %% ../../nbs/957_commands.networks.ipynb #592204ec
 def as_network(

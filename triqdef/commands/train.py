@@ -51,7 +51,7 @@ def _idle_penalties(run):
     "Whether FDP and GPDP were asked for and stayed 0 at every step."
     s = run.settings
     asked = s.method in ('triqdef', 'masked-triqdef') and (s.lambda_fdp or s.lambda_gpdp)
-    return bool(asked) and not run.terms[['fdp', 'gpdp']].to_numpy().any()
+    return bool(asked) and len(s.bits) > 1 and not run.terms[['fdp', 'gpdp']].to_numpy().any()
 
 def _run(args):
     "Train, and print accuracies and the next command."

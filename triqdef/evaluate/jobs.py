@@ -178,8 +178,8 @@ def _make(self:TransferWork, plan, source):
     make = self._per_image if plan.kind == 'per image' else self._universal
     try: n, render = make(plan, source)
     except (AttributeError, RuntimeError, TypeError, ValueError) as e:
-        e.add_note(f"attack {plan.name!r}, called with bits={plan.sources[source]!r}: it must take "
-                   "one bit-width, a tuple of several and a view")
+        at = f'source {source!r}: bits={plan.sources[source]!r}'
+        e.add_note(f'attack {plan.name!r} failed at {at}')
         raise
     notes, cover = self.out.attacks[plan.name], self.covers[at]
     notes['n'] = n

@@ -86,9 +86,11 @@ def where(self:Report)->dict:
 @patch
 def remark(self:Report)->str:
     "Return a sentence on what a run of this size shows."
-    n = min(t.to_frame('asr').n.min() for t in self.transfers.values())
+    matrices = self.transfers.values()
+    n = min(t.to_frame('asr').n.min() for t in matrices)
+    attacked = min(a['n'] for t in matrices for a in t.attacks.values())
     seeds, why = self.settings.get('seeds', 1), []
-    if n < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")
+    if attacked < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")
     if seeds < 3:
         why.append(f"{seeds} training seed{'s' if seeds > 1 else ''} (a published row has 3)")
     if self.settings.get('quick'): why.append("the bounded budgets of the quick version")

@@ -73,6 +73,8 @@ def check_settings(cls:PBAT32,
 def begin(self:PBAT32):
     "Let the curriculum wait for the last epochs."
     super(PBAT32, self).begin()
+    if 32 not in self.bact.bits:
+        raise ValueError(f"PBAT32 trains at 32 bits, got bits {self.bact.bits}")
     if self.qat_epochs >= self.n_epoch:
         raise ValueError(f"qat_epochs must be below the {self.n_epoch} epochs of this fit, "
                          f"got {self.qat_epochs}")
