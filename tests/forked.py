@@ -6,7 +6,6 @@ import gc, json, os, signal, sys, tempfile, time, traceback, warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 _server = []      # its process, and the ends of two pipes: to ask and to be answered
@@ -62,9 +61,8 @@ def command(*argv, main='triqdef.cli:main', **how):
 
 def script(argv, path):
     "A script's `main`, in the process of a child."
-    spec = spec_from_file_location(Path(path).stem, path)
-    m = module_from_spec(spec); spec.loader.exec_module(m)
-    return m.main(argv)
+    from test_project import load
+    return load(Path(path)).main(argv)
 
 class Nothing:
     "A figure and its axes that draw nothing, and a file of one pixel."

@@ -15,6 +15,7 @@ from .checks import set_command
 from .networks import as_network, check_whole, network_help, network_kind
 from .options import add_methods, add_settings, as_typed, train_settings
 from ..core import this_process
+from ..train.declare import methods
 from ..train.run import train, TrainSettings, without_effect
 
 # %% ../../nbs/960_commands.train.ipynb #b3cf554e
@@ -49,9 +50,10 @@ def _sized(s, args):
 # %% ../../nbs/960_commands.train.ipynb #c8fed411
 def _idle_penalties(run):
     "Whether FDP and GPDP were asked for and stayed 0 at every step."
-    s = run.settings
-    asked = s.method in ('triqdef', 'masked-triqdef') and (s.lambda_fdp or s.lambda_gpdp)
-    return bool(asked) and len(s.bits) > 1 and not run.terms[['fdp', 'gpdp']].to_numpy().any()
+    s, idle = run.settings, without_effect(run.settings)
+    penalties = {'lambda_fdp', 'lambda_gpdp'} & {*methods[s.method].declared.between}
+    asked = any(getattr(s, k) and k not in idle for k in penalties)
+    return asked and not run.terms[['fdp', 'gpdp']].to_numpy().any()
 
 def _run(args):
     "Train, and print accuracies and the next command."

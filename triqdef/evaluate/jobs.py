@@ -178,8 +178,8 @@ def _make(self:TransferWork, plan, source):
     make = self._per_image if plan.kind == 'per image' else self._universal
     try: n, render = make(plan, source)
     except (AttributeError, RuntimeError, TypeError, ValueError) as e:
-        at = f'source {source!r}: bits={plan.sources[source]!r}'
-        e.add_note(f'attack {plan.name!r} failed at {at}')
+        e.add_note(f'attack {plan.name!r} failed at source {source!r}: '
+                   f'bits={plan.sources[source]!r}')
         raise
     notes, cover = self.out.attacks[plan.name], self.covers[at]
     notes['n'] = n

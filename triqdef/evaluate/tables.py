@@ -87,7 +87,7 @@ def where(self:Report)->dict:
 def remark(self:Report)->str:
     "Return a sentence on what a run of this size shows."
     matrices = self.transfers.values()
-    n = min(t.to_frame('asr').n.min() for t in matrices)
+    n = min(n for t in matrices for a in t.attacks for n in t._counts(a))
     attacked = min(a['n'] for t in matrices for a in t.attacks.values())
     seeds, why = self.settings.get('seeds', 1), []
     if attacked < 1000: why.append(f"{n} images in the smallest cell (a published row has 1000)")

@@ -84,11 +84,16 @@ def to_frame(self:Transfer,
 
 # %% ../../nbs/602_evaluate.threat.ipynb #5a8c206f
 @patch
+def _counts(self:Transfer, attack):
+    "How many images each cell of an attack counts: those that are right without a patch."
+    return [self.success(attack, s, b).rate.n for a, s, b in self.adv_pred if a == attack]
+
+@patch
 def counted(self:Transfer,
     attack:str,    # name of an attack
 )->str:            # such as 'n=14' or 'n=14–16'
     "Return how many images the cells of an attack count: those that are right without a patch."
-    n = [self.success(attack, s, b).rate.n for a, s, b in self.adv_pred if a == attack]
+    n = self._counts(attack)
     return f'n={min(n)}' if min(n) == max(n) else f'n={min(n)}–{max(n)}'
 
 # %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5
