@@ -280,7 +280,7 @@ BAD_COMMANDS = {
     'export of nothing': (['evaluate', 'TRAINED', '--export', '--n', '0'], '--n must'), 'of whom': (['export', 'TRAINED', '--bits', '2', '--of', 'x'], '--of has no effect without --report'),
     'export without audit': (['evaluate', 'TRAINED', '--export', '--no-audit'], '--no-audit'),
     'start': (['demo', '--train', '--start', 'resnet9000'], 'resnet9000'),
-    'recipe': (['study', 'imagenet9000'], "['cifar10', 'cifar10-paper']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
+    'recipe': (['study', 'imagenet9000'], "['cifar10', 'cifar10-curves', 'cifar10-paper']"), 'scale': (['study', 'cifar10', '--scale', 'huge'], "'reduced'"),
     'arm': (['study', 'cifar10', '--arms', 'fgsm'], "'triqdef'"), 'collect': (['study', 'cifar10', '--collect', 'EMPTY/none'], 'EMPTY/none'), 'study folder': (['study', 'cifar10', '--scale', 'toys', '--folder', 'FILE'], 'FILE')}
 
 @pytest.mark.parametrize('name', BAD_COMMANDS)
