@@ -88,6 +88,14 @@ def reach(
     return max(1, round((1 - i/queries)*span))
 
 # %% ../../nbs/443_attack.proposals.ipynb #0e8552ac
+def _any_nearby(here, ok, reach, generator):
+    "Look at all places for each image: within reach, else anywhere."
+    far = (ok[None] - here[:, None]).abs().amax(2)
+    near = (far > 0) & (far <= reach)
+    near = near | ~near.any(1, keepdim=True) & (far > 0)
+    luck = torch.rand(far.shape, generator=generator)
+    return ok[torch.where(near, luck, -1.).argmax(1)]
+
 def nearby_places(
     at:Tensor,         # (B,2) present places
     ok:Tensor,         # (n,2) all allowed places, at least two
@@ -96,8 +104,15 @@ def nearby_places(
 )->Tensor:             # (B,2), on the device of `at`
     "Draw for each image another allowed place within reach."
     here, ok = at.cpu(), ok.cpu()
-    far = (ok[None] - here[:, None]).abs().amax(2)
-    near = (far > 0) & (far <= reach)
-    near = near | ~near.any(1, keepdim=True) & (far > 0)
-    luck = torch.rand(far.shape, generator=generator)
-    return ok[torch.where(near, luck, -1.).argmax(1)].to(at.device)
+    allowed = torch.zeros(*ok.amax(0) + 1, dtype=torch.bool)
+    allowed[tuple(ok.T)] = True
+    low = (here - reach).clamp_min(0)
+    sides = torch.minimum(here + reach, ok.amax(0)) - low + 1
+    out, left = here.clone(), torch.arange(len(here))
+    for _ in range(16):                       # a window with few allowed places is looked through
+        new = low[left] + (torch.rand(len(left), 2, generator=generator)*sides[left]).long()
+        good = allowed[tuple(new.T)] & (new != here[left]).any(1)
+        out[left[good]], left = new[good], left[~good]
+        if not len(left): return out.to(at.device)
+    out[left] = _any_nearby(here[left], ok, reach, generator)
+    return out.to(at.device)
