@@ -136,6 +136,14 @@ def quantized(self:Quantizer,
     "Return `v` on the levels of `bits`: each subclass defines it."
     raise NotImplementedError(f"{type(self).__name__} has no method `quantized`")
 
+# %% ../../nbs/103_quant.base.ipynb #e818a214
+@patch
+def row_of(self:Quantizer,
+    bits:int,    # an active bit-width of this quantizer
+)->int:          # from 0
+    "Return which row of a buffer belongs to `bits`."
+    return list(self.widths).index(bits)
+
 # %% ../../nbs/103_quant.base.ipynb #2a22becd
 @patch
 def fit(self:Quantizer,
@@ -154,7 +162,7 @@ def mark_ready(self:Quantizer,
 ):
     "Mark `bits` as initialised from `v`; the first data decide the sign of an activation."
     if self.signed is None: self.state[0] = int((v < 0).any())
-    self.state[1 + list(self.widths).index(bits)] = 1
+    self.state[1 + self.row_of(bits)] = 1
     self.sync()
 
 # %% ../../nbs/103_quant.base.ipynb #0e4df695
@@ -186,7 +194,7 @@ def learned(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer
 )->bool:
     "Whether any parameter of `bits` differs from its initial value."
-    row = list(self.widths).index(bits)
+    row = self.row_of(bits)
     rows = [b[row] for n, b in self.named_buffers(recurse=False) if n != 'state']
     numbers = self.parameters_at(bits) + rows
     if numbers: return any(bool((t != self.initial).any()) for t in numbers)
