@@ -9,8 +9,6 @@ written when it is done: the same command again goes on with the rows that are m
 import argparse, time
 from pathlib import Path
 
-import torch
-
 from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
 from triqdef.attack.nes import NES

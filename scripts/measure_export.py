@@ -22,14 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from triqdef.attack.gap import GAP
-from triqdef.core import Normalize, atomic_path, fast_layout, fixed_seed, seed_everything
+from triqdef.core import Normalize, atomic_path, fast_layout, seed_everything
 from triqdef.data import ImageLoader, ImageTensors, cifar_tensors, sample_dls
 from triqdef.deploy.onnx import export_onnx, OnnxNet
 from triqdef.deploy.parity import check_parity
 from triqdef.files import fingerprint, write_json
 from triqdef.models import cifar_mean, cifar_std
 from triqdef.quant.checkpoint import pretrained
-from triqdef.quant.convert import at_bits, bits_of, calibrate, to_multibit
+from triqdef.quant.convert import at_bits, calibrate, to_multibit
 
 from recorded import begun
 
