@@ -1,5 +1,7 @@
 "Exported 8-bit networks against the FP32 file of the same network in ONNX Runtime: time, size, kernels; its own static quantization, brevitas and torchao beside them."
-import json, math, os, subprocess, sys, tempfile, time
+import json, math, os, statistics, subprocess, sys, tempfile, time
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,30 @@ def measured(args, done, name):
                                                        name, '--batch', b, '--threads', t, *flags) for b, t in setups}
     return out
 
+LOAD = """import sys
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+def held(): return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS'))/1024
+def load(): return ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
+first, before = load(), held()
+second = load()
+print(held() - before)"""
+
+def vit(args):
+    "ViT-S/16 of random weights at 4 bits: bytes of a file, MiB that a process grows by when it loads it a second time, milliseconds of one picture."
+    import timm
+    x = torch.rand(2, 3, 224, 224)
+    net = timm.create_model('vit_small_patch16_224').eval()
+    net = calibrate(to_multibit(net, (32, 4)), [(x, torch.zeros(2, dtype=torch.long))], 1)
+    paths = {f: export_onnx(net, args.folder/f'vit-{f}.onnx', 4, x, form=f) for f in ('integer', 'nbits')}
+    def loaded(p): return float(subprocess.run([sys.executable, '-c', LOAD, str(p)], capture_output=True, text=True, check=True).stdout)
+    held = {f: statistics.median(loaded(p) for _ in range(5)) for f, p in paths.items()}
+    pixels = {'pixels': x[:1].numpy()}
+    runs = {f: partial(ort_session(p, 1).run, None, pixels) for f, p in paths.items()}
+    times = ratios(interleaved(runs, args.repeats, args.warmup, clock=args.clock), 'integer')
+    return {f: dict(bytes=p.stat().st_size, MiB=held[f], **times[f]) for f, p in paths.items()}
+
 def show(results):
     for name, r in results.items():
         table(f'{name}: bytes / FP32', {k: dict(ratio=v) for k, v in r['sizes'].items()}, ['ratio'])
@@ -221,6 +247,7 @@ def options():
     p.add_argument('--sample', type=float, default=5., help='milliseconds that one timed round lasts at least, for the FP32 file')
     p.add_argument('--rest', type=float, default=.01, help='seconds of sleep before each timed round')
     p.add_argument('--folder', type=Path, default=Path('runs/export'), help='files, and what is measured already: a second call goes on from there')
+    p.add_argument('--vit', action='store_true', help="this alone: a ViT at 4 bits as 'integer' and 'nbits', in the file, in memory and in time")
     p.add_argument('--again', action='store_true', help='keep the files, measure all times anew')
     p.add_argument('--peers', default='', help='Python of an environment with brevitas, onnxoptimizer, torchao and what triqdef needs; left out without')
     p.add_argument('--peer-nets', nargs='+', default=['resnet20', 'resnet18'], choices=list(NETS), help='networks that the peers run')
@@ -229,6 +256,12 @@ def options():
 def main():
     args = begin(options()); args.device = 'cpu'
     args.folder.mkdir(parents=True, exist_ok=True)
+    runtime = dict(onnxruntime=onnxruntime.__version__, onnx=onnx.__version__)
+    if args.vit:
+        results = vit(args)
+        table('ViT-S/16, 4 bits', results, ['bytes', 'MiB', 'ms', 'ratio'])
+        args.folder = str(args.folder)
+        return finish(args, results, cpu=cpu(), runtime=runtime | dict(timm=version('timm')))
     key = dict(seed=args.seed, n=args.n, forms=args.forms, runtime=onnxruntime.__version__, torch=torch.__version__)
     done = Done(args.folder, key, args.again)
     results = {name: measured(args, done, name) for name in args.nets}
@@ -239,7 +272,7 @@ def main():
     sys.argv = ['PYTHON' if a == args.peers and a else a for a in sys.argv]      # no paths of this machine in the file
     peers = 'run' if args.peers else 'left out: no --peers'
     args.peers, args.folder = bool(args.peers), str(args.folder)
-    finish(args, results, limits, cpu=cpu(), peers=peers, runtime=dict(onnxruntime=onnxruntime.__version__, onnx=onnx.__version__))
+    finish(args, results, limits, cpu=cpu(), peers=peers, runtime=runtime)
 
 
 if __name__ == '__main__': main()

@@ -6,10 +6,8 @@ NETWORK is a checkpoint of this library, a run folder, or the name of a pretrain
 bit-width. Images are the first of the CIFAR-10 test set; patches for all images are made on training images. Each row is
 written when it is done: the same command again goes on with the rows that are missing.
 """
-import argparse, json, shlex, sys, time
+import argparse, time
 from pathlib import Path
-
-import torch
 
 from triqdef.attack.gap import GAP
 from triqdef.attack.lavan import LaVAN
@@ -18,7 +16,6 @@ from triqdef.attack.patchattack import MPA, TPA
 from triqdef.attack.pgd import PatchPGD
 from triqdef.attack.sparse_rs import SparseRS
 from triqdef.attack.textures import TextureDictionary
-from triqdef.core import versions
 from triqdef.data import cifar_dls
 from triqdef.evaluate.success import clean_accuracy, predict
 from triqdef.evaluate.transfer import attack_settings, evaluation_images, transfer_matrix
@@ -26,6 +23,8 @@ from triqdef.files import plain, write_json
 from triqdef.quant.checkpoint import load_checkpoint, pretrained, pretrained_names
 from triqdef.quant.convert import bits_of
 from triqdef.train.run import load_run
+
+from recorded import begun
 
 
 def rows(q, textures, corner='corner'):
@@ -74,9 +73,8 @@ def main():
     dls = cifar_dls(bs=128, device=args.device)
     x, y = evaluation_images(net, dls.valid, args.n)
     textures = dictionary(net, dls, args)
-    done = json.loads(out.read_text()) if out.exists() else dict(format='triqdef-attacks-1', rows=[])
-    done |= dict(network=args.name or args.network, command=command(args), seed=args.seed,
-                 versions=versions(args.device), clean=clean_accuracy(predict(net, x, bits_of(net)[0])[0], y).rate.to_dict())
+    clean = clean_accuracy(predict(net, x, bits_of(net)[0])[0], y).rate.to_dict()
+    done = begun(out, 'triqdef-attacks-1', 'rows', args.device, network=args.name or args.network, seed=args.seed, clean=clean)
     for name, (attack, share) in rows(args.queries, textures).items():
         if args.only and not name.startswith(tuple(args.only)): continue
         if any(r['attack'] == name for r in done['rows']): continue
@@ -84,11 +82,6 @@ def main():
         done['rows'].append(measured(net, x[:k], y[:k], name, attack, dls, args, parts))
         write_json(out, done)
         print(done['rows'][-1]['attack'], done['rows'][-1]['cells'], done['rows'][-1]['seconds'], 's', flush=True)
-
-def command(args):
-    "How the rows were made, without the folders of one machine."
-    own = [Path(a).name if '/' in a else a for a in sys.argv[1:]]
-    return shlex.join(['python', 'scripts/measure_attacks.py', *own])
 
 def dictionary(net, dls, args):
     "The textures of TPA, built once."

@@ -4,16 +4,17 @@
 
 Patch PGD makes an 8×8 patch for each image at a random place, at each bit-width. Images: the first of the bundled test sample.
 A network whose rows are there is not attacked again."""
-import argparse, shlex, sys, time
+import argparse, time
 from pathlib import Path
 
 from triqdef.attack.pgd import PatchPGD
-from triqdef.core import versions
 from triqdef.data import sample_tensors
 from triqdef.evaluate.margins import transfer_bound
-from triqdef.files import plain, read_json, write_json
+from triqdef.files import plain, write_json
 from triqdef.quant.checkpoint import load_start
 from triqdef.quant.convert import bits_of
+
+from recorded import begun
 
 
 def rows(net, x, y, args):
@@ -34,8 +35,7 @@ def main():
     args = p.parse_args()
     out, t = Path(args.out), sample_tensors()
     x, y = t['x_test'][:args.n].float()/255, t['y_test'][:args.n].long()
-    done = read_json(out, 'triqdef-bound-1') if out.exists() else dict(format='triqdef-bound-1', networks=[])
-    done |= dict(command=shlex.join(['python', 'scripts/measure_bound.py', *sys.argv[1:]]), n=args.n, seed=args.seed, versions=versions('cpu'))
+    done = begun(out, 'triqdef-bound-1', 'networks', n=args.n, seed=args.seed)
     for name in args.networks:
         if any(r['network'] == name for r in done['networks']): continue
         start = time.time()

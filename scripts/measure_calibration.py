@@ -9,7 +9,7 @@ weight steps per channel unless the name begins with `tensor-`, on equal ranges 
 ONNX Runtime's static quantization (QDQ, per channel, reduce_range).
 All calibrate on the same --calibrate-n training pictures. Networks and logits are kept in --folder: the same command
 goes on where it stopped, and with a larger --n it predicts the pictures that are missing."""
-import argparse, json, shlex, sys, time
+import argparse, time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from triqdef.quant.convert import to_multibit
 from triqdef.quant.equalize import equalize
 from triqdef.quant.frozen import weights_once
 from triqdef.quant.switch import at_bits
+
+from recorded import command
 
 FORMAT = 'triqdef-calibration-1'
 CELLS = 'mse@8 outputs@8 mse@4 outputs@4 adaround@4 adaround@8 tensor-mse@8'
@@ -127,7 +129,6 @@ def main():
     z32 = logits(plain, valid, folder/'float.logits', a.bs)
     out = Path(a.out)
     kept = read_json(out, FORMAT) if out.exists() else dict(commands=[], cells={})
-    command = shlex.join(['python', 'scripts/measure_calibration.py', *(Path(s).name if s.startswith('/') else s for s in sys.argv[1:])])
     found = kept['cells'].setdefault(str(a.n), {})
     makers = {c: lambda *args, c=c: ours(c, a.cells, *args) for c in a.cells}
     if a.peers: makers |= PEERS
@@ -137,7 +138,7 @@ def main():
         run = None if len(done) >= a.n else make(plain, pictures, folder)
         found[name] = figures(logits(run, valid, file, a.bs), z32, valid.y)
         print(name, found[name], flush=True)
-        write_json(out, dict(format=FORMAT, commands=sorted({*kept['commands'], command}), model=a.model, calibrate_n=a.calibrate_n, seed=a.seed,
+        write_json(out, dict(format=FORMAT, commands=sorted({*kept['commands'], command()}), model=a.model, calibrate_n=a.calibrate_n, seed=a.seed,
                              versions=versions('cpu') | dict(onnxruntime=version('onnxruntime')), cells=kept['cells']))
 
 

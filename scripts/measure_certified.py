@@ -4,14 +4,15 @@
 
 NETWORKS are names of networks that ship, or run folders. A row is written when a network is done, and parts of it are kept:
 the same command goes on with what is missing."""
-import argparse, shlex, sys, time
+import argparse, time
 from pathlib import Path
 
-from triqdef.core import versions
 from triqdef.data import sample_tensors
 from triqdef.evaluate.certified import certified
-from triqdef.files import plain, read_json, write_json
+from triqdef.files import plain, write_json
 from triqdef.quant.checkpoint import load_start
+
+from recorded import begun
 
 
 def row(name, args, parts):
@@ -31,9 +32,7 @@ def main():
     p.add_argument('--out', required=True)
     args = p.parse_args()
     out = Path(args.out)
-    done = read_json(out, 'triqdef-certified-1') if out.exists() else dict(format='triqdef-certified-1', rows=[])
-    done |= dict(command=shlex.join(['python', 'scripts/measure_certified.py', *sys.argv[1:]]), n=args.n, seed='nothing is drawn',
-                 versions=versions('cpu'))
+    done = begun(out, 'triqdef-certified-1', 'rows', n=args.n, seed='nothing is drawn')
     for name in args.networks:
         if any(r['network'] == name for r in done['rows']): continue
         done['rows'].append(row(name, args, out.with_suffix('.parts')))

@@ -5,7 +5,7 @@
 The victim runs at 4 bits, the score is the disagreement of all bit-widths. The first images of the bundled test sample are
 attacked, thresholds come from the others, which also carry the occlusions. Each row is written when it is done: the same
 command goes on with those that are missing."""
-import argparse, shlex, sys, time
+import argparse, time
 from pathlib import Path
 
 import torch
@@ -13,16 +13,18 @@ import torch
 from triqdef.attack.agreeing import AgreeingEnsemble
 from triqdef.attack.patch import random_places
 from triqdef.attack.textures import TextureDictionary
-from triqdef.core import fixed_seed, generator, versions
+from triqdef.core import fixed_seed, generator
 from triqdef.data import sample_dls, sample_tensors
 from triqdef.evaluate.detect import Detection, evaded, occluded
 from triqdef.evaluate.disagree import disagreement
 from triqdef.evaluate.plan import attack_settings, seeded_copy
 from triqdef.evaluate.suite import attack_suite
 from triqdef.evaluate.success import asr, predict
-from triqdef.files import plain, read_json, write_json
+from triqdef.files import plain, write_json
 from triqdef.quant.checkpoint import pretrained
 from triqdef.quant.convert import bits_of
+
+from recorded import begun
 
 victim, size = 4, 8
 short = dict(gap=30, pgd=10, lavan=20, universal=30, queries=100)    # those of quick reports where they have one
@@ -101,9 +103,8 @@ def main():
     p.add_argument('--out', required=True)
     args = p.parse_args()
     out, cache = Path(args.out), {}
-    done = read_json(out, 'triqdef-detector-1') if out.exists() else dict(format='triqdef-detector-1', rows=[], occluded=[])
-    done |= dict(command=shlex.join(['python', 'scripts/measure_detector.py', *sys.argv[1:]]), n=args.n, seed=args.seed, victim=victim, patch=size, grid=grid,
-                 versions=versions('cpu'))
+    done = begun(out, 'triqdef-detector-1', 'rows', n=args.n, seed=args.seed, victim=victim, patch=size, grid=grid)
+    done.setdefault('occluded', [])
     for job in jobs(args.networks):
         if any((r['network'], r['attack'], r['words']) == job for r in done['rows']): continue
         done['rows'].append(measured(*job, args.n, args.seed, cache))

@@ -10,7 +10,7 @@ file: predictions, logits and levels on --n test images, sizes beside the float 
 universal patch before and after export. Beside them: what torch agrees with itself by when it sums in another order, and
 with torch in float64. Each cell is written when it is done: the same command again goes on with those that are missing.
 """
-import argparse, copy, json, math, shlex, sys, tempfile, time
+import argparse, copy, math, tempfile, time
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -22,14 +22,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from triqdef.attack.gap import GAP
-from triqdef.core import Normalize, atomic_path, fast_layout, fixed_seed, seed_everything, versions
+from triqdef.core import Normalize, atomic_path, fast_layout, seed_everything
 from triqdef.data import ImageLoader, ImageTensors, cifar_tensors, sample_dls
 from triqdef.deploy.onnx import export_onnx, OnnxNet
 from triqdef.deploy.parity import check_parity
 from triqdef.files import fingerprint, write_json
 from triqdef.models import cifar_mean, cifar_std
 from triqdef.quant.checkpoint import pretrained
-from triqdef.quant.convert import at_bits, bits_of, calibrate, to_multibit
+from triqdef.quant.convert import at_bits, calibrate, to_multibit
+
+from recorded import begun
 
 BITS, FORMS = (32, 8, 5, 4, 2), ('integer', 'fused', 'qdq')
 
@@ -149,10 +151,6 @@ def float_file(net, x):
     "Bytes of the network at full precision."
     with tempfile.TemporaryDirectory() as d: return export_onnx(net, Path(d)/'net.onnx', 32, x[:1]).stat().st_size
 
-def command():
-    "How the cells were made, without the folders of one machine."
-    return shlex.join(['python', 'scripts/measure_export.py', *(Path(a).name if '/' in a else a for a in sys.argv[1:])])
-
 def with_double(net, bits, x):
     "How often the file, torch in float32 and torch in float64 agree, two by two."
     with tempfile.TemporaryDirectory() as d:
@@ -165,15 +163,14 @@ def with_double(net, bits, x):
 
 def begin(args, t):
     "The file as it stands, with what the cells were made by."
-    out = Path(args.out)
-    done = json.loads(out.read_text()) if out.exists() else dict(format='triqdef-deploy-parity-1', cells=[])
+    done = begun(args.out, 'triqdef-deploy-parity-1', 'cells')
     settings = dict(n=args.n, seed=args.seed, patch=args.patch, steps=args.steps, quick=args.quick)
     if done.get('settings', settings) != settings:
-        raise SystemExit(f"{out.name} has cells of other settings: {done['settings']}")
-    made = versions('cpu') | {n: version(n) for n in ('onnx', 'onnxscript', 'onnxruntime')}
+        raise SystemExit(f"{Path(args.out).name} has cells of other settings: {done['settings']}")
+    made = done['versions'] | {n: version(n) for n in ('onnx', 'onnxscript', 'onnxruntime')}
     note = 'files for any CPU; a level of a file may lie a thousandth of a step from its boundary, and the slack of its bias'
     images = fingerprint(t['x_test'][:args.n])
-    return done | dict(note=note, command=command(), settings=settings, versions=made, images=images)
+    return done | dict(note=note, settings=settings, versions=made, images=images)
 
 def worst(done):
     "The smallest agreement of each form."

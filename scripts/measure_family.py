@@ -3,13 +3,14 @@
 
     python scripts/measure_family.py --weights resnet50.pth --data imagenette2-224/val --out nbs/results/family.json
 
-Members: the float network with ImageNet weights in torchvision's names (ResNet v1, stride in the first convolution; --v2
-for torchvision's own), what ONNX Runtime quantizes of it (int8 QDQ, static, calibrated on other pictures), and int8 weights
-(a step for each output) and int4 weights (in groups of 32) by torchao, or rounded here in groups of 32 where it is not installed. Imagenette at 224
-pixels, 1000 classes. Patch PGD asks for gradients, Sparse-RS sees the scores of the ONNX file alone. Finished jobs are
+Members: the float network with ImageNet weights in torchvision's names (ResNet v1, stride in
+the first convolution; --v2 for torchvision's own), what ONNX Runtime quantizes of it (int8 QDQ,
+static, calibrated on other pictures), and int8 weights (a step for each output) and int4 weights
+(in groups of 32) by torchao, or both rounded here in groups of 32 where it is not installed.
+Imagenette at 224 pixels, 1000 classes. Patch PGD asks for gradients, Sparse-RS sees the scores of the ONNX file alone. Finished jobs are
 kept in --parts: the same command goes on after an interruption.
 """
-import argparse, copy, shlex, sys, warnings
+import argparse, copy, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from triqdef.evaluate.transfer import transfer_matrix
 from triqdef.files import write_json
 from triqdef.layouts import imagenet_wnids
 from triqdef.pictures import to_pixels
+
+from recorded import command
 
 
 def resnet50(weights, v2):
@@ -126,10 +129,8 @@ def kept(args, fam, made):
     left = {a: t.left_out(a) for t in made for a in t.attacks if t.left_out(a)}
     clean = [dict(member=b, accuracy=c.accuracy, low=c.low, high=c.high, n=int(c.n)) for b, c in made[0].clean.iterrows()]
     settings = {k: v for k, v in vars(args).items() if k not in ('weights', 'data', 'out', 'parts', 'progress')}
-    command = shlex.join(['python', 'scripts/measure_family.py', *sys.argv[1:]])
-    for v in (args.weights, args.data, args.parts): command = command.replace(shlex.quote(v), Path(v).name)
     used = versions('cpu') | {n: v for n, v in ((n, version_of(n)) for n in ('onnxruntime', 'torchao'))}
-    return dict(format='triqdef-family-1', command=command, settings=settings, versions=used, members=list(fam.bit_state.allowed),
+    return dict(format='triqdef-family-1', command=command(), settings=settings, versions=used, members=list(fam.bit_state.allowed),
                 images_sha256=made[0].settings['images_sha256'], clean=clean, cells=cells, left_out=left)
 
 def version_of(name):

@@ -5,16 +5,18 @@
 Clean accuracy is what the checkpoint records: all 10,000 test images. Patch PGD makes an 8×8 patch for each image at a random
 place (`--places center` for the middle), at each bit-width and at all of them together. Each row is written when it is done: the same command goes on with
 those that are missing."""
-import argparse, shlex, sys, time
+import argparse, time
 from pathlib import Path
 
 from triqdef.attack.pgd import PatchPGD
-from triqdef.core import asset, versions
+from triqdef.core import asset
 from triqdef.data import cifar_dls
 from triqdef.evaluate.transfer import attack_settings, evaluation_images, transfer_matrix
-from triqdef.files import plain, read_json, write_json
+from triqdef.files import plain, write_json
 from triqdef.quant.checkpoint import pretrained, pretrained_names
 from triqdef.quant.convert import bits_of
+
+from recorded import begun
 
 
 def clean(net, bits):
@@ -50,9 +52,7 @@ def main():
     p.add_argument('--out', required=True)
     args = p.parse_args()
     out = Path(args.out)
-    own = [Path(a).name if '/' in a else a for a in sys.argv[1:]]
-    done = read_json(out, 'triqdef-shipped-1') if out.exists() else dict(format='triqdef-shipped-1', rows=[])
-    done |= dict(command=shlex.join(['python', 'scripts/measure_shipped.py', *own]), seed=args.seed, versions=versions('cpu'))
+    done = begun(out, 'triqdef-shipped-1', 'rows', seed=args.seed)
     dls = cifar_dls(bs=128, device='cpu')
     for name in args.only or pretrained_names():
         if any(r['network'] == name for r in done['rows']): continue

@@ -285,7 +285,7 @@ EXEMPT = {
         store.save_result store.load_result evaluate.agreement.looks evaluate.lines.rate_text evaluate.parts.Parts evaluate.parts.attack_identity evaluate.parts.job_key
         evaluate.parts.loader_identity evaluate.plan.AttackPlan evaluate.plan.attack_plans folders.train_valid_folders train.folder.begin_run train.folder.hold_folder
         train.folder.run_record train.folder.settings_differ train.folder.sweep_folder train.guard.mark train.guard.spare_steps train.guard.unchanged train.passes.company_of attack.boxes.spread train.ranks.check_loaders
-        deploy.nodes.level_bits deploy.tracing.read_once deploy.tracing.left_whole deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
+        deploy.nodes.level_bits deploy.nbits.exact_sums deploy.extract.input_levels deploy.tracing.read_once deploy.tracing.left_whole deploy.tracing.traced deploy.tracing.bare deploy.levels.largest
         percept.maps.full percept.edges.safe_sqrt percept.edges.edge_level percept.edges.soft_iou percept.features.fold_tokens percept.gradients.gradient_from_logits percept.hog.central_differences
         percept.hog.orientation_bins percept.hog.cell_histograms percept.hog.normalize_blocks percept.hog.cosine percept.hog.default_cell purify.denoiser.sine_embedding purify.denoiser.noise_loss purify.entropy.spread_windows
         purify.inpaint.inpaint purify.masks.noise_boxes purify.masks.mask_loss purify.masks.mask_iou purify.base.save_parts purify.base.load_parts purify.base.fill_module train.passes.switch_once
@@ -296,7 +296,7 @@ EXEMPT = {
         evaluate.masking.no_gain_by_smoothing evaluate.strength.no_gain_by_ensembles evaluate.strength.no_gain_by_features evaluate.controls.tools_work evaluate.controls.export_agrees
         evaluate.report.ReportSettings evaluate.parts.network_identity evaluate.transfer.batches_up_to train.objective.patched_passes train.objective.clean_losses classifiers.fill quant.ste.wanted_inputs quant.conv.is_ours
         quant.conv.conv2d attack.placing.paste attack.transfers.move_together attack.base.attack_again train.optimizer.AdamAtOnce train.optimizer.adam_at_once quant.kept.Kept
-        quant.joined.quantize_all quant.joined.Steps quant.ste.grad_scaled quant.norm.counted_together train.pbat32.copy_norms train.pbat32.Later percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.maps_of_stages
+        quant.joined.quantize_all quant.joined.Steps quant.ste.grad_scaled quant.norm.counted_together train.pbat32.copy_norms train.pbat32.TwoStage percept.closed.ClosedForm percept.edges.magnitude percept.edges.along penalty.fdp.maps_of_stages
         penalty.fdp.stage_likeness penalty.gpdp.both_penalties attack.placing.on_uint8_grid''',
     'is a layer or a quantizer that to_multibit or unfuse puts in': '''train.passes.Alone train.declare.DeclaredMethod train.passes.company train.distributed.Together train.distributed.reached_params train.distributed.share_quantizers quant.norm.FreeBatchNorm quant.layers.QConv2d quant.layers.QLinear quant.norm.batch_norm quant.norm.synced_batch_norm quant.norm.MultiBitNorm quant.base.Quantizer
         quant.steps.rows_by_step quant.steps.lsq_step quant.steps.mse_step quant.quantizers.Cover quant.quantizers.DoReFa quant.quantizers.PACT quant.adaround.AdaRound quant.ste.round_ste quant.ste.quantize_composed quant.ste.quantize quant.ste.grad_from
@@ -305,7 +305,7 @@ EXEMPT = {
         attack.base.Brief attack.base.DeclaredAttack attack.base.declare''',
     'is a result that the library makes': '''attack.agent.PatchAttackRun attack.base.PatchRun evaluate.aligned.Alignment evaluate.lines.AuditLine evaluate.audit.Audit evaluate.compare.Comparison evaluate.paired.Gap
         evaluate.curve.Curve evaluate.tables.Report evaluate.tables.CertifiedShare evaluate.certified.Certificate evaluate.detect.Detection evaluate.doublemask.Decision evaluate.questions.Section evaluate.seen.TrainingConfiguration evaluate.sharded.Predictions evaluate.success.Success evaluate.matrix.Transfer train.objective.Terms cells.Unit''',
-    'draws or prints such a result': '''evaluate.figures.dots_figure evaluate.display.share_text evaluate.page.data_uri shipped.classes_at shipped.defence_page shipped.networks_page shipped.plot_classes
+    'draws or prints such a result': '''evaluate.figures.dots_figure evaluate.rate.share_text evaluate.page.data_uri shipped.classes_at shipped.defence_page shipped.networks_page shipped.plot_classes
         shipped.worst_cell pictures.show_images cifar.tiles evaluate.maps.draw_gradient_maps evaluate.maps.gradient_maps_figure evaluate.maps.draw_stage_maps evaluate.maps.feature_maps_figure
         evaluate.seen.training_configuration evaluate.seen.seen_table evaluate.seen.by_setting collection.collect collection.store_study collection.stored_recipes collection.cells_of collection.missing tables.over_seeds tables.beside
         tables.study_tables pages.study_remark pages.clean_page pages.transfer_page pages.difference_page pages.alignment_page pages.ablation_page pages.paper_page results.verdict results.plot_study results.tradeoff results.plot_tradeoff pages.search_page equal.equal_accuracy equal.plot_curves''',

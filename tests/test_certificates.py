@@ -1,6 +1,7 @@
 "Masks, double masking and certificates against slow and plain references, and against attackers who try every place."
 from collections import Counter
 from itertools import combinations_with_replacement, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import nn
 from triqdef.attack.cover import covered, mask_set, mask_starts
 from triqdef.attack.patch import place
 from triqdef.attack.pgd import PatchPGD
+from triqdef.core import asset
 from triqdef.evaluate.certified import certified
 from triqdef.evaluate.doublemask import DoubleMask
 from triqdef.evaluate.success import predict, success
+from triqdef.files import read_json
 from triqdef.quant.convert import calibrate, to_multibit
 from triqdef.toys import toy_images, toy_net
 
@@ -160,3 +163,8 @@ def test_refused():
         with pytest.raises(TypeError, match=said): certified(**dict(net=net, x=x, y=y, patch=2, masks=2) | bad)
     with pytest.raises(ValueError, match='draws nothing'): certified(lambda v: net(v)*torch.rand(()), x, y, patch=2, masks=2)
     with pytest.raises(ValueError, match='NaN logits'): certified(lambda v: net(v)*float('nan'), x, y, patch=2, masks=2)
+
+def test_the_changelog_has_the_stored_figures():
+    text = (Path(__file__).parent.parent/'CHANGELOG.md').read_text(encoding='utf-8')
+    for r in read_json(asset('results/certified.json'), 'triqdef-certified-1')['rows']:
+        assert ' / '.join(str(b['certified']['k']) for b in r['rows']) in text, r['network']

@@ -1,5 +1,5 @@
 "Networks whose every tensor has levels: exact at 32 bits, differentiable twice, kept in files, and integers from pixels to logits."
-import copy, json, pickle
+import copy, importlib.util, json, pickle, sys
 from functools import partial
 
 import numpy as np
@@ -204,3 +204,15 @@ def test_refused_files(tmp_path):
     with torch.no_grad(): part.act_quant.log_steps['8'].add_(.1)
     with pytest.raises(ValueError, match='different grids'): export_onnx(whole, tmp_path/'n.onnx', 8, x)
     assert not list(tmp_path.iterdir())
+
+def test_operations_defined_again(monkeypatch):
+    "A page that defines the operations anew, in a process that uses the package, leaves the package's as they were."
+    from triqdef.deploy import inputs, layers
+    for module, name, args in (layers, 'int_linear', [torch.ones(3, 1, dtype=torch.int8), torch.ones(1), torch.zeros(1), None, [-8, 7]]), (inputs, 'on_levels', [[-8, 7]]):
+        spec = importlib.util.spec_from_file_location(f'triqdef.deploy.again_{name}', module.__file__)
+        monkeypatch.setitem(sys.modules, spec.name, again := importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(again)
+        old, new = getattr(module, name), getattr(again, name)
+        assert old is not new and str(old._opoverload) != str(new._opoverload), 'torch removes an operation that is defined twice: calling it crashes'
+        x = torch.rand(2, 3), torch.tensor(.1)
+        assert torch.equal(old(*x, *args), new(*x, *args))

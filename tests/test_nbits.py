@@ -59,12 +59,15 @@ def test_sums_that_float32_does_not_hold(tmp_path):
     assert check_parity(net, path, x=x).ok
 
 def test_refused(tmp_path, monkeypatch):
-    "Before the work, with the reason: too many bits, floats, and networks whose linear layers all have 8 bits."
+    "Before the work, with the reason: too many bits, floats, linear layers that all have 8 bits, and sums above 2**24."
     monkeypatch.setattr('triqdef.deploy.onnx.traced', lambda *a: pytest.fail('it went to work'))
     wide, x = linear(nn.Linear(48, 4), nn.Linear(4, 4), bits=5, ends=5)
+    long, x = linear(nn.Linear(4800, 4), size=40)
+    long[1].act_quant.widths[4] = 8
+    calibrate(long, [x])
     ends, _ = linear(nn.Unflatten(1, (3, 16)), nn.Conv1d(3, 4, 1), nn.Flatten(), nn.Linear(64, 4), ends=8)
-    for net, bits, say in (wide, 5, '4 bits at the most, not 5'), (wide, 32, 'not 32'), (ends, 4, 'has none at 4 bits'):
-        with pytest.raises(ValueError, match=say): export_onnx(net, tmp_path/'n.onnx', bits, x, 'nbits')
+    for net, bits in (wide, 5), (wide, 32), (ends, 4), (long, 4):
+        with pytest.raises(ValueError, match=f"{bits} bits: form .nbits. needs a Linear layer"): export_onnx(net, tmp_path/'n.onnx', bits, x, 'nbits')
     whole = to_multibit(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), (4,), sums='quantized', first_last=4)
     with pytest.raises(ValueError, match="sums='quantized' is written in"): export_onnx(whole, tmp_path/'n.onnx', 4, x, 'nbits')
     assert not any(tmp_path.iterdir())

@@ -51,7 +51,8 @@ def units(self:Recipe,
     seeds = self.seeds if seeds is None else seeds
     at = [(s, a) for s in seeds for a in arms if s == self.seeds[0] or not self.members(a)]
     if at or not arms: return list(dict.fromkeys(Unit(a, int(s), n) for s, a in at for n in names))
-    raise ValueError(f"members are not trained: {arms} have seed {self.seeds[0]} alone")
+    raise ValueError(f"{arms} are members, which no seed trains: seeds must include "
+                     f"{self.seeds[0]}, where they are attacked, got {list(seeds)}")
 
 # %% ../nbs/770_cells.ipynb #4fbf727e
 @patch

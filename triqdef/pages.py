@@ -140,14 +140,15 @@ def _shares(values):
     "Return shares in percent, high bit-width first."
     return ' / '.join('–' if np.isnan(v) else f'{100*v:.0f}' for v in values)
 
-def _row_of(tables, recipe, arm, attack, role):
+def _row_of(tables, recipe, arm, attack, role, bits):
     "Return an arm's accuracy, or its T1, T3 and null under the attack that stands for the paper's."
     f = tables['transfer' if attack else 'clean']
-    f = f[f.arm == arm] if len(f) else f
-    if not attack: return _shares(f.accuracy) if len(f) else '–'
     mine = [k for k, v in recipe.attacks.items() if (v.get('paper'), v['role']) == (attack, role)]
-    f = f[f.attack.isin(mine)] if len(f) else f
-    return '<br>'.join(f'{k} {_shares(f[k])}' for k in ('T1', 'T3', 'null')) if len(f) else '–'
+    if len(f): f = f[(f.arm == arm) & (f.attack.isin(mine) if attack else True)]
+    if not len(f): return '–'
+    f = f.set_index('bits').reindex(bits)
+    if not attack: return _shares(f.accuracy)
+    return '<br>'.join(f'{k} {_shares(f[k])}' for k in ('T1', 'T3', 'null'))
 
 # %% ../nbs/787_pages.ipynb #eda32796
 def paper_page(
@@ -159,7 +160,7 @@ def paper_page(
     p = p[(p.dataset == 'CIFAR-10') & (p.defence == defence)]
     rows = {}
     for (attack, role), g in p.groupby(['attack', 'setting'], sort=False):
-        ours = {k: _row_of(*v, attack, role) for k, v in columns.items()}
+        ours = {k: _row_of(*v, attack, role, g.bits) for k, v in columns.items()}
         rows[f'{attack}, {role}' if attack else 'clean'] = dict(paper=_shares(g.value), **ours)
     return md_table(pd.DataFrame(rows).T.rename_axis(defence))
 

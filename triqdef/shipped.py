@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .evaluate.page import md_table
-from .evaluate.rate import Rate
+from .evaluate.rate import Rate, share_text
 from .evaluate.success import predict
 from .quant.switch import bits_of
 
@@ -30,7 +30,7 @@ def worst_cell(
 # %% ../nbs/789_shipped.ipynb #f4bacca8
 def _cell(c):
     "Return the success of a cell as percent with its interval."
-    return f"{100*c['asr']:.0f} [{100*c['low']:.0f}, {100*c['high']:.0f}]" if c else '–'
+    return share_text(c['asr'], c['low'], c['high'], unit='') if c else '–'
 
 # %% ../nbs/789_shipped.ipynb #4e7c0c44
 def _shares(row):

@@ -25,9 +25,9 @@ from .options import add_numbers, as_typed, typed_options
 from .progress import new_folder, tell_folder
 from .sheet import check_sheet, patch_sheet
 from ..core import as_path, bit_text, versions
-from ..evaluate.display import share_text
 from ..evaluate.matrix import Transfer
 from ..evaluate.page import replace_folder
+from ..evaluate.rate import share_text
 from ..evaluate.suite import attack_names
 from ..evaluate.transfer import transfer_matrix
 from ..files import write_json

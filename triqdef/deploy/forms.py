@@ -11,6 +11,8 @@ __all__ = ['form_names', 'check_form']
 from torch import nn
 
 from ..core import check_bit, check_choice
+from .extract import input_levels
+from .nbits import exact_sums, no_nbits
 from ..quant.convert import only_state
 from ..quant.layers import QLinear
 
@@ -36,15 +38,15 @@ def _sums(net, bits):
     return state.config.get('sums', 'float')
 
 # %% ../../nbs/916_deploy.forms.ipynb #ec598b27
+def _holds(m, bits):
+    "Whether form 'nbits' can hold a layer; before calibration its sums are not known."
+    if not isinstance(m, QLinear) or m.weight_quant.widths.get(bits, 32) > 4: return False
+    if not m.act_quant.ready[bits]: return True
+    return exact_sums(m.in_features, input_levels(m, bits)[1])
+
 def _check_nbits(net, bits):
-    "Refuse form 'nbits' above 4 bits, and for a network without a linear layer of so few."
-    if bits > 4:
-        raise ValueError(f"form 'nbits' holds weights of 4 bits at the most, not {bits}: "
-                         "take form 'integer'")
-    widths = [m.weight_quant.widths.get(bits, 32) for m in net.modules() if isinstance(m, QLinear)]
-    if min(widths, default=32) > 4:
-        raise ValueError("form 'nbits' needs a Linear layer of at most 4 bits, and this network "
-                         f"has none at {bits} bits: take form 'integer'")
+    "Refuse form 'nbits' for a network without a linear layer that it can hold."
+    if not any(_holds(m, bits) for m in net.modules()): raise ValueError(f"{bits} bits: {no_nbits}")
 
 # %% ../../nbs/916_deploy.forms.ipynb #86c99a04
 def check_form(

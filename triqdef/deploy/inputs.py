@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from .layers import IntConv2d, to_levels
 
 # %% ../../nbs/894_deploy.inputs.ipynb #b8782137
-@torch.library.custom_op('triqdef::on_levels', mutates_args=())
+@torch.library.custom_op(__name__.replace('.', '_') + '::on_levels', mutates_args=())
 def on_levels(
     x:Tensor,                # a tensor between layers, any shape
     step:Tensor,             # of its levels, ()

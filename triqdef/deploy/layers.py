@@ -48,7 +48,7 @@ def _padded_levels(x, step, weight, levels, pads):
     return F.pad(to_levels(x, step, *levels).to(_wide(weight, *levels, (1, 2, 3))), pads)
 
 # %% ../../nbs/893_deploy.layers.ipynb #5b075b2a
-@torch.library.custom_op('triqdef::int_conv', mutates_args=())
+@torch.library.custom_op(__name__.replace('.', '_') + '::int_conv', mutates_args=())
 def int_conv(
     x:Tensor,                   # activations (B,C,H,W)
     step:Tensor,                # of their levels, ()
@@ -75,7 +75,7 @@ def _(x, step, weight, scale, bias, offset, levels, pads, stride, dilation, grou
     return F.conv2d(F.pad(x, pads), weight.to(x.dtype), None, stride, 0, dilation, groups)
 
 # %% ../../nbs/893_deploy.layers.ipynb #c4a28d59
-@torch.library.custom_op('triqdef::int_linear', mutates_args=())
+@torch.library.custom_op(__name__.replace('.', '_') + '::int_linear', mutates_args=())
 def int_linear(
     x:Tensor,                   # activations (…,K)
     step:Tensor,                # of their levels, ()

@@ -68,8 +68,7 @@ def plot(self:Comparison,
     attacks = self.attacks if attacks is None else attacks
     names = [check_choice(a, self.attacks, 'attacks') for a in attacks]
     grid = [[(t, a) for t in self.transfers.values()] for a in names]
-    titles = [[f"{k}\n{a} ({t.counted(a)})" for k, t in self.transfers.items()]
-              for a in names]
+    titles = [[f"{k}\n{a}" for k in self.transfers] for a in names]
     return draw_matrices(grid, titles, definition, caption)
 
 # %% ../../nbs/660_evaluate.compare.ipynb #4e17e8d4

@@ -104,7 +104,8 @@ def draw_matrices(
             if cell is None: ax.axis('off'); continue
             t, attack = cell
             shown = t._shown(attack, definition)
-            im = t._panel(ax, attack, shown, f"{name}\n{shown}, %, [95 % interval]")
+            im = t._panel(ax, attack, shown, f"{name} ({t.counted(attack, shown)})\n"
+                          f"{shown}, %, [95 % interval]")
     bar = fig.colorbar(im, ax=axs, shrink=.8, pad=.02, ticks=[0, .5, 1])
     bar.ax.set_yticklabels(['0 %', '50 %', '100 %'], fontsize=7)
     if caption: fig.suptitle(caption, fontsize=9)
@@ -123,8 +124,7 @@ def plot(self:Transfer,
     names = [check_choice(a, self.attacks, 'attacks') for a in chosen]
     across = min(3, len(names))
     rest = -len(names) % across
-    cells = [(self, a) for a in names] + [None]*rest
-    titles = [f"{a} ({self.counted(a)})" for a in names] + ['']*rest
+    cells, titles = [(self, a) for a in names] + [None]*rest, names + ['']*rest
     cuts = [slice(i, i + across) for i in range(0, len(cells), across)]
     return draw_matrices([cells[i] for i in cuts], [titles[i] for i in cuts], definition, caption)
 

@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from ..checks import bit_text
 from ..core import check_ints, check_numbers
 from .curves import paired_gap
-from .success import Rate, Success
+from .rate import Rate, share_text
+from .success import Success
 from ..files import plain
 
 # %% ../../nbs/675_evaluate.lines.ipynb #c50e0ee4
@@ -139,8 +140,7 @@ def rate_text(
     rate:Rate,    # success of an attack
 )->str:
     "Return a rate and its interval in whole percent; a dash without images."
-    low, high = rate.interval
-    return f"{100*rate.value:.0f} % [{100*low:.0f}, {100*high:.0f}]" if rate.n else '–'
+    return share_text(rate.value, *rate.interval)
 
 # %% ../../nbs/675_evaluate.lines.ipynb #43152580
 def _same_images(a, b):

@@ -121,7 +121,7 @@ def _is_ready(a):
 def _no_attack(name, a):
     "Return what an attack must be."
     kind = type(a).__name__
-    own = 'Mine' if callable(a) and not hasattr(a, 'attack') else kind
+    own = kind if hasattr(a, 'attack') or hasattr(a, 'fit') else 'Mine'
     return (f"attack {name!r} must be of a subclass of Attack with attack(net, x, y, bits), of "
             "ImageAttack with run, or of UniversalAttack with _start, _step_fit and notes, all of "
             "triqdef.attack.base, since a matrix reads their settings, such as class "

@@ -16,9 +16,9 @@ from fastcore.basics import patch
 
 from ..checks import bit_text, is_name
 from .alignment import draw_gradient_maps, measures
-from . import figures     # gives `Report` its pictures
-from .display import share_text
+from . import display, figures     # give `Report` its texts and pictures
 from .lines import rate_text
+from .rate import share_text
 from .tables import attackers, Report, seen_means
 from .transfer import Transfer
 from ..store import slug

@@ -84,16 +84,18 @@ def to_frame(self:Transfer,
 
 # %% ../../nbs/602_evaluate.threat.ipynb #5a8c206f
 @patch
-def _counts(self:Transfer, attack):
-    "How many images each cell of an attack counts: those that are right without a patch."
-    return [self.success(attack, s, b).rate.n for a, s, b in self.adv_pred if a == attack]
+def _counts(self:Transfer, attack, definition='asr'):
+    "How many images each cell of an attack counts."
+    return [self.success(attack, s, b, definition).rate.n
+            for a, s, b in self.adv_pred if a == attack]
 
 @patch
 def counted(self:Transfer,
-    attack:str,    # name of an attack
-)->str:            # such as 'n=14' or 'n=14–16'
-    "Return how many images the cells of an attack count: those that are right without a patch."
-    n = self._counts(attack)
+    attack:str,          # name of an attack
+    definition='asr',    # 'asr', 'asr_all' or, for targeted attacks, 'asr_targeted'
+)->str:                  # such as 'n=14' or 'n=14–16'
+    "Return how many images the cells of an attack count."
+    n = self._counts(attack, definition)
     return f'n={min(n)}' if min(n) == max(n) else f'n={min(n)}–{max(n)}'
 
 # %% ../../nbs/602_evaluate.threat.ipynb #df7e8fd5

@@ -74,7 +74,7 @@ def choice(self:AdaRound,
     bits:int,    # an active bit-width
 )->Tensor:       # int8 of the weight's shape, a view
     "Return the distances from the nearest levels at `bits`."
-    return self.choices[list(self.widths).index(bits)]
+    return self.choices[self._row(bits)]
 
 # %% ../../nbs/113_quant.adaround.ipynb #2ae18edb
 @patch

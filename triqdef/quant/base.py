@@ -41,9 +41,8 @@ def _mark_of(state, values=None):
 class Quantizer(nn.Module):
     "The base class of all quantizers: widths by active bit-width, sign, and what is initialised."
     name, kinds, paper = '', ('weight', 'act'), ''
-    per_channel, first, last = False, 'cover', None
-    exports, initial, by_value, repeats = False, 0., False, True
-    shares, joint, sign, _mark, _kept = False, None, None, None, None
+    per_channel, first, last, exports, initial = False, 'cover', None, False, 0.
+    by_value, repeats, shares, (joint, sign, _mark, _kept) = False, True, False, [None]*4
     def __init__(self,
         widths:dict,        # active bit-width → width used, 2 to 16; others pass unchanged
         kind:str=None,      # 'weight' or 'act' (sign found from data); None: the first of `kinds`
@@ -58,6 +57,7 @@ class Quantizer(nn.Module):
         self.build()
 
     def build(self): "Create the learned parameters: here none."
+    def _row(self, bits): return list(self.widths).index(bits)      # of a buffer
     def together(self, bits): "Compute the cached weights of all layers at once: here nothing."
 
 # %% ../../nbs/103_quant.base.ipynb #960290f5
@@ -154,7 +154,7 @@ def mark_ready(self:Quantizer,
 ):
     "Mark `bits` as initialised from `v`; the first data decide the sign of an activation."
     if self.signed is None: self.state[0] = int((v < 0).any())
-    self.state[1 + list(self.widths).index(bits)] = 1
+    self.state[1 + self._row(bits)] = 1
     self.sync()
 
 # %% ../../nbs/103_quant.base.ipynb #0e4df695
@@ -186,8 +186,7 @@ def learned(self:Quantizer,
     bits:int,    # an active bit-width of this quantizer
 )->bool:
     "Whether any parameter of `bits` differs from its initial value."
-    row = list(self.widths).index(bits)
-    rows = [b[row] for n, b in self.named_buffers(recurse=False) if n != 'state']
+    rows = [b[self._row(bits)] for n, b in self.named_buffers(recurse=False) if n != 'state']
     numbers = self.parameters_at(bits) + rows
     if numbers: return any(bool((t != self.initial).any()) for t in numbers)
     return self.kind == 'act' and self._signed is not None and not any(self._ready.values())

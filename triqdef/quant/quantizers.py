@@ -222,7 +222,7 @@ def range_of(self:MinMax,
     bits:int,    # an active bit-width
 )->Tensor:       # (smallest, largest), a view
     "Return the range of the activations at `bits`."
-    return self.ranges[list(self.widths).index(bits)]
+    return self.ranges[self._row(bits)]
 
 # %% ../../nbs/110_quant.quantizers.ipynb #fc47123e
 @patch

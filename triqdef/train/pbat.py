@@ -21,7 +21,7 @@ from .callback import training_method, TriQDef
 class PBAT(TriQDef):
     "Patch-based adversarial training: a share of each batch is patched (Rao 2020)."
     def __init__(self,
-        bits=None,          # bit-widths to train, or None for all; (32,) is the paper's own network
+        bits=None,          # bit-widths to train, or None for all; (32,), then calibrated: `PBAT32`
         share:float=.5,     # share of a batch that is patched, above 0 and at most 1
         attack=None,        # anything with `.attack(net, x, y, bits)`; default `PatchPGD`, 25 steps
         **kwargs,           # `curriculum`, `source`, `seed`, `distill` of `TriQDef`
