@@ -96,6 +96,17 @@ def _any_nearby(here, ok, reach, generator):
     luck = torch.rand(far.shape, generator=generator)
     return ok[torch.where(near, luck, -1.).argmax(1)]
 
+# %% ../../nbs/443_attack.proposals.ipynb #3a07837c
+def _draw(here, ok, reach, generator):
+    "Draw a place in each window, and whether it is another allowed one."
+    allowed = torch.zeros(*ok.amax(0) + 1, dtype=torch.bool)
+    allowed[tuple(ok.T)] = True
+    low = (here - reach).clamp_min(0)
+    sides = torch.minimum(here + reach, ok.amax(0)) - low + 1
+    new = low + (torch.rand(len(here), 2, generator=generator)*sides).long()
+    return new, allowed[tuple(new.T)] & (new != here).any(1)
+
+# %% ../../nbs/443_attack.proposals.ipynb #9c7b75cb
 def nearby_places(
     at:Tensor,         # (B,2) present places
     ok:Tensor,         # (n,2) all allowed places, at least two
@@ -104,15 +115,10 @@ def nearby_places(
 )->Tensor:             # (B,2), on the device of `at`
     "Draw for each image another allowed place within reach."
     here, ok = at.cpu(), ok.cpu()
-    allowed = torch.zeros(*ok.amax(0) + 1, dtype=torch.bool)
-    allowed[tuple(ok.T)] = True
-    low = (here - reach).clamp_min(0)
-    sides = torch.minimum(here + reach, ok.amax(0)) - low + 1
     out, left = here.clone(), torch.arange(len(here))
-    for _ in range(16):                       # a window with few allowed places is looked through
-        new = low[left] + (torch.rand(len(left), 2, generator=generator)*sides[left]).long()
-        good = allowed[tuple(new.T)] & (new != here[left]).any(1)
+    for _ in range(16):                       # then all places are compared
+        new, good = _draw(here[left], ok, reach, generator)
         out[left[good]], left = new[good], left[~good]
-        if not len(left): return out.to(at.device)
-    out[left] = _any_nearby(here[left], ok, reach, generator)
+        if not len(left): break
+    else: out[left] = _any_nearby(here[left], ok, reach, generator)
     return out.to(at.device)

@@ -125,7 +125,8 @@ def add_study(
     p = commands.add_parser('study', description=_about,
                             help='train and attack every arm of a study, cell by cell',
                             epilog='example: triqdef study cifar10 --scale toys --folder runs/toys')
-    p.add_argument('name', help="a recipe that ships, cifar10, cifar10-curves or cifar10-paper, or a .toml file")
+    p.add_argument('name', help='a recipe that ships, cifar10, cifar10-curves or cifar10-paper, '
+                                'or a .toml file')
     p.add_argument('--scale', default='reduced', help='full (one GPU), h100 (one, for minutes), '
                    'reduced (2 CPU cores) or toys (default: %(default)s)')
     _add_choices(p)

@@ -34,25 +34,34 @@ def wrong_agreement(
     q = (z.float().masked_fill(true, -torch.inf).softmax(1) for z in (a, b))
     return F.cosine_similarity(*q)
 
+# %% ../../nbs/545_train.diverse.ipynb #f5f498d7
+def _logits_at(net, x, bits):
+    "Return logits (B,C) by bit-width."
+    out = {}
+    for b in bits:
+        with at_bits(net, b): out[b] = net(x)
+    return out
+
+# %% ../../nbs/545_train.diverse.ipynb #d89a5811
+def _mean_agreement(logits, y, pairs):
+    "Return the mean over images and pairs, a scalar."
+    return torch.stack([wrong_agreement(logits[a], logits[b], y).mean() for a, b in pairs]).mean()
+
 # %% ../../nbs/545_train.diverse.ipynb #34944923
 class DiverseObjective(Objective):
     "The objective with agreement on wrong classes in the place of FDP."
     def _patched_terms(self, net, x_adv, y, bits, ramp):
-        logits = {}
-        for b in bits:
-            with at_bits(net, b): logits[b] = net(x_adv)
-        adv = torch.stack([self.loss_func(z, y) for z in logits.values()]).mean()
-        if not (ramp and self.lambda_fdp and len(bits) > 1): return dict(adv=adv)
-        c = class_labels(y)
-        alike = [wrong_agreement(logits[a], logits[b], c).mean()
-                 for a, b in bit_pairs(bits, self.pairs)]
-        return dict(adv=adv, fdp=torch.stack(alike).mean())
+        logits = _logits_at(net, x_adv, bits)
+        terms = dict(adv=torch.stack([self.loss_func(z, y) for z in logits.values()]).mean())
+        if ramp and self.lambda_fdp and len(bits) > 1:
+            terms['fdp'] = _mean_agreement(logits, class_labels(y), bit_pairs(bits, self.pairs))
+        return terms
 
 # %% ../../nbs/545_train.diverse.ipynb #20905f34
 @training_method('diverse', 'patch training, wrong classes that differ between bit-widths',
-                 'Pang 2019, adapted',
-                 reads='lambda_adv pairs distill warmup max_active patch_size attack_steps step_size',
-                 between='pairs', own='diversity')
+                 'Pang 2019, adapted', between='pairs', own='diversity',
+                 reads='lambda_adv pairs distill warmup max_active patch_size attack_steps '
+                       'step_size')
 class Diverse(TriQDef):
     "Patch adversarial training and a penalty where bit-widths agree on wrong classes."
     objective_of = DiverseObjective
