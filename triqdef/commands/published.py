@@ -114,7 +114,7 @@ def run_published(
     "Calibrate a published classifier, predict the validation pictures, attack the first of them."
     _check_published(args)
     device, folder = _own_device(args.device), Path(f'{args.out}-predictions')
-    if args.n: check_report_folder(args.out)
+    if args.n: check_report_folder(args.out); _count(args, len(imagenet_valid(args.path)))
     tell_folder(args.out if args.n else folder, folder)
     net, bits = _calibrated(args, folder, device)
     if _predict(net, bits, args, folder) and args.n: _attack(net, bits, args, device)
@@ -140,7 +140,6 @@ def _pictures(net, args, device):
 # %% ../../nbs/969_commands.published.ipynb #d8b89af4
 def _attack(net, bits, args, device):
     "Write the report of a published network."
-    _count(args, len(imagenet_valid(args.path)))
     dls = _pictures(net, args, device)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)
     fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else {})
