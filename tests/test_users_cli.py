@@ -235,7 +235,7 @@ def test_pictures_of_another_size(place, said, tmp_path):
     for command in ('attack', 'evaluate'): refused(said(command, place/'run', '--data', place/'ab', '--size', 32, '--out', tmp_path/'c'), 'takes images of 16 × 16')
     refused(said('attack', 'timm/test_resnet', '--data', 'toys', '--size', 32), '--size has no effect without a folder')
     torch.save(timm.create_model('test_vit', num_classes=2).state_dict(), tmp_path/'vit.pth')
-    refused(said('attack', 'timm/test_vit', '--weights', tmp_path/'vit.pth', *of[3:], '--out', tmp_path/'c'), 'takes no images of 48 × 48')
+    refused(said('attack', 'timm/test_vit', '--weights', tmp_path/'vit.pth', *of[3:-1], 41, '--out', tmp_path/'c'), 'takes no images of 41 × 41')
 
 def test_refused_before_a_network_is_loaded(place, said, tmp_path, monkeypatch):
     "Data that are absent, and more pictures than there are, are refused before weights are read (or downloaded)."

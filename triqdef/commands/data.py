@@ -196,6 +196,7 @@ def _there(args):
         warnings.simplefilter('ignore')     # they come when the data are made
         return len(image_folder_dls(folder, size=1).valid_ds)
 
+# %% ../../nbs/958_commands.data.ipynb #92153668
 def check_data(
     args,        # parsed options
     networks,    # as the command line names them
