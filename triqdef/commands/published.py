@@ -16,6 +16,7 @@ import torch
 from fastai.torch_core import default_device
 
 from ..checks import check_bits
+from ..classifiers import check_arch
 from .attacks import fit_to, make_attacks
 from .data import calibrate_row
 from .options import add_numbers
@@ -74,12 +75,13 @@ def _no_empty(folder):
 
 # %% ../../nbs/969_commands.published.ipynb #0459a075
 def _check_published(args):
-    "Refuse options of runs, and other data than ImageNet."
+    "Refuse options of runs, other data than ImageNet, and an unknown network."
     if args.networks:
         raise ValueError("--model names the one network: leave the others out")
     if args.data != 'imagenet' or not args.path:
         raise ValueError("--model is for ImageNet: give --data imagenet and --path FOLDER; "
                          f"for other pictures: triqdef evaluate {args.model} --data FOLDER")
+    if not Path(args.model).is_file(): check_arch(args.model)
 
 # %% ../../nbs/969_commands.published.ipynb #28debda5
 def _calibrated(args, folder, device):
