@@ -273,7 +273,7 @@ BAD_COMMANDS = {
     'attack': (['evaluate', 'TRAINED', '--attacks', 'fgsm'], "'gap'"), 'patch': (['evaluate', 'TRAINED', *QUICK, '--patch-size', '40'], '40 × 40'),
     'target': (['evaluate', 'TRAINED', *QUICK, '--target', '7'], 'target'), 'images': (['evaluate', 'TRAINED', *QUICK, '--n', '100000'], '100000'),
     'report': (['evaluate', 'TRAINED', *QUICK, '--out', 'FILE/report'], 'FILE'), 'demo': (['demo', '--quick', '--out', 'FILE'], 'FILE'),
-    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'must be one of'), 'export': (['export', 'absent', '--bits', '2'], 'cifar10-resnet20-qat'), 'export float': (['export', 'cifar10-resnet20-fp', '--bits', '4'], 'float network'),
+    'export bits': (['export', 'TRAINED', '--bits', '6', '-o', 'net.onnx'], 'must be one of'), 'export': (['export', 'absent', '--bits', '2'], 'cifar10-resnet20-qat'), 'export bits of no file': (['export', 'TRAINED', '--bits', '12'], '--bits of a file'),
     'export folder': (['export', 'TRAINED', '--bits', '2', '-o', 'nowhere/net.onnx'], 'no folder nowhere'),
     'export onto a folder': (['export', 'TRAINED', '--bits', '2', '-o', 'EMPTY'], 'is a folder'),
     'export report': (['export', 'TRAINED', '--bits', '2', '--report', 'EMPTY'], 'EMPTY'), 'export images': (['export', 'TRAINED', '--bits', '2', '--n', '100000'], '100000'),

@@ -17,7 +17,7 @@ from triqdef.commands.options import as_typed
 from triqdef.files import fingerprint
 from triqdef.quant.checkpoint import save_checkpoint
 from triqdef.study import load_recipe, study
-from triqdef.toys import toy_net
+from triqdef.toys import toy_net, trained_toy
 from triqdef.train.run import TrainSettings, alone, load_run, make_callback, make_data, make_network, methods, train, without_effect
 
 SMALL = dict(arch='toy_net', bits=(32, 2), bs=8, patch_size=4, attack_steps=1, epochs=1, size=16, device='cpu')
@@ -158,7 +158,7 @@ def test_attack(place, said, tmp_path):
 def test_attack_that_finds_nothing(place, said, tmp_path, monkeypatch):
     "Where no patch does better than the null, a stronger attack is proposed, one that can be pasted; else what follows from success."
     args = ['attack', place/'run', *ATTACK, '--out', tmp_path/'a', '--quiet']
-    for found, proposed in ((False, f"triqdef attack {place/'run'} "), (True, f"triqdef evaluate {place/'run'} --quick")):
+    for found, proposed in ((False, f"triqdef attack {place/'run'} "), (True, f"triqdef evaluate {place/'run'} --n 8 --quick")):
         monkeypatch.setattr(attack, 'above_null', lambda t: found)
         r = said(*args)
         assert r[0] == 0 and r[1].splitlines()[-1].startswith(f'next: {proposed}') and ('surely above' in r[1]) is not found, r
@@ -172,7 +172,7 @@ def test_weights_without_their_network(place, said, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), tmp_path/'my.pth')
     for command, begins in ((['attack'], 'triqdef attack'), (['evaluate'], 'triqdef evaluate'), (['train', tmp_path/'run', '--start'], 'triqdef train RUN --start')):
         refused(said(*command, tmp_path/'my.pth', '--data', place/'ab'), f"{begins} timm/NAME --weights {tmp_path/'my.pth'} --data FOLDER")
-    refused(said('export', tmp_path/'my.pth', '--bits', 4, '-o', tmp_path/'n.onnx'), 'triqdef train RUN --start timm/NAME --weights')
+    refused(said('export', tmp_path/'my.pth', '--bits', 4, '-o', tmp_path/'n.onnx', '--data', place/'ab'), 'triqdef export timm/NAME --weights')
     for command in ('attack', 'evaluate'): refused(said(command, place/'run', '--calibrate-n', 8, '--out', tmp_path/'r'), '--calibrate-n has no effect')
     assert [p.name for p in tmp_path.iterdir()] == ['my.pth']
 
@@ -218,6 +218,59 @@ def test_every_way_to_name_a_network(place, said, tmp_path):
     r = said('attack', tmp_path/'2.onnx', '--data', place/'ab', *ATTACK, '--attack', 'sparse-rs', '--out', tmp_path/'b', '--quiet')
     assert r[0] == 0 and json.loads((tmp_path/'b/attack.json').read_text())['table'][0]['tried_at'] == 2, r
 
+def test_pictures_of_another_size(place, said, tmp_path):
+    "--size is the side of the pictures, carried on and exported; it is refused where the network or the data have their own."
+    timm = pytest.importorskip('timm')
+    torch.save(timm.create_model('test_resnet', num_classes=2).state_dict(), tmp_path/'own.pth')
+    of = ['timm/test_resnet', '--weights', tmp_path/'own.pth', '--data', place/'ab', '--size', 48]
+    r = said('attack', *of, *ATTACK, '--bits', 8, '--out', tmp_path/'a', '--quiet')
+    assert r[0] == 0 and json.loads((tmp_path/'a/attack.json').read_text())['settings']['image_shape'][-2:] == [48, 48], r
+    assert '--size 48' in r[1].splitlines()[-1] and '--bits 8' in r[1].splitlines()[-1], r
+    r = said('export', *of, '--bits', 8, '-o', tmp_path/'8.onnx', '--gap-steps', 1, '--n', 8, '--calibrate-n', 8, '--quiet')
+    assert r[0] == 0 and 'the same network' in r[1] and 'calibrated on 8' in r[1], r
+    file = [tmp_path/'8.onnx', '--data', place/'ab', '--attack', 'sparse-rs', *ATTACK, '--quiet', '--out', tmp_path/'b']
+    assert said('attack', *file)[0] == 0
+    refused(said('attack', *file, '--size', 32), 'takes images of 48 × 48')
+    refused(said('export', f"{tmp_path/'8.onnx'}", '--bits', 8), 'is an ONNX file already')
+    for command in ('attack', 'evaluate'): refused(said(command, place/'run', '--data', place/'ab', '--size', 32, '--out', tmp_path/'c'), 'takes images of 16 × 16')
+    refused(said('attack', 'timm/test_resnet', '--data', 'toys', '--size', 32), '--size has no effect without a folder')
+    torch.save(timm.create_model('test_vit', num_classes=2).state_dict(), tmp_path/'vit.pth')
+    refused(said('attack', 'timm/test_vit', '--weights', tmp_path/'vit.pth', *of[3:-1], 41, '--out', tmp_path/'c'), 'takes no images of 41 × 41')
+
+def test_refused_before_a_network_is_loaded(place, said, tmp_path, monkeypatch):
+    "Data that are absent, and more pictures than there are, are refused before weights are read (or downloaded)."
+    def load(*_): raise AssertionError('loaded')
+    for m in (attack, evaluate, export): monkeypatch.setattr(m, 'loaded', load)
+    for command in (['attack'], ['evaluate'], ['export', '--bits', 8]):
+        for bad, telling in ((['--data', 'nowhere'], 'no such folder'), (['--data', place/'ab', '--n', 21], '--n must be at most 20'), ([], 'give --data'),
+                             (['--data', 'imagenet', '--path', tmp_path/'gone'], 'there is no folder')):
+            refused(said(command[0], 'resnet18', *command[1:], *bad), telling)
+
+def test_a_file_and_what_it_takes(said, tmp_path):
+    "What is declared behind a file reaches it in attack; a file at chance is named with what may be declared."
+    net, x = trained_toy(60), torch.rand(2, 3, 16, 16)
+    class Bytes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net.eval()
+        def forward(self, x): return self.net(x/255)
+    torch.onnx.export(Bytes(), (x,), tmp_path/'b.onnx', dynamo=True, verbose=False)
+    rest = ['--data', 'toys', '--attack', 'sparse-rs', *ATTACK[:2], '--n', 60, *ATTACK[4:], '--quiet']
+    r = said('attack', tmp_path/'b.onnx', *rest, '--out', tmp_path/'a')
+    assert r[0] == 0 and 'no better than chance' in r[2] and 'b.onnx,scale=255' in r[2], r
+    r = said('attack', f"{tmp_path/'b.onnx'},scale=255", *rest, '--out', tmp_path/'b')
+    assert r[0] == 0 and 'chance' not in r[2], r
+    assert json.loads((tmp_path/'b/attack.json').read_text())['network'].endswith('.onnx,scale=255')
+    refused(said('attack', f"{tmp_path/'b.onnx'},range=2", *rest, '--out', tmp_path/'c'), 'KEY=VALUE')
+    refused(said('attack', f"{tmp_path/'b.onnx'},scale=255", '--bits', 8), '--bits has no effect on an ONNX file')
+
+def test_members_without_gradients(said, tmp_path):
+    "Where no member has gradients, an attack that sees scores is the default, and is named."
+    torch.onnx.export(toy_net().eval(), (torch.rand(2, 3, 16, 16),), tmp_path/'t.onnx', dynamo=True, verbose=False)
+    r = said('evaluate', '--member', f"file={tmp_path/'t.onnx'}", '--data', 'toys', '--quick', '--n', 8, '--n-attack', 2, '--n-align', 0, '--no-audit', '--quiet',
+             '--patch-size', 4, '--out', tmp_path/'r')
+    assert r[0] == 0 and 'attacks: sparse-rs, as no member has gradients' in r[1], r
+
 @pytest.mark.parametrize('option,value', [('--bits', 33), ('--bits', 1), ('--patch-size', 40), ('--print-cm', 18), ('--data', 'nowhere'), ('--n', 0), ('--steps', 0),
                                           ('--target', 2), ('--weights', 'x.pth'), ('--device', 'cuda:9')])
 def test_bad_attack(option, value, place, said, tmp_path):
@@ -245,11 +298,11 @@ ALWAYS = dict(demo={'quick', 'n', 'n_attack', 'n_align', 'patch_size', 'gap_step
                      'checkpoint', 'sync_norms', 'amp', 'seed', 'device'},
               evaluate={'networks', 'member', 'data', 'device', 'model', 'n', 'out', 'quiet'},
               attack={'network', 'data', 'attack', 'steps', 'n', 'seed', 'out', 'device', 'quiet'},
-              export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'wide', 'report', 'data', 'n', 'seed', 'quiet'},
+              export={'network', 'out', 'bits', 'form', 'pixels', 'cpu', 'calibrate_n', 'report', 'data', 'n', 'seed', 'quiet'},
               study={'name', 'scale', 'collect', 'member', 'quiet'})
 MODES = dict(demo=[[], ['--train'], ['--quick']], evaluate=[[], ['--no-audit'], ['--attacks', 'gap'], ['--attacks', 'pgd'], ['--attacks', 'mpa'], ['--data', 'toys'],
                        ['--model', 'resnet50'], ['--model', __file__], ['--model', 'resnet50', '--n', '0']],
-             export=[[], ['--report', 'R'], ['--data', 'toys']], attack=[[], ['--attack', 'pgd'], ['--attack', 'mpa'], ['--steps', '2']], study=[[], ['--collect', 'F']],
+             export=[[], ['--report', 'R'], ['--data', 'toys'], ['--form', 'tensorrt-13']], attack=[[], ['--attack', 'pgd'], ['--attack', 'mpa'], ['--steps', '2']], study=[[], ['--collect', 'F']],
              train=[['--method', m, '--data', 'toys'] for m in methods] + [['--start', 'cifar10-resnet20-fp'], ['--bits', '4'], ['--data', 'folder']])
 
 RULES = dict(demo=demo._rules, evaluate=evaluate._all_rules(), export=export._rules, study=study_command._rules, attack=attack._rules)

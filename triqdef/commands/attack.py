@@ -19,9 +19,11 @@ from PIL import Image
 from ..attack.base import declared_attacks
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import Rule, set_command, without_effect_by
-from .data import as_data, as_multibit, calibrate_row, check_calibrated, data_help
-from .networks import is_published, loaded, Named, network_help, typed_network
-from .options import add_numbers, as_typed, typed_options
+from .data import (add_data, as_data, as_multibit, calibrate_row, check_data,
+                                   check_loaded, data_rules, warn_of_chance)
+from .networks import (file_help, is_onnx, loaded, Named, network_help,
+                                       typed_network)
+from .options import add_numbers, as_typed, typed_options, written_options
 from .progress import new_folder, tell_folder
 from .sheet import check_sheet, patch_sheet
 from ..core import as_path, bit_text, versions
@@ -193,8 +195,8 @@ def _attacked(of, dls, args, parts):
     return Found(of, t, dls.vocab, about)
 
 # %% ../../nbs/974_commands.attack.ipynb #1abbc488
-_chosen = ('data', 'path', 'weights', 'bits', 'attack', 'steps', 'patch_size', 'n', 'target',
-           'seed', 'calibrate_n', 'print_cm', 'device', 'out')
+_chosen = ('data', 'path', 'weights', 'size', 'bits', 'attack', 'steps', 'patch_size', 'n',
+           'target', 'seed', 'calibrate_n', 'print_cm', 'device', 'out')
 
 def _stronger(found, args):
     "Return options of a stronger attack: the full budget, a patch for each picture, a larger one."
@@ -210,29 +212,30 @@ def _stronger(found, args):
 # %% ../../nbs/974_commands.attack.ipynb #e73a42c3
 def _next(found, args):
     "Return the next command: a stronger attack where none is surely above the null."
-    again = typed_network(args.network, args)
+    again, typed = typed_network(args.network, args), written_options(args, *_chosen)
     if not above_null(found.transfer):
-        typed = {n: getattr(args, n) for n in _chosen if n in args.written}
         more = typed_options(**(typed | _stronger(found, args) | new_folder(args.out)))
         return f"triqdef attack {as_typed(args.network)}{more}"
     if found.of.kind == 'onnx': return "triqdef list attacks"
-    if found.of.settings: return f"triqdef evaluate {again} --quick"
-    return f"triqdef train runs/defended --start {again}"
+    bits, n = typed_options(bits=typed.get('bits')), typed_options(n=typed.get('n'))
+    if found.of.settings: return f"triqdef evaluate {again}{bits}{n} --quick"
+    return f"triqdef train runs/defended --start {again}{bits}"
 
 # %% ../../nbs/974_commands.attack.ipynb #85351e20
 def _run(args):
     "Attack a network and write the folder."
     check_sheet(args.print_cm); _set_budgets(args)
     if 'out' not in args.written: vars(args).update(new_folder(args.out))
-    out = _check_out(args.out); tell_folder(args.out)
+    out = _check_out(args.out); check_data(args, [args.network]); tell_folder(args.out)
     of = loaded(args.network, args.weights)
-    _check_gradients(of, args); check_calibrated([of], args)
-    dls = as_data(args.data, of, not args.quiet, path=args.path, device=args.device,
-                  seed=args.seed)
+    _check_gradients(of, args); check_loaded([of], args)
+    dls = as_data(args.data, of, not args.quiet, path=args.path, size=args.size,
+                  device=args.device, seed=args.seed)
     fit_to(args, dls, names=('n',))
     parts = out.parent/f'.{out.name}-unfinished'
     with alone(out.parent/f'.{out.name}.lock', args.out):
         found = _attacked(of, dls, args, parts)
+        warn_of_chance(of, found.transfer)
         _store(found, out, args.print_cm)
         shutil.rmtree(parts, ignore_errors=True)
     made = [p for n in ('table.csv', 'pictures', 'sheet.pdf') if (p := Path(args.out, n)).exists()]
@@ -255,11 +258,8 @@ _numbers = [('steps', None, 'steps or queries of each attack'),
 # %% ../../nbs/974_commands.attack.ipynb #b27fad0a
 def _add_choices(p):
     "Add the options that say what is attacked, and with what."
-    p.add_argument('network', metavar='NETWORK', help=network_help)
-    p.add_argument('--data', help=f"{data_help}; default: the data of the network's training")
-    p.add_argument('--path', default='', help="the folder of 'imagenet'")
-    p.add_argument('--weights', default='default', help="of a published network: 'default' "
-                   "(downloaded), a name of torchvision's, or a file")
+    p.add_argument('network', metavar='NETWORK', help=network_help + file_help)
+    add_data(p)
     p.add_argument('--bits', type=int, nargs='+', metavar='B',
                    help='bit-widths (default: those of the network, or 32 8 4 2)')
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
@@ -269,11 +269,9 @@ def _add_choices(p):
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [
-    Rule(('path',), lambda a: a.data == 'imagenet', "without data 'imagenet'"),
+    *data_rules,
     Rule(('quick',), lambda a: not {'steps', 'n'} <= a.written, 'beside --steps and --n'),
-    Rule(('weights',), lambda a: is_published(a.network),
-         'on a network that has its own'),
-    Rule(('bits', 'calibrate_n'), lambda a: not a.network.endswith('.onnx'), 'on an ONNX file'),
+    Rule(('bits', 'calibrate_n'), lambda a: not is_onnx(a.network), 'on an ONNX file'),
     Rule(('target',), lambda a: any(declared_attacks()[n].targeted for n in a.attack),
          'on attacks that reach for no class'),
     Rule(('patch_size',), lambda a: not all(declared_attacks()[n].chooses_area for n in a.attack),

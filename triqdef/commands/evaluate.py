@@ -13,11 +13,12 @@ from pathlib import Path
 from ..attack.base import declared_attacks
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
-from .data import as_data, as_multibit, check_calibrated, data_help
-from .members import as_family, member_help
+from .data import (as_data, as_multibit, check_data, check_loaded, data_help,
+                                   size_row, size_rule)
+from .members import as_family, member_help, member_pairs
 from .networks import (as_network, is_published, loaded, network_help,
                                        typed_network)
-from .options import add_numbers, as_typed
+from .options import add_numbers, as_typed, typed_options, written_options
 from .progress import tell_folder
 from .published import add_published, run_published
 from .report import add_report_options, write_report
@@ -73,7 +74,7 @@ _rules = [
     Rule(('export', 'bits'), lambda a: not a.member, 'with --member'),
     Rule(('undefended',), lambda a: not a.no_audit, 'with --no-audit'),
     Rule(('masks',), lambda a: a.certify, 'without --certify'),
-    Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
+    Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'"), size_rule]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #4a0aac90
 def _all_rules():
@@ -109,7 +110,7 @@ def _changes(of, args):
     "Return what differs from the data of a training."
     s = of.settings or TrainSettings()
     watched = (args.data or s.data) == 'imagenet' and s.valid_n
-    return dict(path=args.path, device=args.device or _available(s.device),
+    return dict(path=args.path, size=args.size, device=args.device or _available(s.device),
                 valid_n=max(s.valid_n, args.n) if watched else 0)
 
 def _data_of(named, args):
@@ -171,30 +172,41 @@ def _nets(named, args, dls):
 # %% ../../nbs/972_commands.evaluate.ipynb #a480177a
 def _next(of, net, found, args):
     "Return the next command: other attacks where none beat the null, a training, or an export."
-    again = typed_network(of.name, args)
-    if not found and args.quick: return f"triqdef evaluate {again}"
-    if not found: return f"triqdef attack {again} --attack pgd gap"
-    if of.record is None: return f"triqdef train runs/defended --start {again}"
+    again, kept = typed_network(of.name, args), written_options(args, 'bits', 'n')
+    if not found and args.quick: return f"triqdef evaluate {again}{typed_options(**kept)}"
+    if not found: return f"triqdef attack {again}{typed_options(**kept)} --attack pgd gap"
+    if of.record is None:
+        return f"triqdef train runs/defended --start {again}{typed_options(bits=kept.get('bits'))}"
     return f"triqdef export {as_typed(of.name)} --bits {bits_of(net)[-1]}"
+
+# %% ../../nbs/972_commands.evaluate.ipynb #1cd21633
+def _without_gradients(args):
+    "Take the default attacks that see scores alone, or the first of all such, and say so."
+    blind = list(declared_attacks(black_box=True))
+    args.attacks = [n for n in picked_attacks(args) if n in blind] or blind[:1]
+    print(f"attacks: {', '.join(args.attacks)}, as no member has gradients (--attacks)", flush=True)
 
 # %% ../../nbs/972_commands.evaluate.ipynb #56b97d66
 def _named(args):
     "Return name → `Named` of the networks, or of the one family."
     if args.member:
         one = as_family(args.member, args.weights)
-        if not gradient_bits(one.net) and not args.attacks:
-            args.attacks = [n for n, d in picked_attacks(args).items() if d.black_box]
+        if not gradient_bits(one.net) and not args.attacks: _without_gradients(args)
         return {'family': one}
     return {k: loaded(n, args.weights if is_published(n) else 'default', 'triqdef evaluate')
             for k, n in zip(_names(args.networks), args.networks)}
 
 # %% ../../nbs/972_commands.evaluate.ipynb #2df3f192
+def _fewer(args): return dict(n=500, n_attack=64, n_align=64) if args.quick else {}
+
 def _load(args):
-    "Check the folder and load the networks, name → `Named`."
+    "Check the folder and the data, and load the networks, name → `Named`."
     check_report_folder(args.out)
+    check_data(args, member_pairs(args.member).values() if args.member else args.networks,
+               _fewer(args), ('n', 'n_attack', 'n_align'))
     tell_folder(args.out)
     named = _named(args)
-    check_calibrated(named.values(), args)
+    check_loaded(named.values(), args)
     return named
 
 # %% ../../nbs/972_commands.evaluate.ipynb #e9a95604
@@ -204,8 +216,8 @@ def _run(args):
     if args.model: return run_published(args)
     named = _load(args)
     dls = _data_of(named, args)
+    fit_to(args, dls, _fewer(args))
     nets, bits = _nets(named, args, dls)
-    fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else {})
     undefended = _undefended(args, named)
     if undefended is not None:
         check_same_classes(undefended.to(dls.device), dls, 'the undefended network')
@@ -259,6 +271,7 @@ def _add_choices(p):
     p.add_argument('--export', action='store_true', help=_help['export'])
     p.add_argument('--data', help=_help['data'])
     p.add_argument('--device', default='', help="'cpu' or 'cuda'; default: the best there is")
+    add_numbers(p, [size_row], 'as the weights want')
     add_numbers(p, _certify, 'no certificate')
 
 # %% ../../nbs/972_commands.evaluate.ipynb #320a3a60

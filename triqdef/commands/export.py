@@ -17,9 +17,10 @@ from ..batches import take
 from ..checks import check_choice
 from .attacks import fit_to
 from .checks import Rule, set_command, without_effect_by
-from .data import as_data, data_help
-from .networks import loaded, Named
-from .options import add_numbers, as_typed
+from .data import (add_data, as_data, as_multibit, calibrate_row, check_data,
+                                   check_loaded, data_rules)
+from .networks import is_published, loaded, Named, network_kind
+from .options import add_numbers, as_typed, typed_options
 from ..core import atomic_path
 from ..deploy.forms import check_form, form_names
 from ..deploy.onnx import check_writable_file, export_onnx, OnnxNet
@@ -27,27 +28,24 @@ from ..deploy.parity import check_parity, exported_success, ParityError
 from ..deploy.speed import kernels
 from ..evaluate.report import Report
 from ..evaluate.transfer import evaluation_images
-from ..quant.checkpoint import pretrained_names
 from ..quant.switch import bit_state_of, bits_of
 from ..seeds import generator
 from ..store import slug
 from ..train.run import alone, check_writable
 
-# %% ../../nbs/963_commands.export.ipynb #f172b57d
-def _multibit_names():
-    "Return the networks that ship and have several bit-widths."
-    return [n for n in pretrained_names() if '-fp' not in n]
-
 # %% ../../nbs/963_commands.export.ipynb #c2fcad11
-def _check_network(net, out, args):
-    "Refuse to overwrite the network, a float network, and a bit-width or form it cannot have."
+def _check_names(out, args):
+    "Refuse to overwrite the network, a network that is a file, and a bit-width of no file."
     network = Path(args.network)
     if out.exists() and network.exists() and out.samefile(network):
         raise ValueError(f"{out} is the network itself: name another file")
-    if network.suffix == '.onnx': raise ValueError(f"{network} is an ONNX file already")
-    if bit_state_of(net) is None:
-        raise ValueError(f"{args.network} is a float network, export needs a multi-bit one: "
-                         f"triqdef train RUN --start {as_typed(args.network)}")
+    if network_kind(args.network) == 'onnx': raise ValueError(f"{network} is an ONNX file already")
+    if 8 < args.bits < 32:
+        raise ValueError(f"--bits of a file must be 32 or lie between 2 and 8, got {args.bits}")
+
+def _check_network(net, args):
+    "Refuse a bit-width or form that a multi-bit network cannot have."
+    if bit_state_of(net) is None: return
     check_choice(args.bits, bits_of(net), f'--bits of {args.network}')
     check_form(net, args.form, args.bits, args.pixels, args.cpu)
 
@@ -144,38 +142,48 @@ def _checked_export(net, xy, patches, out, args):
 # %% ../../nbs/963_commands.export.ipynb #763e94b3
 def _data_of(of, args):
     "Return the data of the training or of the options, fitted to the options."
-    dls = as_data(args.data, of, path=args.path, device='cpu')
+    dls = as_data(args.data, of, path=args.path, size=args.size, device='cpu')
     fit_to(args, dls, names=('n',))
     return dls
+
+def _multibit(of, dls, args):
+    "Return the network; a float network with the bit-widths that it has in an attack."
+    own = bit_state_of(of.net) is not None
+    bits = [args.bits] if own else {32, 8, 4, 2, args.bits}
+    net, _ = as_multibit(of, bits, dls, args.calibrate_n, not args.quiet)
+    _check_network(net, args)
+    return net
 
 # %% ../../nbs/963_commands.export.ipynb #d517783a
 def _next(of, out, args):
     "Return the command that attacks the file."
     s, path = of.settings, args.path or of.settings and of.settings.path
-    options = dict(data=args.data or s.data, path=path)
-    given = ''.join(f' --{k} {as_typed(v)}' for k, v in options.items() if v)
-    return f"triqdef attack {as_typed(out)}{given} --attack sparse-rs --quick"
+    more = typed_options(data=args.data or s.data, path=path)
+    return f"triqdef attack {as_typed(out)}{more} --attack sparse-rs --quick"
 
 # %% ../../nbs/963_commands.export.ipynb #08ea458c
 def _run(args):
-    "Export one bit-width of a trained network."
+    "Export one bit-width of a network."
     name = Path(args.network).resolve().name
     out = check_writable_file(args.out or f'{slug(name)}-{args.bits}.onnx')
-    of = loaded(args.network, 'default', 'triqdef train RUN --start')
-    net = of.net
-    _check_network(net, out, args)
+    _check_names(out, args); check_data(args, [args.network])
+    of = loaded(args.network, args.weights, 'triqdef export')
+    _check_network(of.net, args); check_loaded([of], args)
+    name = args.network if is_published(args.network) else name
     patches = _report_patches(args.report, name, args.of) if args.report else None
     dls = _data_of(of, args)
+    net = _multibit(of, dls, args)
     xy = evaluation_images(net, dls.valid, args.n)
     _checked_export(net, xy, patches or _fresh_patch(net, dls, args), out, args)
     print(f"next: {_next(of, out, args)}")
 
 # %% ../../nbs/963_commands.export.ipynb #9147c13a
 _about = (
-    'Write one bit-width of a trained network as an ONNX file with integer weights, pixels in '
+    'Write one bit-width of a network as an ONNX file with integer weights, pixels in '
     '[0,1] in and logits out, for ONNX Runtime on a CPU; then compare it with the network on real '
     'images, level by level, and attack both with the same patches. A file that differs by more '
-    'than rounding explains is not kept. Needs triqdef[onnx].')
+    'than rounding explains is not kept. A float network is made multi-bit and calibrated first, '
+    'as attack does. Needs triqdef[onnx].')
 
 # %% ../../nbs/963_commands.export.ipynb #824214a3
 _forms = (
@@ -209,7 +217,7 @@ _numbers = [('n', 1000, 'images to compare on'),
             ('gap-steps', 30, 'Adam steps of GAP'),
             ('target', 3, 'number of the class, from 0, that GAP makes every picture look like, '
                           'else the last'),
-            ('seed', 0, 'of the places of patches')]
+            calibrate_row, ('seed', 0, 'of the places of patches')]
 
 # %% ../../nbs/963_commands.export.ipynb #bb455315
 def _add_patches(p):
@@ -217,8 +225,7 @@ def _add_patches(p):
     p.add_argument('--report', help='folder of a report: its patches are tried; '
                    'without it GAP makes one now')
     p.add_argument('--of', metavar='NAME', help="whose patches of the report (default: RUN's)")
-    p.add_argument('--data', help=f"{data_help}; default: the data of the run")
-    p.add_argument('--path', default='', help="the folder of 'imagenet'")
+    add_data(p)
     add_numbers(p, _numbers, 'a quarter of the image')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
@@ -226,7 +233,9 @@ def _add_patches(p):
 _rules = [Rule(('of',), lambda a: a.report, 'without --report'),
           Rule(('patch_size', 'gap_steps', 'target'), lambda a: not a.report,
                'with --report, whose patches are tried'),
-          Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'")]
+          Rule(('wide',), lambda a: a.bits < 32, 'at 32 bits'),
+          Rule(('wide',), lambda a: not (a.form or '').startswith('tensorrt'),
+               'in a form for TensorRT, which has 8 bits'), *data_rules]
 
 # %% ../../nbs/963_commands.export.ipynb #25d1fce1
 def add_export(
@@ -237,8 +246,8 @@ def add_export(
                             help='write one bit-width as an ONNX file of integers, and prove it',
                             epilog='example: triqdef export runs/tri --bits 4 -o net4.onnx '
                             '--report report')
-    p.add_argument('network', metavar='NETWORK', help='a run folder, a checkpoint, or one that '
-                   f"ships: {', '.join(_multibit_names())}")
+    p.add_argument('network', metavar='NETWORK', help="a run folder, a checkpoint, timm/NAME, a "
+                   "name of torchvision's, or one that ships (triqdef list networks)")
     p.add_argument('-o', '--out', help='the file (default: RUN-BITS.onnx)')
     _add_form(p)
     _add_patches(p)

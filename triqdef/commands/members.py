@@ -10,28 +10,14 @@ __all__ = ['member_help', 'member_pairs', 'as_family']
 # %% ../../nbs/959_commands.members.ipynb #50ad52be
 from pathlib import Path
 
-from .networks import as_network, FileNetwork, is_published, Named
+from .networks import as_network, file_help, is_published, Named
 from ..deploy.family import family
 from ..quant.convert import keep_bits
 from ..quant.switch import shares_weights
 
 # %% ../../nbs/959_commands.members.ipynb #49533598
 member_help = ('a member of a family, repeated: NAME=NET, NET as NETWORK; NET@BITS is a multi-bit '
-               'network at one bit-width; behind an ONNX file of another tool, what it leaves '
-               'open: ,layout=NHWC ,scale=255 ,mean=.5/.5/.5 ,std=.5/.5/.5 ,output=NAME')
-
-# %% ../../nbs/959_commands.members.ipynb #f228c9da
-def _numbers(text): return tuple(float(v) for v in text.split('/'))
-
-_read = dict(layout=str, output=str, scale=float, mean=_numbers, std=_numbers)
-
-def _declared(parts, text):
-    "The fields of `OnnxInput` behind a file."
-    pairs = [p.partition('=') for p in parts]
-    if not all(k in _read for k, _, _ in pairs):
-        raise ValueError(f"--member {text}: behind a file stand {', '.join(_read)}, as KEY=VALUE")
-    try: return {k: _read[k](v) for k, _, v in pairs}
-    except ValueError as e: raise ValueError(f"--member {text}: {e}") from e
+               f'network at one bit-width{file_help}')
 
 # %% ../../nbs/959_commands.members.ipynb #fae3cb23
 def _at_width(value):
@@ -42,9 +28,6 @@ def _at_width(value):
 
 def _member(value, text, weights):
     "Return the network that a value of `--member` names."
-    path, *parts = value.split(',') if '.onnx,' in value.lower() else [value]
-    if Path(path).suffix.lower() == '.onnx' and Path(path).is_file():
-        return Named(path, 'onnx', FileNetwork(path, **_declared(parts, text)).eval())
     name, bits = _at_width(value)
     one = as_network(name, weights if is_published(name) else 'default')
     if bits is None: return one

@@ -16,6 +16,7 @@ import torch
 from fastai.torch_core import default_device
 
 from ..checks import check_bits
+from ..classifiers import check_arch
 from .attacks import fit_to, make_attacks
 from .data import calibrate_row
 from .options import add_numbers
@@ -74,12 +75,13 @@ def _no_empty(folder):
 
 # %% ../../nbs/969_commands.published.ipynb #0459a075
 def _check_published(args):
-    "Refuse options of runs, and other data than ImageNet."
+    "Refuse options of runs, other data than ImageNet, and an unknown network."
     if args.networks:
         raise ValueError("--model names the one network: leave the others out")
     if args.data != 'imagenet' or not args.path:
         raise ValueError("--model is for ImageNet: give --data imagenet and --path FOLDER; "
                          f"for other pictures: triqdef evaluate {args.model} --data FOLDER")
+    if not Path(args.model).is_file(): check_arch(args.model)
 
 # %% ../../nbs/969_commands.published.ipynb #28debda5
 def _calibrated(args, folder, device):
@@ -114,7 +116,7 @@ def run_published(
     "Calibrate a published classifier, predict the validation pictures, attack the first of them."
     _check_published(args)
     device, folder = _own_device(args.device), Path(f'{args.out}-predictions')
-    if args.n: check_report_folder(args.out)
+    if args.n: check_report_folder(args.out); _count(args, len(imagenet_valid(args.path)))
     tell_folder(args.out if args.n else folder, folder)
     net, bits = _calibrated(args, folder, device)
     if _predict(net, bits, args, folder) and args.n: _attack(net, bits, args, device)
@@ -140,7 +142,6 @@ def _pictures(net, args, device):
 # %% ../../nbs/969_commands.published.ipynb #d8b89af4
 def _attack(net, bits, args, device):
     "Write the report of a published network."
-    _count(args, len(imagenet_valid(args.path)))
     dls = _pictures(net, args, device)
     if args.patch_size is None: args.patch_size = round(net.preset.crop*.05**.5)
     fit_to(args, dls, dict(n=500, n_attack=64, n_align=64) if args.quick else {})
