@@ -191,7 +191,7 @@ def measured(args, done, name):
 LOAD = """import sys
 import onnxruntime as ort
 options = ort.SessionOptions()
-options.intra_op_num_threads = 1
+options.intra_op_num_threads = int(sys.argv[2])
 def held(): return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS'))/1024
 def load(): return ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
 first, before = load(), held()
@@ -205,10 +205,10 @@ def vit(args):
     net = timm.create_model('vit_small_patch16_224').eval()
     net = calibrate(to_multibit(net, (32, 4)), [(x, torch.zeros(2, dtype=torch.long))], 1)
     paths = {f: export_onnx(net, args.folder/f'vit-{f}.onnx', 4, x, form=f) for f in ('integer', 'nbits')}
-    def loaded(p): return float(subprocess.run([sys.executable, '-c', LOAD, str(p)], capture_output=True, text=True, check=True).stdout)
+    def loaded(p): return float(subprocess.run([sys.executable, '-c', LOAD, str(p), str(args.threads)], capture_output=True, text=True, check=True).stdout)
     held = {f: statistics.median(loaded(p) for _ in range(5)) for f, p in paths.items()}
     pixels = {'pixels': x[:1].numpy()}
-    runs = {f: partial(ort_session(p, 1).run, None, pixels) for f, p in paths.items()}
+    runs = {f: partial(ort_session(p, args.threads).run, None, pixels) for f, p in paths.items()}
     times = ratios(interleaved(runs, args.repeats, args.warmup, clock=args.clock), 'integer')
     return {f: dict(bytes=p.stat().st_size, MiB=held[f], **times[f]) for f, p in paths.items()}
 

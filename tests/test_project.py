@@ -116,11 +116,12 @@ def test_count(root, tmp_path, capsys, xml, rc, line, status):
 def test_recorded(root, tmp_path, monkeypatch):
     "A measuring script records its command without the folders of a machine, and keeps what its file has."
     recorded, out = load(root/'scripts/recorded.py'), tmp_path/'a.json'
-    monkeypatch.setattr('sys.argv', [str(root/'scripts/measure_x.py'), str(tmp_path/'net.pth'), '--out', 'results/a b.json'])
+    monkeypatch.setattr('sys.argv', [str(root/'scripts/measure_x.py'), str(tmp_path/'net.pth'), '--at=/home/me/b.pth', '--out', 'results/a b.json'])
     made = recorded.begun(out, 'x-1', 'rows', seed=3)
-    assert (made['rows'], made['seed'], made['command']) == ([], 3, "python scripts/measure_x.py net.pth --out 'results/a b.json'")
-    out.write_text(json.dumps(made | dict(rows=[1], seed=0)))
+    assert (made['rows'], made['seed'], made['command']) == ([], 3, "python scripts/measure_x.py net.pth --at=b.pth --out 'results/a b.json'")
+    out.write_text(json.dumps(made | dict(rows=[1])))
     assert recorded.begun(out, 'x-1', 'rows', seed=3) == made | dict(rows=[1])
+    with pytest.raises(SystemExit, match='other settings'): recorded.begun(out, 'x-1', 'rows', seed=0)
 
 def test_slowest(root):
     "The ten slowest notebooks and cells come last, longest first; every other line passes."

@@ -141,14 +141,21 @@ def _shares(values):
     return ' / '.join('–' if np.isnan(v) else f'{100*v:.0f}' for v in values)
 
 def _row_of(tables, recipe, arm, attack, role, bits):
-    "Return an arm's accuracy, or its T1, T3 and null under the attack that stands for the paper's."
+    "Return an arm's accuracy, or its success and null under the attack like the paper's."
     f = tables['transfer' if attack else 'clean']
     mine = [k for k, v in recipe.attacks.items() if (v.get('paper'), v['role']) == (attack, role)]
     if len(f): f = f[(f.arm == arm) & (f.attack.isin(mine) if attack else True)]
     if not len(f): return '–'
+    if f.bits.duplicated().any():
+        raise ValueError(f"{mine} all stand for {attack}, {role}: a recipe may name one")
     f = f.set_index('bits').reindex(bits)
     if not attack: return _shares(f.accuracy)
-    return '<br>'.join(f'{k} {_shares(f[k])}' for k in ('T1', 'T3', 'null'))
+    return '<br>'.join(f'{k} {_shares(f[k])}' for k in (*threat_levels, 'null'))
+
+# %% ../nbs/787_pages.ipynb #16ff7dab
+def _beside(paper, columns, *what):
+    "Return a row of the table: the paper's cell, then ours."
+    return dict(paper=paper, **{k: _row_of(*v, *what) for k, v in columns.items()})
 
 # %% ../nbs/787_pages.ipynb #eda32796
 def paper_page(
@@ -160,8 +167,10 @@ def paper_page(
     p = p[(p.dataset == 'CIFAR-10') & (p.defence == defence)]
     rows = {}
     for (attack, role), g in p.groupby(['attack', 'setting'], sort=False):
-        ours = {k: _row_of(*v, attack, role, g.bits) for k, v in columns.items()}
-        rows[f'{attack}, {role}' if attack else 'clean'] = dict(paper=_shares(g.value), **ours)
+        name = f'{attack}, {role}' if attack else 'clean'
+        rows[name] = _beside(_shares(g.value), columns, attack, role, g.bits)
+    if 'clean' not in rows:
+        rows['clean'] = _beside('–', columns, '', '', sorted({*p.bits}, reverse=True))
     return md_table(pd.DataFrame(rows).T.rename_axis(defence))
 
 # %% ../nbs/787_pages.ipynb #d0c75220

@@ -107,6 +107,8 @@ def _draw(here, ok, reach, generator):
     return new, allowed[tuple(new.T)] & (new != here).any(1)
 
 # %% ../../nbs/443_attack.proposals.ipynb #9c7b75cb
+_tries = 16     # draws from the window before all places are compared
+
 def nearby_places(
     at:Tensor,         # (B,2) present places
     ok:Tensor,         # (n,2) all allowed places, at least two
@@ -116,7 +118,7 @@ def nearby_places(
     "Draw for each image another allowed place within reach."
     here, ok = at.cpu(), ok.cpu()
     out, left = here.clone(), torch.arange(len(here))
-    for _ in range(16):                       # then all places are compared
+    for _ in range(_tries):
         new, good = _draw(here[left], ok, reach, generator)
         out[left[good]], left = new[good], left[~good]
         if not len(left): break

@@ -207,7 +207,8 @@ def check_data(
     if args.path and not as_path(args.path).is_dir():
         raise ValueError(f"--path: there is no folder {args.path}")
     published = next(filter(is_published, networks), None)
-    if args.data is not None or published: _check_there(args.data, published)
+    unsaid = published and all(map(is_published, networks))    # else the data of a run
+    if args.data is not None or unsaid: _check_there(args.data, published)
     if args.data == 'imagenet' and published and not args.path:
         raise ValueError("data 'imagenet' needs --path, the folder of pictures")
     files = args.path if args.data == 'imagenet' else args.data not in (None, *data_names)

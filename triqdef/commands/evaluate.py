@@ -197,7 +197,9 @@ def _named(args):
             for k, n in zip(_names(args.networks), args.networks)}
 
 # %% ../../nbs/972_commands.evaluate.ipynb #2df3f192
-def _fewer(args): return dict(n=500, n_attack=64, n_align=64) if args.quick else {}
+def _fewer(args):
+    "Return the most images of each kind with --quick."
+    return dict(n=500, n_attack=64, n_align=64) if args.quick else {}
 
 def _load(args):
     "Check the folder and the data, and load the networks, name → `Named`."

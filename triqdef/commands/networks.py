@@ -41,19 +41,25 @@ def _numbers(text): return tuple(float(v) for v in text.split('/'))
 
 _read = dict(layout=str, output=str, scale=float, mean=_numbers, std=_numbers)
 
+def _value(name, key, text):
+    "Return what is declared, as its type."
+    try: return _read[key](text)
+    except ValueError as e:
+        allowed = 'a number' if key == 'scale' else 'numbers with / between'
+        raise ValueError(f"{name}: {key} must be {allowed}, got {text!r}") from e
+
 def _declared(name):
     "Return the file that a name begins with, and the fields of `OnnxInput` behind an ONNX file."
     found = None if Path(name).exists() else re.fullmatch(r'(.*?\.onnx),(.*)', name, re.I)
     pairs = [p.partition('=') for p in found[2].split(',')] if found else []
     if not all(k in _read for k, _, _ in pairs):
         raise ValueError(f"{name}: behind a file stand {', '.join(_read)}, as KEY=VALUE")
-    try: return found[1] if found else name, {k: _read[k](v) for k, _, v in pairs}
-    except ValueError as e: raise ValueError(f"{name}: {e}") from e
+    return found[1] if found else name, {k: _value(name, k, v) for k, _, v in pairs}
 
 def is_onnx(
     name:str,    # as the command line has it
 )->bool:
-    "Whether this names an ONNX file, with or without what is declared behind it."
+    "Whether this names an ONNX file; `ValueError` for what cannot be declared behind it."
     return Path(_declared(name)[0]).suffix.lower() == '.onnx'
 
 # %% ../../nbs/957_commands.networks.ipynb #b5b1a14c
@@ -74,7 +80,7 @@ def network_kind(
     if _known_elsewhere(name): return 'published'
     if path.is_dir(): return 'run'
     if name in models: raise ValueError(f"{name} is an architecture without weights; {_ways()}")
-    raise ValueError(f"there is no run folder, checkpoint or network {name!r}; {_ways()}")
+    raise ValueError(f"there is no run folder, checkpoint or network {str(path)!r}; {_ways()}")
 
 # %% ../../nbs/957_commands.networks.ipynb #4b8af9db
 network_help = ("a run folder, a checkpoint, timm/NAME, a name of torchvision's, an ONNX file, or "

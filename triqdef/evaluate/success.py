@@ -138,13 +138,16 @@ def worst_case(
 # %% ../../nbs/600_evaluate.success.ipynb #20b0eb85
 @lru_cache(maxsize=1)
 def _resamples(n, draws, seed):
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
+    "Draw once for all cells of a table; read-only, because the array is shared."
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws).astype(float)
+    weights.setflags(write=False)
+    return weights
 
 def resamples(
     n:int,        # images, from 1
     draws:int,    # bootstrap samples, from 1
     seed:int,     # of the draws
-):                # numpy float64 (draws, n)
+)->np.ndarray:     # float64 (draws, n), read-only
     "Return how often a bootstrap draws each image; the same for every cell of a table."
     check_ints(1, n=n, draws=draws); check_ints(seed=seed)
     return _resamples(n, draws, seed)
@@ -153,7 +156,7 @@ def resamples(
 def drawn_rates(
     s:Success,    # of N images
     weights,      # what `resamples` gave, (draws, N)
-):                # numpy float64 (draws,), in [0,1]
+)->np.ndarray:     # float64 (draws,), in [0,1]
     "Return the rate on each draw; NaN where nothing counts."
     hit, counted = (v.numpy().astype(float) for v in (s.hit & s.counted, s.counted))
     with np.errstate(invalid='ignore', divide='ignore'): return (weights @ hit)/(weights @ counted)

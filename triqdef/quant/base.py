@@ -40,9 +40,9 @@ def _mark_of(state, values=None):
 # %% ../../nbs/103_quant.base.ipynb #16f07828
 class Quantizer(nn.Module):
     "The base class of all quantizers: widths by active bit-width, sign, and what is initialised."
-    name, kinds, paper = '', ('weight', 'act'), ''
+    name, kinds, paper, joint, sign = '', ('weight', 'act'), '', None, None
     per_channel, first, last, exports, initial = False, 'cover', None, False, 0.
-    by_value, repeats, shares, (joint, sign, _mark, _kept) = False, True, False, [None]*4
+    by_value, repeats, shares, _mark, _kept = False, True, False, None, None
     def __init__(self,
         widths:dict,        # active bit-width → width used, 2 to 16; others pass unchanged
         kind:str=None,      # 'weight' or 'act' (sign found from data); None: the first of `kinds`
@@ -57,10 +57,12 @@ class Quantizer(nn.Module):
         self.build()
 
     def build(self): "Create the learned parameters: here none."
-    def _row(self, bits): return list(self.widths).index(bits)      # of a buffer
     def together(self, bits): "Compute the cached weights of all layers at once: here nothing."
 
 # %% ../../nbs/103_quant.base.ipynb #960290f5
+@patch
+def _row(self:Quantizer, bits): return list(self.widths).index(bits)    # in buffers
+
 @patch
 def _new_state(self:Quantizer):
     "The state before any data: sign (1 signed, -1 unknown), then a flag for each bit-width."

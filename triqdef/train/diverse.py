@@ -1,4 +1,4 @@
-"""Train bit-widths to be wrong in different ways: the logits disagree, not the maps.
+"""Penalise bit-widths that agree on wrong classes.
 
 Docs: https://triqdef.github.io/triqdef/train.diverse.html.md"""
 
@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import check_labels, check_logits, check_numbers
-from ..penalty.fdp import bit_pairs
 from ..quant.convert import at_bits
 from .callback import training_method, TriQDef
 from .guard import class_labels
-from .objective import Objective
+from .objective import Objective, pairs_within
 
 # %% ../../nbs/545_train.diverse.ipynb #63623e4b
 def wrong_agreement(
@@ -49,12 +48,13 @@ def _mean_agreement(logits, y, pairs):
 
 # %% ../../nbs/545_train.diverse.ipynb #34944923
 class DiverseObjective(Objective):
-    "The objective with agreement on wrong classes in the place of FDP."
-    def _patched_terms(self, net, x_adv, y, bits, ramp):
+    "Agreement in the place of FDP: `lambda_fdp` is its weight, `fdp` its mean in [0,1]."
+    def patched_terms(self, net, x_adv, y, bits, ramp):
         logits = _logits_at(net, x_adv, bits)
         terms = dict(adv=torch.stack([self.loss_func(z, y) for z in logits.values()]).mean())
-        if ramp and self.lambda_fdp and len(bits) > 1:
-            terms['fdp'] = _mean_agreement(logits, class_labels(y), bit_pairs(bits, self.pairs))
+        pairs = pairs_within(bits, self.pairs) if len(bits) > 1 else []
+        if ramp and self.lambda_fdp and pairs:
+            terms['fdp'] = _mean_agreement(logits, class_labels(y), pairs)
         return terms
 
 # %% ../../nbs/545_train.diverse.ipynb #20905f34
@@ -72,4 +72,6 @@ class Diverse(TriQDef):
         **kwargs,               # `attack`, `curriculum`, `source`, `seed`, `distill`, `pairs`
     ):
         check_numbers('[0, ∞)', lambda_adv=lambda_adv, diversity=diversity)
+        unused = sorted({'stages', 'smooth'} & kwargs.keys())
+        if unused: raise ValueError(f"{unused} are about maps, and this penalty compares logits")
         super().__init__(bits, lambda_adv, diversity, 0., **kwargs)
