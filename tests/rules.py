@@ -379,7 +379,7 @@ def glossary(root):
 
 
 # today's figures: mend a cell, then lower its bound (or raise a share)
-BOUNDS = dict(cell_median=8, cell_90=15, cell_most=20, lines_over_100=0, words=27_500, module_lines=306, modules_over_300_lines=1,
+BOUNDS = dict(cell_median=8, cell_90=15, cell_most=20, lines_over_100=0, words=27_500, module_lines=305, modules_over_300_lines=1,
               module_names=15, modules_over_15_names=0, parameters=12, signatures_over_9=1, dispatches=0)
 SHARES = dict(runs_within_3=99, runs_within_1=74)
 
