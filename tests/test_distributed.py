@@ -228,7 +228,9 @@ def test_apart_is_the_mean_of_the_halves(two):
 def test_accumulated(two):
     "Two batches to an update: the weights of one process that does the same with batches twice as large."
     one = fit(learner(BATCH, cbs=[GradientAccumulation(2*BATCH)]))
-    assert apart(two[1][0]['accumulated']['state'], one['state']) < 1e-6
+    weights = [{k: v for k, v in s.items() if k.endswith('weight')} for s in (network().state_dict(), one['state'])]
+    limit = 1e-2*apart(*weights)       # a level that falls on the other side of its boundary moves a weight by far less
+    assert apart(two[1][0]['accumulated']['state'], one['state']) < limit < 1e-3
 
 def test_seeds(two):
     "The curriculum is one, patches are each process's own, the first process draws what one alone would, and all of it repeats."
