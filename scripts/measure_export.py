@@ -163,14 +163,12 @@ def with_double(net, bits, x):
 
 def begin(args, t):
     "The file as it stands, with what the cells were made by."
-    done = begun(args.out, 'triqdef-deploy-parity-1', 'cells')
     settings = dict(n=args.n, seed=args.seed, patch=args.patch, steps=args.steps, quick=args.quick)
-    if done.get('settings', settings) != settings:
-        raise SystemExit(f"{Path(args.out).name} has cells of other settings: {done['settings']}")
+    done = begun(args.out, 'triqdef-deploy-parity-1', 'cells', settings=settings)
     made = done['versions'] | {n: version(n) for n in ('onnx', 'onnxscript', 'onnxruntime')}
     note = 'files for any CPU; a level of a file may lie a thousandth of a step from its boundary, and the slack of its bias'
     images = fingerprint(t['x_test'][:args.n])
-    return done | dict(note=note, settings=settings, versions=made, images=images)
+    return done | dict(note=note, versions=made, images=images)
 
 def worst(done):
     "The smallest agreement of each form."

@@ -97,12 +97,10 @@ def _any_nearby(here, ok, reach, generator):
     return ok[torch.where(near, luck, -1.).argmax(1)]
 
 # %% ../../nbs/443_attack.proposals.ipynb #3a07837c
-def _draw(here, ok, reach, generator):
-    "Draw a place in each window, and whether it is another allowed one."
-    allowed = torch.zeros(*ok.amax(0) + 1, dtype=torch.bool)
-    allowed[tuple(ok.T)] = True
+def _draw(here, allowed, reach, generator):
+    "Draw a place in each window, and whether it is another one that the map (H,W) allows."
     low = (here - reach).clamp_min(0)
-    sides = torch.minimum(here + reach, ok.amax(0)) - low + 1
+    sides = torch.minimum(here + reach, torch.tensor(allowed.shape) - 1) - low + 1
     new = low + (torch.rand(len(here), 2, generator=generator)*sides).long()
     return new, allowed[tuple(new.T)] & (new != here).any(1)
 
@@ -117,9 +115,11 @@ def nearby_places(
 )->Tensor:             # (B,2), on the device of `at`
     "Draw for each image another allowed place within reach."
     here, ok = at.cpu(), ok.cpu()
+    allowed = torch.zeros(*ok.amax(0) + 1, dtype=torch.bool)
+    allowed[tuple(ok.T)] = True
     out, left = here.clone(), torch.arange(len(here))
     for _ in range(_tries):
-        new, good = _draw(here[left], ok, reach, generator)
+        new, good = _draw(here[left], allowed, reach, generator)
         out[left[good]], left = new[good], left[~good]
         if not len(left): break
     else: out[left] = _any_nearby(here[left], ok, reach, generator)

@@ -67,20 +67,16 @@ def table(self:Found)->pd.DataFrame:
     return pd.DataFrame([self._row(*k) for k in self.transfer.adv_pred])
 
 # %% ../../nbs/974_commands.attack.ipynb #fbc056a5
-def _percent(value, low, high):
-    "Return a share and its interval in whole percent."
-    return share_text(value, low, high).replace(' %', '')
-
 @patch
 def _rows(self:Found, f, most):
     "Return the cells of the short table of `f`: head, clean accuracy, patches, null."
     patches = ['attack', 'made_at']
-    f['cell'] = [_percent(*r) for r in zip(f.success, f.low, f.high)]
+    f['cell'] = [share_text(*r, unit='') for r in zip(f.success, f.low, f.high)]
     best = f.groupby(patches, sort=False).success.mean().fillna(0).nlargest(most).index
     first = f.drop_duplicates('tried_at')
     right = [f'{c:.0%}, n={n}' for c, n in zip(first.clean, first.n)]
     null = f.loc[f.null.fillna(0).groupby(f.tried_at, sort=False).idxmax()]
-    null = [_percent(*r) for r in zip(null.null, null.null_low, null.null_high)]
+    null = [share_text(*r, unit='') for r in zip(null.null, null.null_low, null.null_high)]
     rows = [[f'{a}, made at {made}' + ' together'*(' ' in made), *g.cell]
             for (a, made), g in f.groupby(patches, sort=False) if (a, made) in best]
     return [['tried at', *map(bit_text, first.tried_at)],

@@ -14,7 +14,7 @@ from ..attack.base import declared_attacks
 from .attacks import above_null, fit_to, make_attacks, picked_attacks
 from .checks import budget_options, Rule, set_command, without_effect_by
 from .data import (as_data, as_multibit, check_data, check_loaded, data_help,
-                                   size_row, size_rule)
+                                   path_rule, size_row, size_rule)
 from .members import as_family, member_help, member_pairs
 from .networks import (as_network, is_published, loaded, network_help,
                                        typed_network)
@@ -74,7 +74,7 @@ _rules = [
     Rule(('export', 'bits'), lambda a: not a.member, 'with --member'),
     Rule(('undefended',), lambda a: not a.no_audit, 'with --no-audit'),
     Rule(('masks',), lambda a: a.certify, 'without --certify'),
-    Rule(('path',), lambda a: a.data in (None, 'imagenet'), "without data 'imagenet'"), size_rule]
+    path_rule, size_rule]
 
 # %% ../../nbs/972_commands.evaluate.ipynb #4a0aac90
 def _all_rules():

@@ -46,7 +46,11 @@ def _holds(m, bits):
 
 def _check_nbits(net, bits):
     "Refuse form 'nbits' for a network without a linear layer that it can hold."
-    if not any(_holds(m, bits) for m in net.modules()): raise ValueError(f"{bits} bits: {no_nbits}")
+    if bits > 4:
+        raise ValueError(f"form 'nbits' holds weights of 4 bits at the most, not {bits}: "
+                         "take form 'integer'")
+    if not any(_holds(m, bits) for m in net.modules()):
+        raise ValueError(f"{no_nbits} at {bits} bits: take form 'integer'")
 
 # %% ../../nbs/916_deploy.forms.ipynb #86c99a04
 def check_form(

@@ -25,7 +25,7 @@ def _packed(w):
 
 # %% ../../nbs/911_deploy.nbits.ipynb #b9529575
 no_nbits = ("form 'nbits' needs a Linear layer of at most 4 bits whose sums stay below 2**24, "
-            "and this network has none: take form 'integer'")
+            "and this network has none")
 
 def exact_sums(
     n:int,           # products in a sum
@@ -78,7 +78,7 @@ def to_nbits(self:OnnxGraph,
     layers = zip(list(self.layers()), rows, strict=True)
     found = [(n, row, self._four_bits(n, levels)) for (n, _, levels), row in layers]
     found = [(n, row, w) for n, row, w in found if w is not None]
-    if not found: raise ValueError(no_nbits)
+    if not found: raise ValueError(f"{no_nbits}: take form 'integer'")
     for n, row, w in found:
         self._keep_bits(n, w)
         row |= dict(kernel='nbits', container='uint4')
