@@ -85,5 +85,5 @@ def fresh_network(
     new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(int(bs))
     _redraw(new, seed)
     _estimate(new, batches)
-    for _ in range(2 if bit_state_of(new) else 0): calibrate(new, batches[:2])
+    for _ in range(2 if bit_state_of(new) else 0): calibrate(new, batches[:2], method='mse')
     return new

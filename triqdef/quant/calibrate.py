@@ -200,15 +200,16 @@ def calibrate(
     dl,                  # a loader of (images, ...) batches, (B,C,H,W) in [0,1]; labels not used
     n_batches:int=8,     # how many batches to use
     bits=None,           # the bit-widths to calibrate, or None for all below 32
-    method:str='mse',    # 'mse', 'lsq', 'outputs' or 'adaround', see the table
+    method:str=None,     # see the table; None: 'outputs', or 'mse' without 32 bits
     norms:bool=True,     # correct BatchNorm statistics too
     progress=False,      # show a progress bar
 )->nn.Module:
     "Fit steps and BatchNorm statistics of low bit-widths to data; `ValueError` on an empty loader."
-    check_choice(method, ('mse', 'lsq', *_by_outputs), 'method')
+    check_choice(method, (None, 'mse', 'lsq', *_by_outputs), 'method')
     check_ints(1, n_batches=n_batches)
     inner = unwrap(net)
     allowed = only_state(inner, 'calibrate').allowed
+    method = method or ('outputs' if 32 in allowed else 'mse')
     low = [b for b in check_bits(allowed if bits is None else bits, allowed) if b != 32]
     if method in _by_outputs: check_outputs(inner, method == 'adaround')
     _fit(inner, low, first_batches(dl, n_batches, inner), method, norms, progress)

@@ -92,7 +92,8 @@ def wanted_outputs(
 )->dict:              # layer → `Wanted`
     "Return what each quantized layer gives at 32 bits."
     found = {}
-    def read(m, inp): found[m] = Wanted(outputs_of(m.weight, windows(m, inp[0])))
+    def read(m, inp):
+        if m not in found: found[m] = Wanted(outputs_of(m.weight, windows(m, inp[0])))
     layers = [m for m in net.modules() if isinstance(m, (QConv2d, QLinear))]
     norms = [m for m in net.modules() if isinstance(m, MultiBitNorm)]
     handles = [m.register_forward_pre_hook(read) for m in layers]
@@ -158,7 +159,9 @@ def fitting_outputs(
     rounding:bool=False,  # choose the levels of the weights too
 ):
     "Fit each layer, before it computes, in the passes of the block."
-    def fit(m, inp): _fit_layer(m, inp[0], wanted[m], bits, rounding)
+    left = dict(wanted)
+    def fit(m, inp):
+        if m in left: _fit_layer(m, inp[0], left.pop(m), bits, rounding)
     layers = [m for m in wanted if bits in m.weight_quant.widths]
     with hooked([m.register_forward_pre_hook(fit) for m in layers]): yield
 

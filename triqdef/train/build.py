@@ -144,7 +144,7 @@ def make_network(
     _check_quantizers(s, bit_state_of(net).config)
     net.to(dls.device, memory_format=torch.channels_last)
     fresh = s.start == 'scratch' and not s.weights
-    return (net if fresh else calibrate(net, dls.train)), arch
+    return (net if fresh else calibrate(net, dls.train, method='mse')), arch
 
 # %% ../../nbs/564_train.build.ipynb #326b14f4
 def make_callback(

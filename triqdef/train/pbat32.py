@@ -92,5 +92,5 @@ def mix(self:PBAT32):
 def after_train(self:PBAT32):
     "Quantize what was trained at 32 bits."
     if self.epoch >= self.n_epoch - self.qat_epochs: return
-    calibrate(copy_norms(self.net), self.dls.train)
+    calibrate(copy_norms(self.net), self.dls.train, method='mse')
     self.company.agree(self.net)
