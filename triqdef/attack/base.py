@@ -163,7 +163,7 @@ def attack_again(
     bits=None,    # as for `.attack`
 )->Tensor:        # (B,C,H,W)
     "Return `attack.attack(…)` for input like that of a checked call; a class may skip its checks."
-    return attack.attack(net, x, y, bits=bits)
+    with under_attack(net): return attack.attack(net, x, y, bits=bits)
 
 # %% ../../nbs/420_attack.base.ipynb #9a355cb0
 def sees_scores(

@@ -27,6 +27,7 @@ from .maps import (bits_with_gradients, common_stages, draw_gradient_maps,
 from .nulls import fresh_network, noise_null, shuffled
 from .parts import run_jobs
 from .plan import attack_settings, for_images
+from ..attack.views import under_attack
 from .transfer import evaluation_images, image_hash
 from ..files import plain
 from ..percept.edges import gaussian_smooth
@@ -42,7 +43,7 @@ def _attacked(net, x, y, attack, bits, seed):
     for i, j in enumerate(range(0, len(x), most)):
         cut = slice(j, j + most)
         a = for_images(attack, cut)
-        with fixed_seed(seed + i):
+        with fixed_seed(seed + i), under_attack(net):
             z = a.attack(net, x[cut].to(device), y[cut].to(device), bits=bits)
         out.append(z.to(x.device))
     return torch.cat(out)

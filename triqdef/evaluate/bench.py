@@ -157,7 +157,8 @@ def _attacked(self:AuditBench, attack, view, n):
         cut = slice(j, min(j + bs, n))
         a = for_images(seeded_copy(attack, self.seed, i), cut)
         x, y = self.x[cut].to(dev), self.y[cut].to(dev)
-        with fixed_seed(self.seed + i): r = a.run(self.net, x, y, bits=view)
+        with fixed_seed(self.seed + i), under_attack(self.net):
+            r = a.run(self.net, x, y, bits=view)
         adv.append(r.x_adv.cpu())
         at.append(r.places.cpu())
     adv = torch.cat(adv)

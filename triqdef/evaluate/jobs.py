@@ -9,6 +9,7 @@ __all__ = ['TransferSettings', 'TransferWork']
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #516b2444
 import inspect, time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,6 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.patch import check_where, null_patch, Patch, patch_mask, place, random_places
+from ..attack.views import under_attack
 from ..core import check_folder, check_ints, device_of, fixed_seed, generator
 from .matrix import Transfer
 from .parts import job_key, Parts
@@ -110,7 +112,8 @@ def _patch_of(self:TransferWork, plan, source):
     if plan.kind == 'ready': return plan.attack[plan.sources[source]]
     attack, seed = seeded_copy(plan.attack, self.settings.seed), self.settings.seed
     fit = _resumed(attack.fit, self.parts.state(self.key_of(plan, source)))
-    with fixed_seed(seed): return fit(self.net, self.fit_on, bits=plan.fresh(source))
+    with fixed_seed(seed), under_attack(self.net):
+        return fit(self.net, self.fit_on, bits=plan.fresh(source))
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #6f03ba0e
 @patch
@@ -135,15 +138,22 @@ def _found(result):
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #8f7c08b6
 @patch
+def _attacked(self:TransferWork, plan, source, i, cut, state=None):
+    "Attack the images of `cut` as batch `i`; the state goes to the file `state`."
+    seed, device = self.settings.seed, device_of(self.net)
+    attack = for_images(seeded_copy(plan.attack, seed, i), cut)
+    make = _resumed(attack.run if hasattr(attack, 'run') else attack.attack, state)
+    x, y = self.x[cut].to(device), self.y[cut].to(device)
+    with fixed_seed(seed + i), under_attack(self.net):
+        return _found(make(self.net, x, y, bits=plan.fresh(source)))
+
+# %% ../../nbs/608_evaluate.jobs.ipynb #4a34e8e6
+@patch
 def _attack_batch(self:TransferWork, plan, source, i, cut):
     "Attack batch `i`, or take it from its part."
-    key, seed, device = self.key_of(plan, source, i), self.settings.seed, device_of(self.net)
+    key = self.key_of(plan, source, i)
     if (part := self.parts.load(key)) is not None: return part[0]
-    attack = for_images(seeded_copy(plan.attack, seed, i), cut)
-    make = attack.run if hasattr(attack, 'run') else attack.attack
-    make, x, y = _resumed(make, self.parts.state(key)), self.x[cut], self.y[cut]
-    with fixed_seed(seed + i):
-        found = _found(make(self.net, x.to(device), y.to(device), bits=plan.fresh(source)))
+    found = self._attacked(plan, source, i, cut, self.parts.state(key))
     self.parts.save(key, found)
     return found
 
@@ -170,17 +180,36 @@ def _area(cover, image_hw):
     covered = patch_mask(*hw, shape).sum().item()
     return torch.full((len(at),), covered/(image_hw[0]*image_hw[1]))
 
+# %% ../../nbs/608_evaluate.jobs.ipynb #8cad7377
+@contextmanager
+def _noted(plan, source):
+    "Name the attack and its source when the block fails."
+    try: yield
+    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
+        s = plan.sources[source]
+        more = (', all at once: `as_view(bits)` takes one bit-width or several, and sources= '
+                'can leave them out') if isinstance(s, tuple) else ''
+        e.add_note(f'attack {plan.name!r} failed at source {source!r}: bits={s!r}{more}')
+        raise
+
+# %% ../../nbs/608_evaluate.jobs.ipynb #31959122
+@patch
+def rehearse(self:TransferWork,
+    plan,    # an `AttackPlan`
+):
+    "Try an attack that is not ours on two images, where it is given several bit-widths."
+    if plan.kind != 'per image' or type(plan.attack).__module__.startswith('triqdef.'): return
+    for k, s in plan.sources.items():
+        if not isinstance(s, tuple) or self.parts.has(self.key_of(plan, k)): continue
+        with _noted(plan, k): self._attacked(plan, k, 0, slice(0, 2))
+
 # %% ../../nbs/608_evaluate.jobs.ipynb #56deba00
 @patch
 def _make(self:TransferWork, plan, source):
     "Make the patches of one source; note how long it took, what is covered and some images."
     start, at = time.perf_counter(), (plan.name, source)
     make = self._per_image if plan.kind == 'per image' else self._universal
-    try: n, render = make(plan, source)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
-        e.add_note(f'attack {plan.name!r} failed at source {source!r}: '
-                   f'bits={plan.sources[source]!r}')
-        raise
+    with _noted(plan, source): n, render = make(plan, source)
     notes, cover = self.out.attacks[plan.name], self.covers[at]
     notes['n'] = n
     notes['seconds'][str(source)] = round(time.perf_counter() - start, 2)

@@ -9,6 +9,7 @@ __all__ = ['Success', 'asr', 'asr_all', 'asr_targeted', 'clean_accuracy', 'at_ch
            'paired_difference', 'predict', 'success', 'NullSettings', 'null_success']
 
 # %% ../../nbs/600_evaluate.success.ipynb #63fa29e1
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +26,7 @@ from ..data import check_iterable, peek
 from .rate import Rate, wilson
 from ..quant.convert import at_bits
 from ..quant.frozen import weights_once
+from ..quant.switch import bit_state_of, untouched_bits
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/600_evaluate.success.ipynb #a26a17d1
@@ -197,6 +199,15 @@ def _batches(data, bs):
             x = check_images(batch[0])
             yield x.as_subclass(Tensor), batch[1]
 
+# %% ../../nbs/600_evaluate.success.ipynb #1326137c
+def _warn_untouched(net, bits):
+    "Warn when the images to be classified would set the steps at their bit-width."
+    state = bit_state_of(net)
+    b = bits or (state and state.bits)
+    if state is None or not state.shared or b not in untouched_bits(net): return
+    warnings.warn(f"the network has seen no data at {b} bits, so these images set its steps: "
+                  "calibrate(net, loader) first")
+
 # %% ../../nbs/600_evaluate.success.ipynb #2fdcdbd7
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -209,6 +220,7 @@ def predict(
     if isinstance(data, (Tensor, np.ndarray)): check_images(data)
     else: check_iterable(data)
     device, preds, labels = device_of(net), [], []
+    _warn_untouched(net, bits)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), weights_once(net), peek(data):
         for x, y in _batches(data, bs):
             preds.append(_classes_of(net, x.to(device)))

@@ -158,6 +158,7 @@ def _do(run, plans):
     "Do all jobs in order, those whose part exists from their part."
     label, parts = run.settings.label, run.parts
     if parts.folder is not None: _set_keys(run, plans)
+    for p in plans: run.rehearse(p)
     jobs = _jobs(run, plans)
     if parts.folder is not None: run.out.reused = sum(parts.has(key) for *_, key in jobs)
     if run.out.reused:

@@ -160,6 +160,9 @@ def _by_tensors(net, bits, batches, method, norms):
     full = None if norms else False
     if norms and 32 in bit_state_of(net).allowed:
         _, full = _full(net, lambda: [net(x) for x in batches])
+    elif norms and _active_norms(net):
+        warnings.warn(f"without 32 bits the statistics of norms come from {sum(map(len, batches))} "
+                      "images alone: convert with 32 among bits= to keep those of training")
     for b in bits: _calibrate_at(net, b, batches, method, full)
 
 # %% ../../nbs/138_quant.calibrate.ipynb #8410d3ad

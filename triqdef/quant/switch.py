@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/quant.switch.html.md"""
 
 # %% auto #0
 __all__ = ['only_state', 'bit_state_of', 'bits_of', 'gradient_bits', 'shares_weights', 'is_family', 'running_of', 'at_bits',
-           'idle_parameters', 'backward_as']
+           'idle_parameters', 'untouched_bits', 'backward_as']
 
 # %% ../../nbs/136_quant.switch.ipynb #05f2038f
 from contextlib import contextmanager
@@ -115,6 +115,16 @@ def idle_parameters(
     modules = check_network(net).modules()
     own = [m for m in modules if isinstance(m, (Quantizer, MultiBitNorm))]
     return [p for m in own for b in m.widths if b not in active for p in m.parameters_at(b)]
+
+# %% ../../nbs/136_quant.switch.ipynb #1ebfd48e
+def untouched_bits(
+    net:nn.Module,    # a multi-bit network, or a plain one, which has none
+)->tuple:             # high to low
+    "Return the bit-widths at which no quantizer of inputs has seen data, by calibration or training."
+    modules = check_network(net).modules()
+    acts = [m for m in modules if isinstance(m, Quantizer) and m.kind == 'act']
+    met = {b for m in acts for b in m.widths if m.ready[b]}
+    return tuple(b for b in bits_of(net) if any(b in m.widths for m in acts) and b not in met)
 
 # %% ../../nbs/136_quant.switch.ipynb #e53d3f6e
 @contextmanager
