@@ -143,7 +143,7 @@ def test_attack(place, said, tmp_path):
     "Patches, a sheet, pictures, a table; then 14 lines at most, the last one the next command; what they name exists."
     r = said('attack', place/'run', *ATTACK, '--attack', 'gap', 'pgd', '--out', tmp_path/'a', '--quiet')
     lines = r[1].splitlines()
-    assert r[0] == 0 and lines[0].startswith(f"{tmp_path/'a'} is written at the end") and f"{tmp_path/'.a-unfinished'}" in lines[0], r
+    assert r[0] == 0 and lines[0].startswith(f"the folder {tmp_path/'a'} is written at the end") and f"{tmp_path/'.a-unfinished'}" in lines[0], r
     assert len(r[1].partition('attacking')[2].splitlines()) <= 15, r
     table = r[1][r[1].index('tried at'):].splitlines()
     assert [c.strip() for c in table[0].split('  ') if c.strip()] == ['tried at', '32 bits', '2 bits'] and 'n=' in table[1]
@@ -242,7 +242,7 @@ def test_refused_before_a_network_is_loaded(place, said, tmp_path, monkeypatch):
     def load(*_): raise AssertionError('loaded')
     for m in (attack, evaluate, export): monkeypatch.setattr(m, 'loaded', load)
     for command in (['attack'], ['evaluate'], ['export', '--bits', 8]):
-        for bad, telling in ((['--data', 'nowhere'], 'no such folder'), (['--data', place/'ab', '--n', 21], '--n must be at most 20'), ([], 'give --data'),
+        for bad, telling in ((['--data', 'nowhere'], 'there is no folder'), (['--data', place/'ab', '--n', 21], '--n must be at most 20'), ([], 'give --data'),
                              (['--data', 'imagenet', '--path', tmp_path/'gone'], 'there is no folder')):
             refused(said(command[0], 'resnet18', *command[1:], *bad), telling)
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .checks import as_path, check_count, check_ints, check_network
+from .checks import (as_path, beside, check_count, check_ints, check_network,
+                            did_you_mean)
 from .models import build_model, models
 from .pixels import Normalize
 from .presets import Preset, preset_of
@@ -72,6 +73,9 @@ def check_arch(
     if name in models or name == 'resnet50_v1' or name in _published(): return name
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
     known = ['resnet50_v1', *_published()]
+    if name.startswith('timm/'):
+        raise ValueError(f"arch: timm has no network {name[5:]!r}" +
+                         did_you_mean(name[5:], _timm().list_models()))
     close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
     raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, "
                      f"torchvision's (such as {', '.join(close[:12])}) and timm's (timm/resnet50)")
@@ -203,7 +207,8 @@ def _check_published(name, weights, n_classes, fresh_head):
     if not timm and name != 'resnet50_v1': known += [w.name for w in _tv().get_model_weights(name)]
     if name == 'resnet50_v1' or weights not in known:
         others = '' if name == 'resnet50_v1' else f' or one of {known}'
-        raise ValueError(f"weights of {name} must be a file{others}, got {weights!r}")
+        raise ValueError(f"weights of {name} must be a file{others}, got {weights!r}"
+                         + beside(weights))
     published = _timm().get_pretrained_cfg(name[5:]).num_classes if timm else 1000
     if n_classes != published and not fresh_head:
         raise ValueError(f"published weights of {name} have {published} classes, "

@@ -57,7 +57,10 @@ def _folder_parts(path, share, seed):
     folder = beside[0] if beside else path
     paths, y, vocab = class_files(folder)
     if len(vocab) < 2:
-        raise ValueError(f"{folder} has one class only, {vocab}: at least two are needed")
+        only = folder/str(next(iter(vocab), ''))
+        inner = any(p.is_dir() for p in only.iterdir())
+        raise ValueError(f"{folder} has one class only, {vocab}: at least two are needed"
+                         + f"; did you mean {only}?"*inner)
     if not beside:
         _note_parts(path, paths)
         return *_cut_share(path, paths, y, share, seed), vocab

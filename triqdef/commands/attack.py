@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..attack.base import declared_attacks
-from .attacks import above_null, fit_to, make_attacks, picked_attacks
+from .attacks import (above_null, expected_time, fit_to, make_attacks,
+                                      picked_attacks)
 from .checks import Rule, set_command, without_effect_by
 from .data import (add_data, as_data, as_multibit, calibrate_row, check_data,
                                    check_loaded, data_rules, warn_of_chance)
@@ -183,7 +184,8 @@ def _attacked(of, dls, args, parts):
     net, bits = as_multibit(of, args.bits, dls, args.calibrate_n, not args.quiet)
     sources = [*bits, *([bits] if len(bits) > 1 else [])]
     attacks = make_attacks(args, net, dls)
-    print(f"attacking {of.label} on {args.n} pictures: {', '.join(attacks)}", flush=True)
+    print(f"attacking {of.label} on {args.n} pictures: {', '.join(attacks)}; "
+          f"{expected_time(net, dls, attacks, bits, args.n)}", flush=True)
     t = transfer_matrix(net, dls.valid, attacks, bits, sources, dls.train, n=args.n,
                         seed=args.seed, progress=not args.quiet, parts=parts)
     about = dict(network=args.network, data=args.data, weights=args.weights, seed=args.seed,
@@ -261,7 +263,7 @@ def _add_choices(p):
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
                    help=f"of {', '.join(attack_names())} (default: gap)")
     p.add_argument('--quick', action='store_true', help='small budgets and 64 pictures: minutes '
-                   'instead of hours; --steps or --n beside it wins')
+                   'instead of hours; --steps or --n beside it wins, both leave it no effect')
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [

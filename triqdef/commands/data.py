@@ -17,7 +17,8 @@ import torch
 from fastai.data.core import DataLoaders
 from fastprogress.fastprogress import progress_bar
 
-from ..checks import as_path, check_bits, check_choice
+from ..batches import take
+from ..checks import as_path, beside, check_bits
 from .attacks import fit_counts
 from .checks import Rule
 from .networks import is_published, Named
@@ -58,7 +59,8 @@ def _check_there(name, of):
     if name is None:
         raise ValueError(f"{of} does not say what its images are: give --data, {data_help}")
     if name not in data_names and not as_path(name).is_dir():
-        check_choice(name, data_names, 'data, where there is no such folder,')
+        raise ValueError(f"data must be one of {', '.join(data_names)} or a folder; there is no "
+                         f"folder {name}{beside(name)}")
 
 def _settings(name, of, changes):
     "Return the settings that say what the data are, with the side of pictures in a folder."
@@ -117,9 +119,15 @@ def _places(known):
     if list(known) == imagenet_names(): at |= {w: i for i, w in enumerate(imagenet_wnids())}
     return at
 
+def _known(of, names):
+    "Return a network's names of classes; ImageNet's where 1000 nameless ones meet WordNet numbers."
+    nameless = of.classes is None and (of.net.description or {}).get('n_classes') == 1000
+    return imagenet_names() if nameless and {*names} <= {*imagenet_wnids()} else of.classes
+
 def _by_names(dls, of):
     "Label pictures as the network does, where its classes have the names of all folders."
-    known, names = of.classes, list(map(str, dls.vocab))
+    names = list(map(str, dls.vocab))
+    known = _known(of, names)
     at = _places(list(map(str, known or [])))
     if list(map(str, known or names)) == names or not all(n in at for n in names): return
     labels = torch.tensor([at[n] for n in names])
@@ -215,6 +223,13 @@ def check_data(
     files = args.path if args.data == 'imagenet' else args.data not in (None, *data_names)
     if files and args.written & {*names}: fit_counts(args, _there(args), quick, names)
 
+# %% ../../nbs/958_commands.data.ipynb #26a04344
+def _right(net, dls, n=32):
+    "Return on how many of the first pictures a network is right, as text."
+    x, y = take(dls.valid, min(n, len(dls.valid.dataset)))
+    rate = clean_accuracy(predict(net, x)[0], y.cpu()).rate
+    return f'{rate.k} of {rate.n}'
+
 # %% ../../nbs/958_commands.data.ipynb #b6591063
 def as_multibit(
     of:Named,       # a network
@@ -228,10 +243,10 @@ def as_multibit(
     if of.kind == 'onnx': return net, (32,)
     if bit_state_of(net) is not None: return net, check_bits(bits or bits_of(net), bits_of(net))
     bits, n = check_bits(bits or (32, 8, 4, 2)), min(n, len(dls.train.dataset))
-    print(f"{of.label} is a float network: made multi-bit at {', '.join(map(str, bits))} bits, "
-          f"calibrated on {n} training pictures", flush=True)
+    print(f"{of.label} is a float network, right on {_right(net, dls)} pictures: made multi-bit at "
+          f"{', '.join(map(str, bits))} bits, calibrated on {n} training pictures", flush=True)
     with fixed_seed(0):
-        net = to_multibit(net, bits, per_channel=True).to(dls.device)
+        net = to_multibit(net, check_bits({32, *bits}), per_channel=True).to(dls.device)
         return calibrate(net.eval(), dls.train, -(-n//dls.train.bs), progress=show), bits
 
 # %% ../../nbs/958_commands.data.ipynb #06777c54

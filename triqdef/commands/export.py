@@ -147,10 +147,8 @@ def _data_of(of, args):
     return dls
 
 def _multibit(of, dls, args):
-    "Return the network; a float network with the bit-widths that it has in an attack."
-    own = bit_state_of(of.net) is not None
-    bits = [args.bits] if own else {32, 8, 4, 2, args.bits}
-    net, _ = as_multibit(of, bits, dls, args.calibrate_n, not args.quiet)
+    "Return the network, multi-bit."
+    net, _ = as_multibit(of, [args.bits], dls, args.calibrate_n, not args.quiet)
     _check_network(net, args)
     return net
 

@@ -30,7 +30,8 @@ def progress_line(
 )->str:
     "Return steps, time and comment of a bar."
     spent = bar.last_t - bar.start_t
-    left = '' if bar.pred_t is None else f', {_clock(bar.pred_t - spent)} left in this part'
+    late = bar.pred_t is None or bar.pred_t <= spent      # parts were longer than those before
+    left = '' if late else f', {_clock(bar.pred_t - spent)} left in this part'
     end = f': {bar.comment}' if bar.comment else ''
     return f'{val} of {bar.total or "?"}{left}, {_clock(seconds)} since the start{end}'
 
@@ -82,8 +83,8 @@ def tell_folder(
 ):
     "Print where a command writes, and where the same command goes on after an interruption."
     parts = unfinished or Path(out).parent/f'.{Path(out).name}-unfinished'
-    print(f"{out} is written at the end; interrupted, the same command goes on from {parts}",
-          flush=True)
+    print(f"the folder {out} is written at the end; interrupted, the same command goes on "
+          f"from {parts}", flush=True)
 
 # %% ../../nbs/952_commands.progress.ipynb #2d4782cc
 def new_folder(

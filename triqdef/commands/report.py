@@ -11,7 +11,7 @@ __all__ = ['add_report_options', 'write_report']
 import glob, shutil
 from pathlib import Path
 
-from .attacks import targeted_attacks
+from .attacks import expected_time, targeted_attacks
 from .export import exported_files
 from .options import add_numbers
 from ..evaluate.certified import certified
@@ -80,6 +80,14 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
     for p in left: shutil.rmtree(p, ignore_errors=True)
     return r
 
+# %% ../../nbs/966_commands.report.ipynb #f8a29967
+def _tell_time(nets, dls, attacks, bits, args, audit=True, **more):
+    "Print about how long the attacks on the first network take."
+    name, net = next(iter(nets.items()))
+    later = ' and audit'*audit
+    print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}; alignment"
+          f"{later} come after them", flush=True)
+
 # %% ../../nbs/966_commands.report.ipynb #e13d0fd9
 def write_report(
     nets,         # name → network
@@ -95,6 +103,7 @@ def write_report(
     notes = {n: _training_of(r) for n, r in runs.items()}
     to = Path(f'{args.out}-onnx') if getattr(args, 'export', False) else None
     files, out = to and exported_files(nets, dls, bits, to, args.n), check_report_folder(args.out)
+    _tell_time(nets, dls, attacks, bits, args, **more)
     with alone(out.parent/f'.{out.name}.lock', args.out):
         r = _written(nets, dls, attacks, bits, args, files, out, runs=runs, notes=notes, **more)
     page = Path(args.out)/'index.html'

@@ -65,7 +65,7 @@ def _calibrated(plain, path, bits, n, bs, device):
     dl = ImageLoader(data, min(bs, len(data)), True, device=device)
     plain = plain.to(dl.device, memory_format=torch.channels_last)
     with fixed_seed(0):
-        net = to_multibit(plain, bits, per_channel=True)
+        net = to_multibit(plain, check_bits({32, *bits}), per_channel=True)
         calibrate(net, dl, n_batches=len(dl), progress=True)
     return net
 

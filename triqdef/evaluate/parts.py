@@ -154,7 +154,7 @@ def _watch(net, bar, i, text):
     def tick(*_):
         state[0] += 1
         if time.monotonic() - state[1] < 1: return
-        state[1], bar.comment = time.monotonic(), f'{text}, pass {state[0]}'
+        state[1], bar.comment = time.monotonic(), f'{text}, forward pass {state[0]}'
         bar.last_t = time.time(); bar.update_bar(i)
     bar.comment = text; bar.update_bar(i)
     hook = net.register_forward_pre_hook(tick)
