@@ -142,7 +142,7 @@ def expected_time(
     n:int,      # images of attacks that work image by image
 )->str:
     "Return about how long attacks take, from a forward pass here, as text."
-    x, one = take(dls.valid, 8)[0], bits[-1]
+    x, one = dls.valid.one_batch()[0][:8], bits[-1]
     predict(net, x, one)
     start = time.perf_counter()
     predict(net, x, one)
