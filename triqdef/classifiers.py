@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .checks import (as_path, beside, check_count, check_ints, check_network,
-                            did_you_mean)
+from .checks import as_path, check_choice, check_count, check_ints, check_network
+from .folders import beside
 from .models import build_model, models
 from .pixels import Normalize
 from .presets import Preset, preset_of
@@ -74,8 +74,7 @@ def check_arch(
     if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
     known = ['resnet50_v1', *_published()]
     if name.startswith('timm/'):
-        raise ValueError(f"arch: timm has no network {name[5:]!r}" +
-                         did_you_mean(name[5:], _timm().list_models()))
+        check_choice(name[5:].split('.')[0], _timm().list_models(), 'arch: a network of timm')
     close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
     raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, "
                      f"torchvision's (such as {', '.join(close[:12])}) and timm's (timm/resnet50)")

@@ -18,7 +18,7 @@ from fastai.data.core import DataLoaders
 from fastprogress.fastprogress import progress_bar
 
 from ..batches import take
-from ..checks import as_path, beside, check_bits
+from ..checks import as_path, check_bits
 from .attacks import fit_counts
 from .checks import Rule
 from .networks import is_published, Named
@@ -27,7 +27,7 @@ from ..data import image_dls, image_folder_dls
 from ..datasets import ImageFiles
 from ..evaluate.matrix import Transfer
 from ..evaluate.success import at_chance, clean_accuracy, predict
-from ..folders import files_below, is_picture, natural_key, pictures_in
+from ..folders import beside, files_below, is_picture, natural_key, pictures_in
 from ..imagenet import imagenet_valid, ImageNetFiles
 from ..labels import Vocab
 from ..layouts import imagenet_names, imagenet_wnids

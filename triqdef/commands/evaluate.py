@@ -283,9 +283,9 @@ def add_evaluate(
     "Add the command `evaluate`."
     p = commands.add_parser('evaluate', help='attack trained networks and write a report',
                             description=_about,
-                            epilog='examples: triqdef evaluate runs/qat runs/tri --quick; a network of your '
-                                   'own, small: triqdef evaluate timm/resnet50 --weights FILE '
-                                   '--data FOLDER --bits 8 4 --quick --n 20')
+                            epilog='examples: triqdef evaluate runs/qat runs/tri --quick; your own '
+                            'weights, small: triqdef evaluate timm/resnet50 --weights FILE '
+                            '--data FOLDER --bits 8 4 --quick --n 20')
     _add_choices(p)
     add_published(p)
     more = [(o.replace('_', '-'), None, _budget_note(o)) for o in budget_options()

@@ -9,7 +9,6 @@ __all__ = ['TransferSettings', 'TransferWork']
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #516b2444
 import inspect, time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -180,36 +179,13 @@ def _area(cover, image_hw):
     covered = patch_mask(*hw, shape).sum().item()
     return torch.full((len(at),), covered/(image_hw[0]*image_hw[1]))
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #8cad7377
-@contextmanager
-def _noted(plan, source):
-    "Name the attack and its source when the block fails."
-    try: yield
-    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
-        s = plan.sources[source]
-        more = (', all at once: `as_view(bits)` takes one bit-width or several, and sources= '
-                'can leave them out') if isinstance(s, tuple) else ''
-        e.add_note(f'attack {plan.name!r} failed at source {source!r}: bits={s!r}{more}')
-        raise
-
-# %% ../../nbs/608_evaluate.jobs.ipynb #31959122
-@patch
-def rehearse(self:TransferWork,
-    plan,    # an `AttackPlan`
-):
-    "Try an attack that is not ours on two images, where it is given several bit-widths."
-    if plan.kind != 'per image' or type(plan.attack).__module__.startswith('triqdef.'): return
-    for k, s in plan.sources.items():
-        if not isinstance(s, tuple) or self.parts.has(self.key_of(plan, k)): continue
-        with _noted(plan, k): self._attacked(plan, k, 0, slice(0, 2))
-
 # %% ../../nbs/608_evaluate.jobs.ipynb #56deba00
 @patch
 def _make(self:TransferWork, plan, source):
     "Make the patches of one source; note how long it took, what is covered and some images."
     start, at = time.perf_counter(), (plan.name, source)
     make = self._per_image if plan.kind == 'per image' else self._universal
-    with _noted(plan, source): n, render = make(plan, source)
+    with plan.noted(source): n, render = make(plan, source)
     notes, cover = self.out.attacks[plan.name], self.covers[at]
     notes['n'] = n
     notes['seconds'][str(source)] = round(time.perf_counter() - start, 2)

@@ -10,6 +10,7 @@ __all__ = ['attack_settings', 'attack_name', 'source_label', 'AttackPlan', 'atta
 # %% ../../nbs/605_evaluate.plan.ipynb #f1225a01
 import copy
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastcore.basics import patch
@@ -172,6 +173,21 @@ def fresh(self:AttackPlan,
     at = self.sources[source]
     if hasattr(at, 'reset'): at.reset()
     return at
+
+# %% ../../nbs/605_evaluate.plan.ipynb #acf10b9d
+@patch
+@contextmanager
+def noted(self:AttackPlan,
+    source,    # a label
+):
+    "Name the attack and its source when the block fails."
+    try: yield
+    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
+        s = self.sources[source]
+        more = (', all at once: `as_view(bits)` takes one bit-width or several, and sources= '
+                'can leave them out') if isinstance(s, tuple) else ''
+        e.add_note(f'attack {self.name!r} failed at source {source!r}: bits={s!r}{more}')
+        raise
 
 # %% ../../nbs/605_evaluate.plan.ipynb #3722993d
 def _chosen_sources(kind, attack, sources, bits):

@@ -153,12 +153,20 @@ def _set_keys(run, plans):
                             s.n_attack, s.seed, plain(s.places), s.keep,
                             data if p.kind == 'universal' else None)
 
+# %% ../../nbs/610_evaluate.transfer.ipynb #d1e4f238
+def _rehearse(run, plan):
+    "Try an attack that is not ours on two images, where it is given several bit-widths."
+    if plan.kind != 'per image' or type(plan.attack).__module__.startswith('triqdef.'): return
+    for k, s in plan.sources.items():
+        if not isinstance(s, tuple) or run.parts.has(run.key_of(plan, k)): continue
+        with plan.noted(k): run._attacked(plan, k, 0, slice(0, 2))
+
 # %% ../../nbs/610_evaluate.transfer.ipynb #dc147eb9
 def _do(run, plans):
     "Do all jobs in order, those whose part exists from their part."
     label, parts = run.settings.label, run.parts
     if parts.folder is not None: _set_keys(run, plans)
-    for p in plans: run.rehearse(p)
+    for p in plans: _rehearse(run, p)
     jobs = _jobs(run, plans)
     if parts.folder is not None: run.out.reused = sum(parts.has(key) for *_, key in jobs)
     if run.out.reused:

@@ -29,6 +29,7 @@ purifiers = {}    # name → class, in the order of declaration
 class Purifier(nn.Module):
     "A network behind a purifier of its input; subclasses define `clean`."
     name, paper, settings = '', '', ()    # of a subclass; settings: names of its attributes
+    backwards = 'identity', 'through'     # its gradients, which the audit swaps
     def __init_subclass__(cls, name='', paper='', **kwargs):
         super().__init_subclass__(**kwargs)
         if purifiers.get(name, cls).__name__ != cls.__name__:
@@ -42,7 +43,7 @@ class Purifier(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be an nn.Module, got {type(net).__name__}")
-        self.backward = check_choice(backward, ('identity', 'through'), 'backward')
+        self.backward = check_choice(backward, self.backwards, 'backward')
         self.net, self.bit_state, self.training = net, bit_state_of(net), net.training
 
 # %% ../../nbs/862_purify.base.ipynb #30440022

@@ -120,7 +120,7 @@ def idle_parameters(
 def untouched_bits(
     net:nn.Module,    # a multi-bit network, or a plain one, which has none
 )->tuple:             # high to low
-    "Return the bit-widths at which no quantizer of inputs has seen data, by calibration or training."
+    "Return the bit-widths at which no quantizer of inputs has seen data."
     modules = check_network(net).modules()
     acts = [m for m in modules if isinstance(m, Quantizer) and m.kind == 'act']
     met = {b for m in acts for b in m.widths if m.ready[b]}
