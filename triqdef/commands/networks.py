@@ -23,6 +23,7 @@ from ..deploy.onnx import class_names, OnnxNet
 from ..deploy.runtime import need_modules
 from ..layouts import imagenet_names
 from ..models import models
+from ..presets import Preset
 from ..quant.checkpoint import (load_checkpoint, pretrained, pretrained_names,
                                       read_tensors)
 from ..train.run import load_run, recorded_settings, TrainSettings
@@ -167,7 +168,8 @@ class FileNetwork(Member):
         super().__init__(OnnxNet(path, **given), name=str(path))
         self.file, self.sha256 = self.function, self.function.sha256
         meta = dict(vocab=self.file.classes) if self.file.classes else {}
-        side = self.file.about['shape'][-1]
+        side, wanted = self.file.about['shape'][-1], self.file.about.get('preset')
+        if wanted: self.preset = Preset(**wanted)
         self.description = dict(arch='onnx', quant=None, meta=meta, side=side)
 
 # %% ../../nbs/957_commands.networks.ipynb #a155ae15

@@ -10,6 +10,7 @@ __all__ = ['whole_bias', 'check_writable_file', 'round_bias', 'class_names', 'ne
 
 # %% ../../nbs/920_deploy.onnx.ipynb #c04b7f68
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,12 @@ def network_key(
     counted = {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
     return fingerprint(counted)
 
+# %% ../../nbs/920_deploy.onnx.ipynb #5b2834ed
+def _preset_at(net, side):
+    "Return how a network wants pictures, for images of another side too; None if it is not known."
+    p = getattr(net, 'preset', None)
+    return p and asdict(replace(p, resize=round(p.resize*side/p.crop), crop=side))
+
 # %% ../../nbs/920_deploy.onnx.ipynb #339e3cc1
 def _about(net, bits, choices, layers, example):
     "Return the description of a file."
@@ -133,6 +140,7 @@ def _about(net, bits, choices, layers, example):
     arch = (getattr(net, 'description', None) or {}).get('arch', type(net).__name__)
     used = {k: v for k, v in versions().items() if k in ('triqdef', 'torch')}
     return dict(format='triqdef-onnx-1', bits=bits, **choices, arch=arch, layers=layers,
+                preset=_preset_at(net, example.shape[-1]),
                 network_sha256=network_key(net, bits),
                 shape=list(example.shape[1:]), versions=used | dict(onnx=onnx.__version__))
 
