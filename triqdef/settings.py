@@ -45,12 +45,12 @@ def takes_settings(
 
 # %% ../nbs/003_settings.ipynb #777dec79
 def check_instance(
-    v,    # an object, as the user gave it
+    v,    # an attack, as the user gave it
 ):
     "Return `v` unless it is a class; else raise a `TypeError`."
     if not isinstance(v, type): return v
     size = 'size=8' if 'size' in signature(v).parameters else ''
-    raise TypeError(f"{v.__name__} is a class: give an instance, {v.__name__}({size})")
+    raise TypeError(f"attack {v.__name__} is a class: give an instance, {v.__name__}({size})")
 
 # %% ../nbs/003_settings.ipynb #0080edf0
 def check_method(
