@@ -254,6 +254,8 @@ def test_nan_pixels(net, xy):
     for measure in (edge_iou, hog_cosine, canny_iou):
         with raises(ValueError, 'NaN'): measure(good, bad)
     with raises(ValueError, 'NaN'): Patch(torch.full((3, 2, 2), float('nan')))
+    for wrong in (torch.full((3, 2, 2), 1.5), torch.full((3, 2, 2), -.5)):
+        with raises(ValueError, 'pixels of a patch must lie in [0,1]'): Patch(wrong)
 
 def test_nan_in_training_names_the_term(net):
     "A loss that turns NaN stops the run, says which term, and writes nothing of it into the weights."
