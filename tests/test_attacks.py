@@ -43,7 +43,6 @@ def with_settings(*names):
     "The attacks whose constructors take all of these."
     return [k for k, make in ATTACKS.items() if set(names) <= set(signature(type(make())).parameters)]
 BUDGET = {k: 'queries' if hasattr(make(), 'queries') else 'steps' for k, make in ATTACKS.items()}
-PADDED = [k for k in ATTACKS if k not in ('pgd',)]       # PatchPGD trains too, on any pixels: it warns
 VIEWS = dict(one=2, several=BITS, ensemble=BitEnsemble(BITS), minmax=BitEnsemble(BITS, 'min-max'), drawn=RandomPrecision(BITS, 2, seed=0),
              smoothed=Smoothed(2, n=2, seed=0), swapped=BackwardSwap(2, 'shadow'), pulled=FeaturePull(BITS), momentum=Momentum(2))
 
@@ -148,7 +147,7 @@ def test_numbers_that_are_none(name, key, bad):
 
 # images, labels, bit-widths
 
-@pytest.mark.parametrize('name', PADDED)
+@pytest.mark.parametrize('name', ATTACKS)
 def test_normalised_images(name, net, xy):
     x, y = xy
     for z in ((x - .5)/.25, 255*x):

@@ -148,23 +148,32 @@ def test_bits_of_a_fit(net):
 
 # images
 
-@pytest.mark.parametrize('call', ['pgd', 'apply', 'input_gradient', 'calibrate', 'predict', 'check_loader', 'fit'])
+@pytest.mark.parametrize('call', ['calibrate', 'check_loader', 'fit'])
 def test_images_out_of_range_warn_once(call, net, xy, fresh_warnings):
-    "Images in 0…255: one warning that names the range, and the work goes on."
+    "Images in 0…255, where nothing is attacked or evaluated: one warning that names the range, and the work goes on."
     x, y = xy[0]*255, xy[1]
     x[0, 0, 0, 0] = 255
     dls = toy_dls(32, 8)
     dls.train.dataset[:] = [(255*a/a.max(), b) for a, b in dls.train.dataset]
-    run = dict(pgd=lambda: PatchPGD(4, steps=1).attack(net, x, y),
-               apply=lambda: Patch(torch.rand(3, 4, 4)).apply(x), input_gradient=lambda: input_gradient(net, x, y),
-               calibrate=lambda: calibrate(net, [(x, y)]), predict=lambda: predict(net, x),
-               check_loader=lambda: check_loader([(x, y)]), fit=lambda: fit(net, JointQAT(), dls=dls))[call]
+    run = dict(calibrate=lambda: calibrate(net, [(x, y)]), check_loader=lambda: check_loader([(x, y)]), fit=lambda: fit(net, JointQAT(), dls=dls))[call]
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         run(); run()
     said = [str(w.message) for w in seen if issubclass(w.category, UserWarning) and '[0,1]' in str(w.message)]
     assert len(said) == 1, said
     assert '255]' in said[0] and 'inside the model' in said[0]
+
+PIXELS = dict(pgd=lambda net, x, y: PatchPGD(4, steps=1).attack(net, x, y), apply=lambda net, x, y: Patch(torch.rand(3, 4, 4)).apply(x),
+              gradient=input_gradient, predict=lambda net, x, y: predict(net, x), loader=lambda net, x, y: predict(net, [(x, y)]),
+              success=lambda net, x, y: success(net, x, y, x), null=lambda net, x, y: null_success(net, x, y, 4))
+
+@pytest.mark.parametrize('call', PIXELS)
+def test_images_out_of_range_are_refused(call, net, xy):
+    "Attacks, patches and evaluations refuse bytes as floats and normalised images in the same words."
+    (x, y), before = xy, snapshot(net)
+    for z in ((x - .5)/.25, 255*x):
+        with raises(ValueError, 'not in [0,1]', 'inside the model (triqdef.pixels.Normalize, see tutorial 02)'): PIXELS[call](net, z, y)
+    assert same(snapshot(net), before)
 
 EVIDENCE = dict(images=lambda net, dl: evaluation_images(net, dl), transfer=lambda net, dl: transfer_matrix(net, dl, PatchPGD(4, steps=1), progress=False),
                 alignment=lambda net, dl: alignment_report(net, dl, n=8, progress=False), report=small_report,
@@ -245,6 +254,8 @@ def test_nan_pixels(net, xy):
     for measure in (edge_iou, hog_cosine, canny_iou):
         with raises(ValueError, 'NaN'): measure(good, bad)
     with raises(ValueError, 'NaN'): Patch(torch.full((3, 2, 2), float('nan')))
+    for wrong in (torch.full((3, 2, 2), 1.5), torch.full((3, 2, 2), -.5)):
+        with raises(ValueError, 'pixels of a patch must lie in [0,1]'): Patch(wrong)
 
 def test_nan_in_training_names_the_term(net):
     "A loss that turns NaN stops the run, says which term, and writes nothing of it into the weights."

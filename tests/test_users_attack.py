@@ -1,5 +1,5 @@
 "What users of neighbouring tools met, tried on attacks, evaluations and measures."
-import os
+import os, warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +29,8 @@ from triqdef.percept.gradients import input_gradient
 from triqdef.percept.hog import hog
 from triqdef.purify.jedi import JEDI
 from triqdef.quant.convert import calibrate, to_multibit
-from triqdef.toys import toy_images, toy_net
+from triqdef.toys import toy_dls, toy_images, toy_net, trained_toy
+from triqdef.train.callback import TriQDef
 
 PER_IMAGE = dict(pgd=PatchPGD(4, steps=1, seed=0), lavan=LaVAN(4, steps=1, seed=0), nes=NES(4, queries=5, samples=2, seed=0),
                  sparse=SparseRS(4, queries=3, seed=0), mpa=MPA(queries=5, samples=2, seed=0))
@@ -289,7 +290,7 @@ def test_other_precisions(dtype):
 
 def test_normalised_images(net):
     "Images that were normalised before they came are named, as foolbox #602 asks."
-    for a in [*PER_IMAGE.values()][1:]:
+    for a in PER_IMAGE.values():
         with pytest.raises(ValueError, match=r'not in \[0,1\]'): a.attack(net, 4*x - 2, y)
 
 
@@ -298,7 +299,6 @@ def test_normalised_images(net):
 def test_own_attack_at_the_door():
     "An object with the right methods that is no subclass is refused before any work, with what is needed; a subclass with `attack` alone is reported."
     from triqdef.attack.base import Attack, ImageAttack, UniversalAttack
-    from triqdef.toys import toy_dls
     dls = toy_dls(64, seed=0)
     net = calibrate(to_multibit(toy_net(), (32, 4)), dls.train)
     class Grey:
@@ -316,3 +316,83 @@ def test_own_attack_at_the_door():
     assert len(asked) <= 5      # a report looks at one batch first, to check the classes
     r = report(net, dls, {'mine': Own()}, n=8, n_align=0, audit=False, progress=False)
     assert r.transfers['ToyNet'].attacks['mine']['kind'] == 'per image'
+
+
+# what a newcomer meets at the door
+
+def own(change, **more):
+    "An attack of one's own that returns what `change` makes of the images."
+    from triqdef.attack.base import Attack
+    return type('Own', (Attack,), dict(attack=lambda self, net, x, y, bits=None: change(x), **more))()
+
+@pytest.mark.parametrize('change, say', [(lambda x: 2*x - .5, r"'mine' returned pixels in \[.*lie in \[0,1\]"), (lambda x: 255*x, r'lie in \[0,1\]'),
+    (lambda x: x[:, :, :4], r'must return float images \(16, 3, 16, 16\)'), (lambda x: (x, 1), 'got tuple'), (lambda x: x*torch.nan, 'nan'),
+    (lambda x: (x*255).byte(), 'torch.uint8')])
+def test_what_an_own_attack_returns(change, say, net, tmp_path):
+    "Other values and shapes are refused by the attack's name, and no part of them is kept."
+    for f in (transfer_matrix, report):
+        how = dict(progress=False) | (dict(parts=tmp_path) if f is transfer_matrix else dict(audit=False, n_align=0))
+        with pytest.raises(ValueError, match=say): f(net, [(x, y)], {'mine': own(change)}, **how)
+    assert not any(p.name.endswith('part') for p in tmp_path.iterdir()) or len(list(tmp_path.glob('*.part'))) == 2     # the clean predictions
+
+def test_own_attack_that_is_audited(net):
+    "An audit refuses what the attack under audit returns by its name."
+    class Loud(PatchPGD):
+        def run(self, *args, **kwargs):
+            r = super().run(*args, **kwargs)
+            r.x_adv = 2*r.x_adv
+            return r
+    trained = trained_toy()
+    with pytest.raises(ValueError, match="'Loud' returned pixels"): audit(trained, [(x, y)], attack=Loud(4, 1, seed=0), budget=budget, lines=(2,), progress=False)
+
+def test_no_patch(net, monkeypatch):
+    "An attack that changes most of the image is named, one that says its large place is not."
+    monkeypatch.setattr('triqdef.pixels._warned', set())
+    with pytest.warns(UserWarning, match="'all' changes 100% of the pixels of the median image: not a patch"):
+        transfer_matrix(net, [(x, y)], {'all': own(lambda x: 1 - x)}, nulls=False, progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*not a patch')
+        transfer_matrix(net, [(x, y)], {'wide': PatchPGD(14, 1, seed=0), 'small': own(lambda x: x.index_fill(3, torch.arange(6), 0.))}, nulls=False, progress=False)
+
+def test_probabilities_for_logits(monkeypatch):
+    "A softmax at the end of a network is named once per network, wherever it enters first; logits cost no further pass."
+    plain, said = trained_toy(), 'remove the softmax'
+    for call in ('predict', 'success', 'matrix', 'pgd', 'gap.fit', 'audit'):
+        monkeypatch.setattr('triqdef.pixels._warned', set())
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter('always')
+            calls[call](Out(plain, lambda z: z.softmax(1)).eval(), x, y)
+        assert sum(said in str(w.message) for w in seen) == 1, call
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', message=f'.*{said}')
+            calls[call](Out(plain, lambda z: z.relu()).eval(), x, y)
+
+def test_a_network_that_is_right_on_nothing(net):
+    "One warning for a matrix of all bit-widths, one for a success."
+    trained = calibrate(to_multibit(trained_toy(), (32, 4)), [(x, y)])
+    wrong = (predict(trained, x, 32)[0] + 1) % 4
+    for f in (lambda: transfer_matrix(trained, [(x, wrong)], PER_IMAGE['pgd'], bits=(32,), nulls=False, progress=False), lambda: success(trained, x, wrong, x, 32)):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter('always'); f()
+        said = [str(w.message) for w in seen if 'clean images' in str(w.message)]
+        assert said == ['the network is right on 0 of 16 clean images at 32 bits: check labels, order of classes and normalisation']
+
+def test_mistakes_of_a_call(net):
+    "What was given, and what to give, before any work."
+    plain, dls, asked = toy_net().eval(), toy_dls(32), []
+    class Deaf(own(lambda x: x).__class__):
+        def attack(self, net, x, y): return x
+    cases = [(lambda: transfer_matrix(net, [(x, y)], PatchPGD, progress=False), r'PatchPGD is a class: give an instance, PatchPGD\(size=8\)'),
+             (lambda: report(net, [(x, y)], {'a': GAP}, progress=False), r'GAP is a class: give an instance, GAP\(size=8\)'),
+             (lambda: transfer_matrix(net, dls, PER_IMAGE['pgd'], progress=False), 'give dls.valid or dls.train, got DataLoaders'),
+             (lambda: predict(net, dls), 'give dls.valid or dls.train, got DataLoaders'),
+             (lambda: transfer_matrix(net, [(x, y)], Deaf(), progress=False), r'must be attack\(net, x, y, bits=None\)'),
+             (lambda: TriQDef(attack=Deaf()), r'must be attack\(net, x, y, bits=None\)'),
+             (lambda: audit(net, [(x, y)], (4,), PatchPGD(4, 1), progress=False), 'give PatchPGD as attack='),
+             *[(lambda a=a: type(a)(eps=8/255), f"'eps' is no setting of {type(a).__name__}: it has ") for a in (*PER_IMAGE.values(), *UNIVERSAL.values())]]
+    with net.register_forward_pre_hook(lambda *_: asked.append(1)):
+        for f, say in cases:
+            with pytest.raises(TypeError, match=say): f()
+    assert len(asked) <= 2      # a report looks at one batch first, to check the classes
+    for f in (lambda: predict(plain, x, 8), lambda: transfer_matrix(plain, [(x, y)], PER_IMAGE['pgd'], bits=(8,)), lambda: PER_IMAGE['pgd'].attack(plain, x, y, bits=8)):
+        with pytest.raises(ValueError, match='it is not multi-bit, convert it with to_multibit'): f()

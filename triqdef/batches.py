@@ -40,7 +40,10 @@ def check_iterable(
     dl,               # what the user gave as a loader
     name='loader',    # what to call it in a message
 ):
-    "`dl` if it gives batches: `TypeError` for a text, a tensor and what cannot be iterated."
+    "`dl` if it gives batches: `TypeError` for a text, a tensor, `DataLoaders`, no iterable."
+    if any(c.__name__ == 'DataLoaders' for c in type(dl).__mro__):
+        raise TypeError(f"the {name} must be one loader: give dls.valid or dls.train, "
+                        f"got {type(dl).__name__}")
     iterates = hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')
     if isinstance(dl, (str, bytes, Tensor, np.ndarray, dict)) or not iterates:
         raise TypeError(f"the {name} must give batches of (images, labels), "

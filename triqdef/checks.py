@@ -107,7 +107,8 @@ def check_bit(
         raise ValueError(f"{name} must lie between 1 and 32, got {b}")
     if allowed is not None and b not in known:
         kind = 'members of this family' if family else 'bit-widths of this network'
-        raise ValueError(f"{name} must be one of {known}, the {kind}, got {b}")
+        plain = ': it is not multi-bit, convert it with to_multibit' if known == (32,) else ''
+        raise ValueError(f"{name} must be one of {known}, the {kind}, got {b}{plain}")
     return str(b) if named else int(b)
 
 # %% ../nbs/000_checks.ipynb #414e9d1c

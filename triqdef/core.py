@@ -23,7 +23,7 @@ from .checks import (as_path, check_bit, check_bits, check_choice, check_count, 
                             check_number, check_numbers, bit_text)
 from .labels import as_labels, check_labels, Vocab
 from .networks import (check_finite, check_logits, device_of, eval_mode, first_logits,
-                              logits_of, unwrap)
+                              logits_of, unwrap, warn_of_probabilities)
 from .pixels import check_images, fast_layout, images_at_once, Normalize, warn_once
 from .seeds import fixed_seed, generator, seed_everything
 

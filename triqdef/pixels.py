@@ -46,7 +46,7 @@ def _range_message(name, lo, hi):
     like_bytes = 'like bytes (divide by 255) or ' if 0 <= lo and 4 < hi <= 255 else ''
     return (f"{name} lie in [{lo:.3g}, {hi:.3g}], not in [0,1]: they look "
             f"{like_bytes}normalised already. "
-            "Normalisation belongs inside the model (triqdef.core.Normalize); "
+            "Normalisation belongs inside the model (triqdef.pixels.Normalize, see tutorial 02); "
             "attacks and patches assume pixels in [0,1].")
 
 # %% ../nbs/004_pixels.ipynb #b9ee7990

@@ -11,6 +11,7 @@ __all__ = ['PatchRun', 'Attack', 'ImageAttack', 'best_of', 'UniversalAttack', 'a
 # %% ../../nbs/420_attack.base.ipynb #2075e79a
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from inspect import signature
 
 import torch
 from fastcore.basics import patch
@@ -25,7 +26,7 @@ from .views import as_view, BitMean, check_has, under_attack
 from ..core import check_choice, check_images, device_of
 from ..data import check_iterable
 from ..files import fingerprint
-from ..settings import import_modules
+from ..settings import check_method, import_modules
 
 # %% ../../nbs/420_attack.base.ipynb #26f3b6d7
 @dataclass
@@ -51,6 +52,14 @@ class Attack:
     shape, restarts = 'square', 1
     key_order = ()      # settings whose order in the key of a saved state is fixed
     declared = {}       # name → `DeclaredAttack`, filled by `declare`
+
+    def __new__(cls, *args, **settings):
+        known = {k: p for k, p in signature(cls.__init__).parameters.items() if k != 'self'}
+        free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        for k in () if free else settings:
+            if k not in known:
+                raise TypeError(f"{k!r} is no setting of {cls.__name__}: it has {', '.join(known)}")
+        return super().__new__(cls)
 
 # %% ../../nbs/420_attack.base.ipynb #0e1d777f
 class ImageAttack(Attack):
@@ -177,10 +186,11 @@ def check_attack(
     attack,            # an attack, as the user gave it
     name='attack',     # the argument's name, for the message
 ):
-    "Return `attack` if it has a method `attack`; else raise a `TypeError`."
+    "Return `attack` if its method `attack` takes (net, x, y, bits); else raise a `TypeError`."
     if isinstance(attack, type) or not callable(getattr(attack, 'attack', None)):
         raise TypeError(f"{name} must be an object with .attack(net, x, y, bits), such as "
                         f"PatchPGD(8), got {attack!r}")
+    check_method(attack.attack, 'net', 'x', 'y')
     return attack
 
 # %% ../../nbs/420_attack.base.ipynb #fbabf221

@@ -36,6 +36,9 @@ class Patch:
         check_pixels(image, 3, 'a patch')
         if not torch.isfinite(image).all():
             raise ValueError("a patch must not hold NaN or infinite pixels")
+        lo, hi = (v.item() for v in torch.aminmax(image.detach()))
+        if lo < -1e-4 or hi > 1 + 1e-4:
+            raise ValueError(f"pixels of a patch must lie in [0,1], got [{lo:.3g}, {hi:.3g}]")
         self.image = to_uint8_grid(image.detach().float())
         self.shape_name = check_choice(shape_name, ('square', 'circle'), 'shape_name')
         self.target = None if target is None else check_int(target, 'target', 0)
@@ -84,7 +87,7 @@ def apply(self:Patch,
     forbidden=None,      # bool map (H,W), or boxes (top, left, bottom, right)
 )->Tensor:               # (B,C,H,W)
     "Return images with this patch on them."
-    check_generator(generator); check_images(x)
+    check_generator(generator); check_images(x, strict=True)
     hw = self.image.shape[-2:]
     at = random_places(len(x), x.shape[-2:], hw, generator, forbidden, top_left)
     mask = None if self.shape_name == 'square' else self.mask

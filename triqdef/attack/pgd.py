@@ -181,7 +181,7 @@ def run(self:PatchPGD,
     resume=None,      # file for the state; the same call continues an interrupted one
 )->PatchRun:
     "Run the attack and return everything it found."
-    check_images(x); check_fits(self.size, x.shape[-2:])
+    check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     view, s = as_view(bits), dict(losses=[], looks=0, done=0, random=generator(self.seed))
     with under_attack(net):
         x = x.detach().as_subclass(Tensor).clone()

@@ -196,7 +196,7 @@ def member_table(
     y,                # labels, (N,)
 )->pd.DataFrame:      # a row for each member
     "Return accuracy and gradients of each member, and whether it guesses."
-    check_images(x); y, rows = check_labels(y, len(x)), {}
+    check_images(x, strict=True); y, rows = check_labels(y, len(x)), {}
     for b in bits_of(net):
         rate = clean_accuracy(predict(net, x, b)[0], y).rate
         rows[b] = {'accuracy': rate_text(rate), 'gradients': b in gradient_bits(net),
@@ -220,7 +220,7 @@ def readings(
     y,            # labels, (N,)
 )->pd.Series:     # range → accuracy in [0,1], the highest first
     "Try the usual ranges of pixels on a file."
-    check_images(x); y = check_labels(y, len(x))
+    check_images(x, strict=True); y = check_labels(y, len(x))
     found = {k: (OnnxNet(path, declared=d)(x).argmax(1) == y).float().mean().item()
              for k, d in _usual(x.shape[1]).items()}
     return pd.Series(found, name='accuracy').sort_values(ascending=False, kind='stable')

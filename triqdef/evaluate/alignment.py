@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 
 from ..attack.patch import Patch, random_places
+from ..attack.placing import check_patched
 from ..checks import bit_text
 from ..core import (check_images, check_ints, device_of, fixed_seed, generator,
                           images_at_once, versions)
@@ -45,7 +46,7 @@ def _attacked(net, x, y, attack, bits, seed):
         a = for_images(attack, cut)
         with fixed_seed(seed + i), under_attack(net):
             z = a.attack(net, x[cut].to(device), y[cut].to(device), bits=bits)
-        out.append(z.to(x.device))
+        out.append(check_patched(z, x[cut].to(device), type(a).__name__).to(x.device))
     return torch.cat(out)
 
 # %% ../../nbs/620_evaluate.alignment.ipynb #5783e3b9
@@ -53,7 +54,8 @@ def _patched(net, x, y, patched, bits, seed):
     "Return the images to compare, and their description in words."
     if patched is None: return x, 'clean'
     if isinstance(patched, Tensor):
-        if patched.shape == x.shape: return check_images(patched).to(x.device), 'given'
+        check_images(patched, 'patched images', strict=True)
+        if patched.shape == x.shape: return patched.to(x.device), 'given'
         raise ValueError(f"patched images must be {tuple(x.shape)}, got {tuple(patched.shape)}")
     if isinstance(patched, Patch):
         at = random_places(len(x), x.shape[-2:], patched.image.shape[-2:], generator(seed))

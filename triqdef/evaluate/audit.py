@@ -22,7 +22,8 @@ from torch import Tensor
 from ..attack.base import declared_attacks
 from ..checks import bit_text
 from ..core import check_choice, check_folder, check_ints, device_of, versions
-from .bench import AuditBench, AuditSettings, make_bench, seeing_bits
+from .bench import (AuditBench, AuditSettings, check_audited, make_bench,
+                                    seeing_bits)
 from .controls import export_agrees, tools_work
 from .faults import Broken, broken, faults
 from .lines import (audit_line, audit_lines, AuditBudget, AuditLine, compare_runs,
@@ -226,7 +227,6 @@ def load(cls:Audit,
 # %% ../../nbs/700_evaluate.audit.ipynb #571c450a
 def _spend(budget, quick, n):
     "The budget that is meant, with `n` images if given."
-    check_ints(none=True, n=n)
     o = budget or (AuditBudget.quick() if quick else AuditBudget())
     for k in o.control_lines: check_choice(k, audit_lines, 'control_lines')
     return o if n is None else replace(o, n=n)
@@ -239,12 +239,9 @@ def _check_transfer(transfer, net):
                          "it says nothing of it")
 
 # %% ../../nbs/700_evaluate.audit.ipynb #a5430ec3
-def _chosen(given, attack):
-    "The lines to run; an error for others, or for an attack that cannot be audited."
+def _chosen(given):
+    "The lines to run; an error for others."
     check_ints(none=True, seed=given.seed)
-    made = not isinstance(attack, type) and hasattr(attack, 'run')
-    if attack is not None and not (made and getattr(attack, 'size', None)):
-        raise TypeError(f"attack must be an object with .run and .size, got {attack!r}")
     if given.parts is not None: check_folder(given.parts, 'parts')
     numbers, lines = sorted(audit_lines), given.lines
     chosen = numbers if lines is None else {check_choice(k, numbers, 'lines') for k in lines}
@@ -291,8 +288,8 @@ def audit(
     **changes           # fields of `AuditSettings`
 )->Audit:         # its lines, and the predictions behind them
     "Run the lines on one network."
-    given = settings_of(AuditSettings, settings, changes)
-    o, lines = _spend(budget, quick, n), _chosen(given, attack)
+    given = settings_of(AuditSettings, settings, changes); check_audited(attack, n)
+    o, lines = _spend(budget, quick, n), _chosen(given)
     bits, blind = seeing_bits(net, bits)
     x, y = evaluation_images(net, dl, o.n if n or budget else None, seed=given.seed, most=o.n)
     _check_transfer(given.transfer, net)

@@ -25,7 +25,7 @@ def occluded(
     seed:int=0,    # of places, noise and crops
 )->dict:           # 'grey', 'noise', 'crop' → (N,C,H,W)
     "Return the images behind grey, noise, and a piece of another picture, at random places."
-    check_images(x)
+    check_images(x, strict=True)
     g, hw = generator(seed), patch_hw(size)
     at = random_places(len(x), x.shape[-2:], hw, g)
     return {k: place(x, null_patch(k, x, hw, g), at) for k in ('grey', 'noise', 'crop')}

@@ -58,7 +58,7 @@ def distributions(
     bs:int=None,  # images a forward pass; None: `images_at_once`
 )->Tensor:        # (K,N,classes) on the CPU
     "Return the predicted distributions at each bit-width."
-    check_images(x); check_ints(1, none=True, bs=bs)
+    check_images(x, strict=True); check_ints(1, none=True, bs=bs)
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     parts, out = x.split(int(bs or images_at_once(x))), []
     with eval_mode(net), torch.no_grad(), weights_once(net):

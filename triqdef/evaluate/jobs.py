@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..attack.patch import check_where, null_patch, Patch, patch_mask, place, random_places
+from ..attack.placing import check_patched
 from ..attack.views import under_attack
 from ..core import check_folder, check_ints, device_of, fixed_seed, generator
 from .matrix import Transfer
@@ -127,10 +128,12 @@ def _universal(self:TransferWork, plan, source):
     self.covers[plan.name, source] = (at, hw, p.shape_name)
     return len(x), lambda i: p.apply(x[i], at[i])
 
-# %% ../../nbs/608_evaluate.jobs.ipynb #e74f49b7
-def _found(result):
+# %% ../../nbs/608_evaluate.jobs.ipynb #fa3894bf
+def _found(result, x, name):
     "The tensors of a batch: 'adv', and places, size, queries and area where they are known."
-    if isinstance(result, Tensor): return dict(adv=result.detach().cpu())
+    hw = (0, 0) if getattr(result, 'places', None) is None else result.patches.shape[-2:]
+    adv = check_patched(getattr(result, 'x_adv', result), x, name, hw)
+    if adv is result: return dict(adv=adv.detach().cpu())
     out = dict(adv=result.x_adv, places=result.places, queries=result.queries, area=result.area)
     if result.places is not None: out['hw'] = torch.tensor(result.patches.shape[-2:])
     return {k: v.detach().cpu() for k, v in out.items() if v is not None}
@@ -144,7 +147,7 @@ def _attacked(self:TransferWork, plan, source, i, cut, state=None):
     make = _resumed(attack.run if hasattr(attack, 'run') else attack.attack, state)
     x, y = self.x[cut].to(device), self.y[cut].to(device)
     with fixed_seed(seed + i), under_attack(self.net):
-        return _found(make(self.net, x, y, bits=plan.fresh(source)))
+        return _found(make(self.net, x, y, bits=plan.fresh(source)), x, plan.name)
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #4a34e8e6
 @patch

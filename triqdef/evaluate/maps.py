@@ -63,7 +63,7 @@ def gradient_maps(
     bits=None,    # bit-widths, None for all of the network
 )->dict:          # bit-width → |∇| maps (B,1,H,W) on the CPU
     "Return the magnitude of the input gradient at each bit-width."
-    check_images(x); y = check_labels(y, len(x))
+    check_images(x, strict=True); y = check_labels(y, len(x))
     bits, device, out = bits_with_gradients(net, bits, 'gradient_maps'), device_of(net), {}
     for b in bits:
         with at_bits(net, b), under_attack(net):

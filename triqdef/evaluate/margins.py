@@ -25,7 +25,7 @@ def scores(
     bits:int=None,    # one of its bit-widths, or None for the present one
 )->Tensor:            # (B,classes); 0 at the class
     "Return each logit less that of the class: the largest of the others is the margin."
-    y = check_labels(y, len(check_images(x)))
+    y = check_labels(y, len(check_images(x, strict=True)))
     with eval_mode(net), at_bits(net, bits), torch.no_grad(): z = logits_of(net, x).double()
     y = check_labels(y, len(x), classes=z.shape[1]).to(z.device)
     return z - at_class(z, y)[:, None]

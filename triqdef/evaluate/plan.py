@@ -24,6 +24,7 @@ from ..attack.views import View
 from ..checks import bit_text, is_name
 from ..core import check_bit, check_bits
 from ..files import plain, read_bit
+from ..settings import check_instance, check_method
 
 # %% ../../nbs/605_evaluate.plan.ipynb #9a736ccd
 def _patch_settings(patches):
@@ -145,12 +146,13 @@ def _kind(name, a):
         if len({(p.image.shape, p.shape_name, p.target) for p in a.values()}) > 1:
             raise ValueError(f"the patches of {name!r} must agree in size, shape and target")
         return 'ready'
-    if isinstance(a, type):
-        raise TypeError(f"attack {name!r} is a class: make an object of it, {a.__name__}(…)")
     if _lacks(a): raise TypeError(_no_attack(name, a))
-    if hasattr(a, 'attack') and not a.universal: return 'per image'
-    if hasattr(a, 'fit'): return 'universal'
-    raise TypeError(_no_attack(name, a))
+    if hasattr(a, 'attack') and not a.universal:
+        check_method(getattr(a, 'run', a.attack), 'net', 'x', 'y')
+        return 'per image'
+    if not hasattr(a, 'fit'): raise TypeError(_no_attack(name, a))
+    check_method(a.fit, 'net', 'dl')
+    return 'universal'
 
 # %% ../../nbs/605_evaluate.plan.ipynb #e69ea5a0
 @dataclass
@@ -244,6 +246,7 @@ def _named(attacks):
     "Pairs (name, attack), every name different."
     if _is_ready(attacks) or not isinstance(attacks, (dict, list, tuple)): attacks = [attacks]
     if not len(attacks): raise ValueError("attacks is empty: give at least one attack")
+    for a in attacks.values() if isinstance(attacks, dict) else attacks: check_instance(a)
     if isinstance(attacks, dict): return _numbered(attacks.items())
     return _numbered([(attack_name(a), a) for a in attacks])
 

@@ -73,7 +73,7 @@ def shard_path(
 def _batch(net, batch, bits):
     "Labels and the five best classes of a batch at each bit-width."
     x, y = (o.as_subclass(Tensor) for o in batch)
-    check_images(x)
+    check_images(x, strict=True)
     out, x = {'y': y.cpu().to(torch.int32)}, fast_layout(x)
     with eval_mode(net):
         for b in bits:

@@ -27,7 +27,7 @@ from .parts import (attack_identity, loader_identity, network_identity, Parts,
                                     run_jobs)
 from .plan import (attack_name, attack_plans, attack_settings, for_images,
                                    seeded_copy, source_label)
-from .success import at_chance, clean_accuracy
+from .success import at_chance, clean_accuracy, warn_of_no_image
 from .threat import threat_level
 from ..files import fingerprint, plain
 from ..quant.switch import bits_of, gradient_bits, is_family
@@ -39,7 +39,7 @@ def image_hash(
     y:Tensor,    # labels
 )->str:
     "Return a SHA-256 of pixels and labels: whether two results are of the same images."
-    check_images(x); y = check_labels(y, len(x))
+    check_images(x, strict=True); y = check_labels(y, len(x))
     pixels = (x*255).round().clamp(0, 255).byte().cpu().contiguous()
     h = hashlib.sha256(pixels.numpy().tobytes())
     h.update(y.long().cpu().numpy().tobytes())
@@ -176,8 +176,8 @@ def _do(run, plans):
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #23ca9d69
 def _warn_of_chance(net, out):
-    "Warn of members of a family that are right no more often than chance."
-    if not is_family(net): return
+    "Warn where no image is right, and of members of a family that are right as by chance."
+    if not is_family(net): return warn_of_no_image(out.clean_pred, out.y)
     for b, p in out.clean_pred.items():
         rate = clean_accuracy(p, out.y).rate
         if not at_chance(rate, out.y): continue

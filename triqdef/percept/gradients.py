@@ -44,7 +44,7 @@ def input_gradient(
     create_graph:bool=False,     # keep a graph to the parameters, for a penalty on the gradient
 )->Tensor:                       # (B,C,H,W), type of `x`
     "Return the gradient of each image's cross entropy with respect to its pixels."
-    check_images(x)
+    check_images(x, strict=True)
     y = as_labels(y, len(x), x.device)
     with torch.inference_mode(False), torch.enable_grad():
         x, y = (t.detach().as_subclass(Tensor).clone() for t in (x, y))

@@ -252,7 +252,7 @@ def _check_call(self:Objective, net, x, y, x_adv, bits, ramp):
     if (device := device_of(net)) != x.device:
         raise ValueError(f"the network is on {device}, the images are on {x.device}: "
                          "move one of them with .to(…)")
-    if x_adv is not None: check_images(x_adv, 'x_adv')
+    if x_adv is not None: check_images(x_adv, 'x_adv', strict=True)
     elif self.patched:
         raise ValueError("x_adv is needed unless lambda_adv, lambda_fdp and lambda_gpdp are all 0")
     return bits, y

@@ -101,7 +101,7 @@ def attack(self:CompositePGD,
     bits=None,        # a bit-width, several, a view such as `RoundRobin`, or None: as it stands
 )->Tensor:            # (B,C,H,W) in [0,1]
     "The perturbed images of the last step."
-    check_images(x); check_fits(self.size, x.shape[-2:])
+    check_images(x, strict=True); check_fits(self.size, x.shape[-2:])
     y = check_labels(y, len(x), least=None)
     x, y = x.detach().as_subclass(Tensor), y.as_subclass(Tensor)
     view = as_view(bits)
