@@ -111,6 +111,14 @@ def _check_returned(adv, x, name):
     got = f'{adv.dtype} {tuple(adv.shape)}' if isinstance(adv, Tensor) else type(adv).__name__
     raise ValueError(f"attack {name!r} must return float images {tuple(x.shape)}, got {got}")
 
+# %% ../../nbs/385_attack.placing.ipynb #ff1035ea
+def _check_range(adv, name):
+    "Refuse pixels outside [0,1], and NaN."
+    lo, hi = (v.item() for v in torch.aminmax(adv))
+    if not (lo >= -1e-4 and hi <= 1 + 1e-4):
+        raise ValueError(f"attack {name!r} returned pixels in [{lo:.3g}, {hi:.3g}]: they must "
+                         "lie in [0,1], clamp them")
+
 # %% ../../nbs/385_attack.placing.ipynb #52102f82
 def check_patched(
     adv,       # what an attack made of images
@@ -120,10 +128,7 @@ def check_patched(
 )->Tensor:     # (B,C,H,W)
     "Refuse other shapes and pixels outside [0,1]; warn if most pixels of the median image change."
     _check_returned(adv, x, name)
-    lo, hi = (v.item() for v in torch.aminmax(adv.detach()))
-    if not (lo >= -1e-4 and hi <= 1 + 1e-4):
-        raise ValueError(f"attack {name!r} returned pixels in [{lo:.3g}, {hi:.3g}]: they must "
-                         "lie in [0,1], clamp them")
+    _check_range(adv.detach(), name)
     share = (adv.to(x.device) != x).any(1).float().mean((1, 2)).median().item()
     if share > max(.5, math.prod(hw)/math.prod(x.shape[-2:])):
         warn_once(('patched', name), f"attack {name!r} changes {share:.0%} of the pixels of the "

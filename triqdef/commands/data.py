@@ -119,6 +119,7 @@ def _places(known):
     if list(known) == imagenet_names(): at |= {w: i for i, w in enumerate(imagenet_wnids())}
     return at
 
+# %% ../../nbs/958_commands.data.ipynb #be507fd4
 def _known(of, names):
     "Return a network's names of classes; ImageNet's where 1000 nameless ones meet WordNet numbers."
     nameless = of.classes is None and (of.net.description or {}).get('n_classes') == 1000

@@ -171,8 +171,7 @@ def make_bench(
 def _attacked(self:AuditBench, attack, view, n):
     "Attack the first `n` images; predictions at every bit-width, patched images and places."
     adv, at, bs, dev = [], [], self.budget.bs, device_of(self.net)
-    for i, j in enumerate(range(0, n, bs)):
-        cut = slice(j, min(j + bs, n))
+    for i, cut in enumerate(slice(j, min(j + bs, n)) for j in range(0, n, bs)):
         a = for_images(seeded_copy(attack, self.seed, i), cut)
         x, y = self.x[cut].to(dev), self.y[cut].to(dev)
         with fixed_seed(self.seed + i), under_attack(self.net):

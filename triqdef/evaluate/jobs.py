@@ -142,12 +142,12 @@ def _found(result, x, name):
 @patch
 def _attacked(self:TransferWork, plan, source, i, cut, state=None):
     "Attack the images of `cut` as batch `i`; the state goes to the file `state`."
-    seed, device = self.settings.seed, device_of(self.net)
-    attack = for_images(seeded_copy(plan.attack, seed, i), cut)
-    make = _resumed(attack.run if hasattr(attack, 'run') else attack.attack, state)
-    x, y = self.x[cut].to(device), self.y[cut].to(device)
-    with fixed_seed(seed + i), under_attack(self.net):
-        return _found(make(self.net, x, y, bits=plan.fresh(source)), x, plan.name)
+    seed, device = self.settings.seed + i, device_of(self.net)
+    attack = for_images(seeded_copy(plan.attack, self.settings.seed, i), cut)
+    make, x = _resumed(getattr(attack, 'run', attack.attack), state), self.x[cut].to(device)
+    with fixed_seed(seed), under_attack(self.net):
+        found = make(self.net, x, self.y[cut].to(device), bits=plan.fresh(source))
+    return _found(found, x, plan.name)
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #4a34e8e6
 @patch
@@ -244,8 +244,7 @@ def attack_job(self:TransferWork,
     if not plan.key: return
     tensors, notes = self._pack(plan, source)
     self.parts.save(self.key_of(plan, source), tensors, **notes)
-    batches = range(-(-n//self.settings.bs))
-    self.parts.forget(self.key_of(plan, source, i) for i in batches)
+    self.parts.forget(self.key_of(plan, source, i) for i in range(-(-n//self.settings.bs)))
 
 # %% ../../nbs/608_evaluate.jobs.ipynb #13e0ee56
 def _null_render(kind, x, cover, seed):

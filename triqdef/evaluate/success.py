@@ -28,7 +28,7 @@ from ..data import check_iterable, peek
 from .rate import Rate, wilson
 from ..quant.convert import at_bits
 from ..quant.frozen import weights_once
-from ..quant.switch import bit_state_of, untouched_bits
+from ..quant.switch import warn_untouched
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/600_evaluate.success.ipynb #a26a17d1
@@ -214,15 +214,6 @@ def _batches(data, bs):
             x = check_images(batch[0], strict=True)
             yield x.as_subclass(Tensor), batch[1]
 
-# %% ../../nbs/600_evaluate.success.ipynb #1326137c
-def _warn_untouched(net, bits):
-    "Warn when the images to be classified would set the steps at their bit-width."
-    state = bit_state_of(net)
-    b = bits or (state and state.bits)
-    if state is None or not state.shared or b not in untouched_bits(net): return
-    warnings.warn(f"the network has seen no data at {b} bits, so these images set its steps: "
-                  "calibrate(net, loader) first")
-
 # %% ../../nbs/600_evaluate.success.ipynb #2fdcdbd7
 def predict(
     net,              # any network from [0,1] pixels to logits; evaluated in eval mode and restored
@@ -235,7 +226,7 @@ def predict(
     if isinstance(data, (Tensor, np.ndarray)): check_images(data, strict=True)
     else: check_iterable(data)
     device, preds, labels = device_of(net), [], []
-    _warn_untouched(net, bits)
+    warn_untouched(net, bits)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), weights_once(net), peek(data):
         for x, y in _batches(data, bs):
             preds.append(_classes_of(net, x.to(device)))

@@ -6,9 +6,10 @@ Docs: https://triqdef.github.io/triqdef/quant.switch.html.md"""
 
 # %% auto #0
 __all__ = ['only_state', 'bit_state_of', 'bits_of', 'gradient_bits', 'shares_weights', 'is_family', 'running_of', 'at_bits',
-           'idle_parameters', 'untouched_bits', 'backward_as']
+           'idle_parameters', 'warn_untouched', 'backward_as']
 
 # %% ../../nbs/136_quant.switch.ipynb #05f2038f
+import warnings
 from contextlib import contextmanager
 
 from torch import nn
@@ -117,14 +118,19 @@ def idle_parameters(
     return [p for m in own for b in m.widths if b not in active for p in m.parameters_at(b)]
 
 # %% ../../nbs/136_quant.switch.ipynb #1ebfd48e
-def untouched_bits(
-    net:nn.Module,    # a multi-bit network, or a plain one, which has none
-)->tuple:             # high to low
-    "Return the bit-widths at which no quantizer of inputs has seen data."
-    modules = check_network(net).modules()
-    acts = [m for m in modules if isinstance(m, Quantizer) and m.kind == 'act']
-    met = {b for m in acts for b in m.widths if m.ready[b]}
-    return tuple(b for b in bits_of(net) if any(b in m.widths for m in acts) and b not in met)
+def warn_untouched(
+    net:nn.Module,    # any network
+    bits=None,        # a bit-width, or None: as the network stands
+):
+    "Warn when images to be evaluated would set the steps, as nothing else has."
+    state = bit_state_of(net)
+    b = bits or (state and state.bits)
+    if state is None or not state.shared: return
+    acts = [m for m in net.modules() if isinstance(m, Quantizer) and b in m.widths]
+    acts = [m.ready[b] for m in acts if m.kind == 'act']
+    if acts and not any(acts):
+        warnings.warn(f"the network has seen no data at {b} bits, so these images set its steps: "
+                      "calibrate(net, loader) first")
 
 # %% ../../nbs/136_quant.switch.ipynb #e53d3f6e
 @contextmanager
