@@ -42,7 +42,7 @@ def main():
     p.add_argument('--out', required=True)
     args = p.parse_args()
     out, dls = Path(args.out), cifar_dls(bs=128, device='cpu')
-    done = begun(out, 'triqdef-audit-results-1', 'networks', undefended=args.undefended, quick=args.quick, seed=args.seed)
+    done = begun(out, 'triqdef-audit-results-1', 'networks', undefended=args.undefended, quick=args.quick, n=args.n, seed=args.seed)
     for name in args.networks:
         if any(r['network'] == name for r in done['networks']): continue
         done['networks'].append(measured(name, dls, args, out.with_suffix('.parts')/name))

@@ -93,7 +93,7 @@ def trained(name, t, args):
         return net.eval(), side
     start = time.time()
     net = to_multibit(fit(net, dl, side, steps, lr, bf16=bf16), BITS)
-    calibrate(net, [sized(x, side) for x, _ in few(dl, 2 if args.quick else 4)])
+    calibrate(net, [sized(x, side) for x, _ in few(dl, 2 if args.quick else 4)], method='mse')
     fit(net, dl, side, joint, lr/10, (32, 8, 5, 4, 2, 2))
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as tmp: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp)

@@ -37,7 +37,7 @@ def network(bits=(32, 4, 2), **how):
     "A calibrated toy network of random weights, and images, in float64."
     with fixed_seed(0): plain = toy_net(4).double().eval()
     x, y = toy_images(16, seed=3)
-    return calibrate(to_multibit(plain, bits, **how).eval(), [(x.double(), y)]), x.double(), y
+    return calibrate(to_multibit(plain, bits, **how).eval(), [(x.double(), y)], method='mse'), x.double(), y
 
 def textures():
     g = torch.Generator().manual_seed(0)

@@ -326,14 +326,14 @@ def own(change, **more):
     return type('Own', (Attack,), dict(attack=lambda self, net, x, y, bits=None: change(x), **more))()
 
 @pytest.mark.parametrize('change, say', [(lambda x: 2*x - .5, r"'mine' returned pixels in \[.*lie in \[0,1\]"), (lambda x: 255*x, r'lie in \[0,1\]'),
-    (lambda x: x[:, :, :4], r'must return float images \(16, 3, 16, 16\)'), (lambda x: (x, 1), 'got tuple'), (lambda x: x*torch.nan, 'nan'),
+    (lambda x: x[:, :, :4], r'must return float images \(\d+, 3, 16, 16\)'), (lambda x: (x, 1), 'got tuple'), (lambda x: x*torch.nan, 'nan'),
     (lambda x: (x*255).byte(), 'torch.uint8')])
 def test_what_an_own_attack_returns(change, say, net, tmp_path):
     "Other values and shapes are refused by the attack's name, and no part of them is kept."
     for f in (transfer_matrix, report):
         how = dict(progress=False) | (dict(parts=tmp_path) if f is transfer_matrix else dict(audit=False, n_align=0))
         with pytest.raises(ValueError, match=say): f(net, [(x, y)], {'mine': own(change)}, **how)
-    assert not any(p.name.endswith('part') for p in tmp_path.iterdir()) or len(list(tmp_path.glob('*.part'))) == 2     # the clean predictions
+    assert len(list(tmp_path.glob('*.part'))) == 2     # the clean predictions
 
 def test_own_attack_that_is_audited(net):
     "An audit refuses what the attack under audit returns by its name."

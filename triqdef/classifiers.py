@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .checks import as_path, check_choice, check_count, check_ints, check_network
-from .folders import beside
+from .folders import similar_names
 from .models import build_model, models
 from .pixels import Normalize
 from .presets import Preset, preset_of
@@ -207,7 +207,7 @@ def _check_published(name, weights, n_classes, fresh_head):
     if name == 'resnet50_v1' or weights not in known:
         others = '' if name == 'resnet50_v1' else f' or one of {known}'
         raise ValueError(f"weights of {name} must be a file{others}, got {weights!r}"
-                         + beside(weights))
+                         + similar_names(weights))
     published = _timm().get_pretrained_cfg(name[5:]).num_classes if timm else 1000
     if n_classes != published and not fresh_head:
         raise ValueError(f"published weights of {name} have {published} classes, "

@@ -53,18 +53,18 @@ def _cut_share(path, paths, y, share, seed):
 # %% ../nbs/350_data.ipynb #cf39dd63
 def _folder_parts(path, share, seed):
     "((paths, y), (paths, y), vocab): training and validation files of a folder."
-    beside = train_valid_folders(path)
-    folder = beside[0] if beside else path
+    parts = train_valid_folders(path)
+    folder = parts[0] if parts else path
     paths, y, vocab = class_files(folder)
     if len(vocab) < 2:
         only = folder/str(next(iter(vocab), ''))
         inner = any(p.is_dir() for p in only.iterdir())
         raise ValueError(f"{folder} has one class only, {vocab}: at least two are needed"
                          + f"; did you mean {only}?"*inner)
-    if not beside:
+    if not parts:
         _note_parts(path, paths)
         return *_cut_share(path, paths, y, share, seed), vocab
-    valid_paths, valid_y, _ = class_files(beside[1], vocab)
+    valid_paths, valid_y, _ = class_files(parts[1], vocab)
     return (paths, y), _picked(valid_paths, valid_y, balanced_order(valid_y, seed)), vocab
 
 # %% ../nbs/350_data.ipynb #d0f2d89c

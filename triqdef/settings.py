@@ -60,8 +60,9 @@ def check_method(
     "Raise a `TypeError` unless a method takes these and the keyword `bits`."
     try: signature(method).bind(*given, bits=None)
     except TypeError as e:
-        name, wanted = method.__qualname__, ', '.join(given)
-        raise TypeError(f"{name}{signature(method)} must be {method.__name__}({wanted}, "
+        full = getattr(method, '__qualname__', type(method).__name__)
+        name, wanted = getattr(method, '__name__', full), ', '.join(given)
+        raise TypeError(f"{full}{signature(method)} must be {name}({wanted}, "
                         f"bits=None): {e}") from None
 
 # %% ../nbs/003_settings.ipynb #958cc49e

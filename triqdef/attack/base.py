@@ -54,6 +54,7 @@ class Attack:
     declared = {}       # name → `DeclaredAttack`, filled by `declare`
 
     def __new__(cls, *args, **settings):
+        if cls.__init__ is object.__init__: return super().__new__(cls, *args, **settings)
         known = {k: p for k, p in signature(cls.__init__).parameters.items() if k != 'self'}
         free = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for k in () if free else settings:

@@ -263,7 +263,7 @@ def _add_choices(p):
     p.add_argument('--attack', nargs='+', choices=attack_names(), metavar='NAME', default=['gap'],
                    help=f"of {', '.join(attack_names())} (default: gap)")
     p.add_argument('--quick', action='store_true', help='small budgets and 64 pictures: minutes '
-                   'instead of hours; --steps or --n beside it wins, both leave it no effect')
+                   'instead of hours; --steps or --n beside it wins; not with both')
 
 # %% ../../nbs/974_commands.attack.ipynb #0d08885e
 _rules = [

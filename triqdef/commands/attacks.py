@@ -126,7 +126,7 @@ def make_attacks(
             for k, a in suite.items()}
 
 # %% ../../nbs/956_commands.attacks.ipynb #bd7ca275
-def _passes(attack, n):
+def _images_forward(attack, n):
     "Return how many images go forward through the network for one source of one bit-width."
     s = attack_settings(attack)
     each = 3*s['steps'] if s.get('steps') else s.get('queries') or 0
@@ -149,10 +149,11 @@ def expected_time(
     bits,       # bit-widths, high to low: each is a source, and all together
     n:int,      # images of attacks that work image by image
 )->str:
-    "Return about how long attacks take, from a forward pass here, as text."
+    "Return about how long attacks take from the start, by a forward pass here, as text."
     sources = len(bits)*(2 if len(bits) > 1 else 1)
-    images = sources*sum(_passes(a, n) for a in attacks.values())
-    minutes = images*_seconds(net, dls.valid.one_batch()[0][:8], bits[-1])/60
+    images = sources*sum(_images_forward(a, n) for a in attacks.values())
+    x = dls.valid.one_batch()[0]
+    minutes = images*_seconds(net, x[:images_at_once(x)], bits[-1])/60
     return f'about {minutes/60:.0f} hours' if minutes > 90 else f'about {max(1, minutes):.0f} min'
 
 # %% ../../nbs/956_commands.attacks.ipynb #303f42d5

@@ -27,7 +27,7 @@ from ..data import image_dls, image_folder_dls
 from ..datasets import ImageFiles
 from ..evaluate.matrix import Transfer
 from ..evaluate.success import at_chance, clean_accuracy, predict
-from ..folders import beside, files_below, is_picture, natural_key, pictures_in
+from ..folders import similar_names, files_below, is_picture, natural_key, pictures_in
 from ..imagenet import imagenet_valid, ImageNetFiles
 from ..labels import Vocab
 from ..layouts import imagenet_names, imagenet_wnids
@@ -60,7 +60,7 @@ def _check_there(name, of):
         raise ValueError(f"{of} does not say what its images are: give --data, {data_help}")
     if name not in data_names and not as_path(name).is_dir():
         raise ValueError(f"data must be one of {', '.join(data_names)} or a folder; there is no "
-                         f"folder {name}{beside(name)}")
+                         f"folder {name}{similar_names(name)}")
 
 def _settings(name, of, changes):
     "Return the settings that say what the data are, with the side of pictures in a folder."
@@ -108,7 +108,7 @@ def _plain_folder(s, of, show=False):
     print(f"labels: {s.data} has no class folders; what {of.label} says counts as right",
           flush=True)
     y = _said(of, _cut(paths, torch.zeros(len(paths)).long(), ['?'], s, of), show)
-    vocab = of.classes or list(range(of.net.description.get('n_classes', int(y.max()) + 1)))
+    vocab = of.classes or list(range(of.n_classes or int(y.max()) + 1))
     parts = [_cut(paths[i::2], y[i::2], vocab, s, of) for i in (1, 0)]
     return image_dls(*parts, bs=s.bs, seed=s.seed, device=s.device or None)
 
@@ -122,7 +122,7 @@ def _places(known):
 # %% ../../nbs/958_commands.data.ipynb #be507fd4
 def _known(of, names):
     "Return a network's names of classes; ImageNet's where 1000 nameless ones meet WordNet numbers."
-    nameless = of.classes is None and (of.net.description or {}).get('n_classes') == 1000
+    nameless = of.classes is None and of.n_classes == 1000
     return imagenet_names() if nameless and {*names} <= {*imagenet_wnids()} else of.classes
 
 def _by_names(dls, of):
@@ -135,7 +135,8 @@ def _by_names(dls, of):
     for data in {id(l.dataset): l.dataset for l in dls.loaders}.values():
         data.y, data.vocab = labels.to(data.y.device)[data.y.long()], Vocab(known)
     dls.vocab, dls.c = Vocab(known), len(known)
-    print(f"labels: {len(names)} of the {len(known)} classes of {of.label}, by their names")
+    print(f"labels: {len(names)} of the {len(known)} classes of {of.label}, by their names"
+          + ', taken for those of ImageNet in its order'*(of.classes is None))
 
 # %% ../../nbs/958_commands.data.ipynb #ce29a994
 def _check_takes(of, side):
@@ -154,9 +155,9 @@ def as_data(
     "Return the data that a name stands for, with the classes of a network; else a `ValueError`."
     s = _settings(name, of, changes)
     if changes.get('size'): _check_takes(of, s.size)
-    folder = as_path(s.data)
+    of.answers = s.data not in data_names and _is_flat(as_path(s.data))
     if s.data in data_names: dls = make_data(s, getattr(of.net, 'preset', None))
-    else: dls = _plain_folder(s, of, show) if _is_flat(folder) else _class_folders(s, of)
+    else: dls = _plain_folder(s, of, show) if of.answers else _class_folders(s, of)
     _by_names(dls, of)
     check_same_classes(of.net, dls, of.name)
     return dls
@@ -226,7 +227,7 @@ def check_data(
 
 # %% ../../nbs/958_commands.data.ipynb #26a04344
 def _right(net, dls, n=32):
-    "Return on how many of the first pictures a network is right, as text."
+    "Return 'k of n': how many of the first pictures are classified correctly."
     x, y = take(dls.valid, min(n, len(dls.valid.dataset)))
     rate = clean_accuracy(predict(net, x)[0], y.cpu()).rate
     return f'{rate.k} of {rate.n}'
@@ -244,8 +245,9 @@ def as_multibit(
     if of.kind == 'onnx': return net, (32,)
     if bit_state_of(net) is not None: return net, check_bits(bits or bits_of(net), bits_of(net))
     bits, n = check_bits(bits or (32, 8, 4, 2)), min(n, len(dls.train.dataset))
-    print(f"{of.label} is a float network, right on {_right(net, dls)} pictures: made multi-bit at "
-          f"{', '.join(map(str, bits))} bits, calibrated on {n} training pictures", flush=True)
+    right = '' if of.answers else f', right on {_right(net, dls)} pictures'
+    print(f"{of.label} is a float network{right}: made multi-bit at {', '.join(map(str, bits))} "
+          f"bits, calibrated on {n} training pictures", flush=True)
     with fixed_seed(0):
         net = to_multibit(net, check_bits({32, *bits}), per_channel=True).to(dls.device)
         return calibrate(net.eval(), dls.train, -(-n//dls.train.bs), progress=show), bits

@@ -149,6 +149,7 @@ def _data_of(of, args):
 def _multibit(of, dls, args):
     "Return the network, multi-bit."
     net, _ = as_multibit(of, [args.bits], dls, args.calibrate_n, not args.quiet)
+    net.preset = of.preset      # of its data, if they define it: none
     _check_network(net, args)
     return net
 

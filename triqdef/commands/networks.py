@@ -105,6 +105,7 @@ class Named:
     net:nn.Module             # in eval mode
     settings:TrainSettings=None    # of its training, None where they are not known
     record:object=None        # the run, or the network that holds its own settings; or None
+    answers:bool=False        # whether its own answers are the labels of its pictures
 
     @property
     def preset(self):
@@ -116,10 +117,16 @@ class Named:
         "The names of its classes, or None."
         return class_names(self.net)
 
-    @property
-    def side(self):
-        "The side of the images that ONNX files take, else None."
-        return (getattr(self.net, 'description', None) or {}).get('side')
+# %% ../../nbs/957_commands.networks.ipynb #72e99d88
+@patch(as_prop=True)
+def side(self:Named):
+    "The side of the images that ONNX files take, else None."
+    return (getattr(self.net, 'description', None) or {}).get('side')
+
+@patch(as_prop=True)
+def n_classes(self:Named):
+    "How many classes it has, None if it is not known."
+    return (getattr(self.net, 'description', None) or {}).get('n_classes')
 
 # %% ../../nbs/957_commands.networks.ipynb #053618c6
 @patch(as_prop=True)
@@ -170,7 +177,9 @@ class FileNetwork(Member):
         meta = dict(vocab=self.file.classes) if self.file.classes else {}
         side, wanted = self.file.about['shape'][-1], self.file.about.get('preset')
         if wanted: self.preset = Preset(**wanted)
+        n = self.file.reading.width or None
         self.description = dict(arch='onnx', quant=None, meta=meta, side=side)
+        if n: self.description['n_classes'] = n
 
 # %% ../../nbs/957_commands.networks.ipynb #a155ae15
 def _is_state(path):

@@ -84,9 +84,10 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
 def _tell_time(nets, dls, attacks, bits, args, audit=True, **more):
     "Print about how long the attacks on the first network take."
     name, net = next(iter(nets.items()))
-    later = ' and audit'*audit
-    print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}; alignment"
-          f"{later} come after them", flush=True)
+    later = [n for n, there in (('alignment', args.n_align), ('audit', audit)) if there]
+    after = f"; then {' and '.join(later)}" if later else ''
+    print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}{after}",
+          flush=True)
 
 # %% ../../nbs/966_commands.report.ipynb #e13d0fd9
 def write_report(

@@ -30,7 +30,7 @@ from .lines import AuditBudget
 from .success import asr, predict, Success
 from .transfer import for_images, network_identity, seeded_copy
 from ..files import fingerprint, plain, Resume
-from ..quant.switch import at_bits, bits_of, gradient_bits
+from ..quant.switch import at_bits, bits_of, gradient_bits, warn_untouched
 from ..settings import check_method
 
 # %% ../../nbs/680_evaluate.bench.ipynb #d8f1d45c
@@ -159,6 +159,7 @@ def make_bench(
 )->AuditBench:
     "Return a bench with clean predictions; a `ValueError` where there is nothing to attack."
     given = settings or AuditSettings()
+    for b in bits: warn_untouched(net, b)
     net, budget = _joined(net, x, bits), replace(budget, bs=budget.bs or images_at_once(x))
     if attack is None: attack = _default_attack(budget, tuple(x.shape[-2:]))
     clean = _clean_predictions(net, x, y, bits, budget.bs)
@@ -176,7 +177,10 @@ def _attacked(self:AuditBench, attack, view, n):
         x, y = self.x[cut].to(dev), self.y[cut].to(dev)
         with fixed_seed(self.seed + i), under_attack(self.net):
             r = a.run(self.net, x, y, bits=view)
-        check_patched(r.x_adv, x, type(attack).__name__, r.patches.shape[-2:])
+        name, hw = type(attack).__name__, getattr(r, 'patches', x).shape[-2:]
+        check_patched(getattr(r, 'x_adv', r), x, name, hw)
+        if getattr(r, 'places', None) is None:
+            raise ValueError(f"attack {name!r} must return a PatchRun with places for an audit")
         adv.append(r.x_adv.cpu())
         at.append(r.places.cpu())
     adv = torch.cat(adv)

@@ -34,8 +34,8 @@ def _asked(model, weights, bits, calibrate_n, path):
     "The description of a calibrated network; a file of weights by its content."
     check_arch(model); imagenet_files(path)     # before anything is downloaded
     if Path(weights).is_file(): weights = sha256(Path(weights).read_bytes()).hexdigest()[:16]
-    return dict(model=model, weights=str(weights), bits=list(check_bits(bits)),
-                calibrate_n=calibrate_n, pictures=Path(path).resolve().name)
+    return dict(model=model, weights=str(weights), bits=list(check_bits({32, *bits})),
+                method='outputs', calibrate_n=calibrate_n, pictures=Path(path).resolve().name)
 
 # %% ../../nbs/840_evaluate.imagenet.ipynb #16c4f37a
 def _found(file, asked):

@@ -117,12 +117,13 @@ def no_better_loss(
     return none_stronger(compare_runs(pairs, bench.budget.tolerance, bench.budget.margin))
 
 # %% ../../nbs/690_evaluate.masking.ipynb #3549aa21
-class _Chosen(View):
+class _WithBackward(View):
     "A view with another gradient of a module, one of its `backwards`."
-    def __init__(self, bits, module, backward):
+    def __init__(self, bits, module, name, backward):
         self.inner, self.module, self.backward = as_view(bits), module, backward
+        self.name = f'gradient {backward!r} of {name or type(module).__name__}'
 
-    def __repr__(self): return f"{self.inner} with gradient {self.backward!r}"
+    def __repr__(self): return f"{self.inner} with {self.name}"
     def __call__(self, *look, **more):
         m, before = self.module, self.module.backward
         m.backward = self.backward
@@ -131,8 +132,9 @@ class _Chosen(View):
 
 def _choices(net, b):
     "Label → view of `b` with each other gradient of the modules of a network."
-    return {f'gradient {k!r} of {type(m).__name__}': _Chosen(b, m, k) for m in net.modules()
-            for k in getattr(m, 'backwards', ()) if k != m.backward}
+    views = [_WithBackward(b, m, name, k) for name, m in net.named_modules()
+             for k in getattr(m, 'backwards', ()) if k != m.backward]
+    return {v.name: v for v in views}
 
 # %% ../../nbs/690_evaluate.masking.ipynb #5df804e8
 def _swaps(bench, b):

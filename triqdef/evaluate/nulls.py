@@ -8,7 +8,7 @@ Docs: https://triqdef.github.io/triqdef/evaluate.nulls.html.md"""
 __all__ = ['shuffled', 'noise_null', 'fresh_network']
 
 # %% ../../nbs/614_evaluate.nulls.ipynb #bda08abe
-import copy
+import copy, warnings
 
 import torch
 from torch import nn, Tensor
@@ -85,5 +85,7 @@ def fresh_network(
     new, batches = copy.deepcopy(net).eval(), x.to(device_of(net)).split(int(bs))
     _redraw(new, seed)
     _estimate(new, batches)
-    for _ in range(2 if bit_state_of(new) else 0): calibrate(new, batches[:2], method='mse')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'without 32 bits')     # there is no training to keep
+        for _ in range(2 if bit_state_of(new) else 0): calibrate(new, batches[:2], method='mse')
     return new

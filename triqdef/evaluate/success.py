@@ -22,8 +22,7 @@ from ..attack.criteria import check_classes
 from ..attack.patch import null_patch, patch_hw, patch_mask, place, random_places
 from ..checks import bit_text
 from ..core import (as_labels, check_finite, check_images, check_ints, check_numbers,
-                          device_of, eval_mode, fast_layout, generator, images_at_once, logits_of,
-                          warn_of_probabilities)
+                          device_of, eval_mode, fast_layout, generator, images_at_once, logits_of)
 from ..data import check_iterable, peek
 from .rate import Rate, wilson
 from ..quant.convert import at_bits
@@ -201,7 +200,6 @@ def _classes_of(net, x):
     "Classes (B,) of images, on the CPU; a network may change its own copy of them in place."
     z = fast_layout(x)
     z = logits_of(net, z.clone() if z.data_ptr() == x.data_ptr() else z)
-    warn_of_probabilities(net, z)
     return check_finite(z).argmax(1).cpu()
 
 # %% ../../nbs/600_evaluate.success.ipynb #1f743da9
@@ -226,8 +224,8 @@ def predict(
     if isinstance(data, (Tensor, np.ndarray)): check_images(data, strict=True)
     else: check_iterable(data)
     device, preds, labels = device_of(net), [], []
-    warn_untouched(net, bits)
     with eval_mode(net), torch.no_grad(), at_bits(net, bits), weights_once(net), peek(data):
+        warn_untouched(net)
         for x, y in _batches(data, bs):
             preds.append(_classes_of(net, x.to(device)))
             if y is not None: labels.append(as_labels(y, len(x), 'cpu'))

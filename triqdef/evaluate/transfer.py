@@ -8,12 +8,13 @@ Docs: https://triqdef.github.io/triqdef/evaluate.transfer.html.md"""
 __all__ = ['image_hash', 'batches_up_to', 'evaluation_images', 'transfer_matrix']
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #e3095a54
-import hashlib, warnings
+import copy, hashlib, warnings
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
+from ..attack.base import declared_attacks
 from ..attack.criteria import check_classes
 from ..attack.state import plain_batch, seeded_loader
 from ..checks import bit_text
@@ -30,7 +31,7 @@ from .plan import (attack_name, attack_plans, attack_settings, for_images,
 from .success import at_chance, clean_accuracy, warn_of_no_image
 from .threat import threat_level
 from ..files import fingerprint, plain
-from ..quant.switch import bits_of, gradient_bits, is_family
+from ..quant.switch import bits_of, gradient_bits, is_family, warn_untouched
 from ..settings import settings_of, takes_settings
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #a5a57fa1
@@ -155,8 +156,10 @@ def _set_keys(run, plans):
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #d1e4f238
 def _rehearse(run, plan):
-    "Try an attack that is not ours on two images, where it is given several bit-widths."
-    if plan.kind != 'per image' or type(plan.attack).__module__.startswith('triqdef.'): return
+    "Try an attack that no declared one helps on two images, where it is given several bit-widths."
+    declared = tuple(d.cls for d in declared_attacks().values())
+    if plan.kind != 'per image' or isinstance(plan.attack, declared): return
+    plan = replace(plan, attack=copy.deepcopy(plan.attack))
     for k, s in plan.sources.items():
         if not isinstance(s, tuple) or run.parts.has(run.key_of(plan, k)): continue
         with plan.noted(k): run._attacked(plan, k, 0, slice(0, 2))
@@ -212,6 +215,7 @@ def transfer_matrix(
     if fit_on is not None: check_iterable(fit_on, 'fit_on')
     bits = check_bits(bits_of(net) if bits is None else bits, bits_of(net))
     plans = attack_plans(attacks, sources, bits, bits_of(net))
+    for b in bits: warn_untouched(net, b)
     blind = {*bits_of(net)} - {*gradient_bits(net)}
     plans = [p.without(blind) for p in plans]
     return _evaluate(net, dl, plans, bits, fit_on, s)

@@ -173,6 +173,7 @@ def _for_outputs(net, bits, batches, method, norms):
     x = fast_layout(torch.cat(batches))
     wanted, full = _full(net, lambda: wanted_outputs(net, x))
     for b in bits:
+        _calibrate_at(net, b, batches, 'mse', False)     # sums and shared layers keep this
         with at_bits(net, b), _moving(net, norms and full):
             with fitting_outputs(net, wanted, b, method == 'adaround'): net(x)
 
@@ -192,9 +193,20 @@ def _counted(net, total, progress):
 # %% ../../nbs/138_quant.calibrate.ipynb #9cebbf53
 def _fit(net, low, batches, method, norms, progress):
     "Fit steps of `low`, and norms if `norms`, with a bar if wanted."
-    fit, parts = (_for_outputs, 1) if method in _by_outputs else (_by_tensors, len(batches))
-    with eval_mode(net), _counted(net, parts*(1 + len(low)), progress):
+    by_outputs = method in _by_outputs
+    fit, n, k = _for_outputs if by_outputs else _by_tensors, len(batches), len(low)
+    total = 1 + k + k*n if by_outputs else n*(1 + k)
+    with eval_mode(net), _counted(net, total, progress):
         fit(net, low, batches, method, norms)
+
+# %% ../../nbs/138_quant.calibrate.ipynb #9eed2e60
+def _method(method, allowed, batches):
+    "Return the method, or the default for these bit-widths and batches."
+    one_size = len({b.shape[1:] for b in batches}) == 1
+    if method is None: return 'outputs' if 32 in allowed and one_size else 'mse'
+    if one_size or method not in _by_outputs: return method
+    raise ValueError(f"method {method!r} takes all images as one batch: they must have one size, "
+                     f"got {sorted({tuple(b.shape[1:]) for b in batches})}")
 
 # %% ../../nbs/138_quant.calibrate.ipynb #50fee76a
 @torch.no_grad()
@@ -208,12 +220,12 @@ def calibrate(
     progress=False,      # show a progress bar
 )->nn.Module:
     "Fit steps and BatchNorm statistics of low bit-widths to data; `ValueError` on an empty loader."
-    check_choice(method, (None, 'mse', 'lsq', *_by_outputs), 'method')
+    if method is not None: check_choice(method, ('mse', 'lsq', *_by_outputs), 'method')
     check_ints(1, n_batches=n_batches)
     inner = unwrap(net)
     allowed = only_state(inner, 'calibrate').allowed
-    method = method or ('outputs' if 32 in allowed else 'mse')
     low = [b for b in check_bits(allowed if bits is None else bits, allowed) if b != 32]
     if method in _by_outputs: check_outputs(inner, method == 'adaround')
-    _fit(inner, low, first_batches(dl, n_batches, inner), method, norms, progress)
+    batches = first_batches(dl, n_batches, inner)
+    _fit(inner, low, batches, _method(method, allowed, batches), norms, progress)
     return net

@@ -9,6 +9,7 @@ __all__ = ['windows', 'outputs_of', 'Wanted', 'read_by_norms', 'wanted_outputs',
            'fitting_outputs', 'check_outputs']
 
 # %% ../../nbs/137_quant.outputs.ipynb #dda6f3ff
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def read_by_norms(
 ):
     "Yield a set that receives each layer whose output a norm reads in the passes of the block."
     found, last = set(), {}
-    def gave(m, inp, out): found.discard(m); last.update(layer=m, out=out)
+    def gave(m, inp, out): last.update(layer=m, out=out)
     def read(m, inp):
         if last and inp[0] is last['out']: found.add(last['layer'])
     handles = [m.register_forward_hook(gave) for m in layers]
@@ -90,17 +91,18 @@ def wanted_outputs(
     net:nn.Module,    # a multi-bit network with 32 bits, in eval mode
     x:Tensor,         # images
 )->dict:              # layer → `Wanted`
-    "Return what each quantized layer gives at 32 bits."
-    found = {}
+    "Return what each quantized layer gives at 32 bits; those that run more than once are left out."
+    found, calls = {}, Counter()
     def read(m, inp):
-        if m not in found: found[m] = Wanted(outputs_of(m.weight, windows(m, inp[0])))
+        calls[m] += 1
+        found[m] = Wanted(outputs_of(m.weight, windows(m, inp[0])))
     layers = [m for m in net.modules() if isinstance(m, (QConv2d, QLinear))]
     norms = [m for m in net.modules() if isinstance(m, MultiBitNorm)]
     handles = [m.register_forward_pre_hook(read) for m in layers]
     with torch.no_grad(), at_bits(net, 32), hooked(handles):
         with read_by_norms(layers, norms) as normed: net(x)
     for m in normed: found[m].normed = True
-    return found
+    return {m: w for m, w in found.items() if calls[m] == 1}
 
 # %% ../../nbs/137_quant.outputs.ipynb #0d07b602
 _shares = (1., .5, .6, .7, .8, .9, 1.1, 1.25, 1.4, 1.6, 1.8, 2.1, 2.5, 3.)
@@ -159,9 +161,7 @@ def fitting_outputs(
     rounding:bool=False,  # choose the levels of the weights too
 ):
     "Fit each layer, before it computes, in the passes of the block."
-    left = dict(wanted)
-    def fit(m, inp):
-        if m in left: _fit_layer(m, inp[0], left.pop(m), bits, rounding)
+    def fit(m, inp): _fit_layer(m, inp[0], wanted[m], bits, rounding)
     layers = [m for m in wanted if bits in m.weight_quant.widths]
     with hooked([m.register_forward_pre_hook(fit) for m in layers]): yield
 

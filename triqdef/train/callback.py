@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..attack.base import attack_again, check_attack
 from ..attack.pgd import PatchPGD
+from ..attack.views import under_attack
 from ..core import check_bit, check_choice, check_numbers, fixed_seed
 from .accuracy import accuracy_at
 from .base import TrainingCallback
@@ -159,7 +160,7 @@ def patched_batch(self:TriQDef,
     with self.saving(), seed:
         bits = self._source_bits()
         if self.tried: return attack_again(self.attack, self.net, x, y, bits)
-        return self.attack.attack(self.net, x, y, bits=bits)
+        with under_attack(self.net): return self.attack.attack(self.net, x, y, bits=bits)
 
 # %% ../../nbs/520_train.callback.ipynb #77659392
 @patch
