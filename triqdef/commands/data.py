@@ -125,6 +125,7 @@ def _known(of, names):
     nameless = of.classes is None and of.n_classes == 1000
     return imagenet_names() if nameless and {*names} <= {*imagenet_wnids()} else of.classes
 
+# %% ../../nbs/958_commands.data.ipynb #1c5aae85
 def _by_names(dls, of):
     "Label pictures as the network does, where its classes have the names of all folders."
     names = list(map(str, dls.vocab))

@@ -130,6 +130,7 @@ class _WithBackward(View):
         try: return self.inner(*look, **more)
         finally: m.backward = before
 
+# %% ../../nbs/690_evaluate.masking.ipynb #c633c384
 def _choices(net, b):
     "Label → view of `b` with each other gradient of the modules of a network."
     views = [_WithBackward(b, m, name, k) for name, m in net.named_modules()

@@ -173,7 +173,7 @@ def _for_outputs(net, bits, batches, method, norms):
     x = fast_layout(torch.cat(batches))
     wanted, full = _full(net, lambda: wanted_outputs(net, x))
     for b in bits:
-        _calibrate_at(net, b, batches, 'mse', False)     # sums and shared layers keep this
+        _calibrate_at(net, b, [x], 'mse', norms and full)    # sums and shared layers keep this
         with at_bits(net, b), _moving(net, norms and full):
             with fitting_outputs(net, wanted, b, method == 'adaround'): net(x)
 
@@ -195,7 +195,7 @@ def _fit(net, low, batches, method, norms, progress):
     "Fit steps of `low`, and norms if `norms`, with a bar if wanted."
     by_outputs = method in _by_outputs
     fit, n, k = _for_outputs if by_outputs else _by_tensors, len(batches), len(low)
-    total = 1 + k + k*n if by_outputs else n*(1 + k)
+    total = 1 + 2*k if by_outputs else n*(1 + k)
     with eval_mode(net), _counted(net, total, progress):
         fit(net, low, batches, method, norms)
 
