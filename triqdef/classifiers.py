@@ -71,10 +71,10 @@ def check_arch(
     if not isinstance(name, str):
         raise TypeError(f"arch must be the name of a network, got {name!r}")
     if name in models or name == 'resnet50_v1' or name in _published(): return name
-    if name.startswith('timm/') and name[5:].split('.')[0] in _timm().list_models(): return name
-    known = ['resnet50_v1', *_published()]
     if name.startswith('timm/'):
         check_choice(name[5:].split('.')[0], _timm().list_models(), 'arch: a network of timm')
+        return name
+    known = ['resnet50_v1', *_published()]
     close = sorted(k for k in known if k[:4] == name[:4]) or ['resnet50', 'vit_b_16']
     raise ValueError(f"arch: there is no network {name!r}; there are {sorted(models)}, "
                      f"torchvision's (such as {', '.join(close[:12])}) and timm's (timm/resnet50)")

@@ -159,10 +159,10 @@ def _rehearse(run, plan):
     "Try an attack that no declared one helps on two images, where it is given several bit-widths."
     declared = tuple(d.cls for d in declared_attacks().values())
     if plan.kind != 'per image' or isinstance(plan.attack, declared): return
-    plan = replace(plan, attack=copy.deepcopy(plan.attack))
-    for k, s in plan.sources.items():
-        if not isinstance(s, tuple) or run.parts.has(run.key_of(plan, k)): continue
-        with plan.noted(k): run._attacked(plan, k, 0, slice(0, 2))
+    several = [k for k, s in plan.sources.items() if isinstance(s, tuple)]
+    for k in (k for k in several if not run.parts.has(run.key_of(plan, k))):
+        again = replace(plan, attack=copy.deepcopy(plan.attack))
+        with plan.noted(k): run._attacked(again, k, 0, slice(0, 2))
 
 # %% ../../nbs/610_evaluate.transfer.ipynb #dc147eb9
 def _do(run, plans):

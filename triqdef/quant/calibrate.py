@@ -172,8 +172,10 @@ def _for_outputs(net, bits, batches, method, norms):
     "Fit the layers of `bits` by their outputs at 32 bits, and the norms if `norms`."
     x = fast_layout(torch.cat(batches))
     wanted, full = _full(net, lambda: wanted_outputs(net, x))
+    readers = [m for m in net.modules() if hasattr(m, 'act_quant')]
+    more = any(m not in wanted or m.act_quant.joint is not None for m in readers)
     for b in bits:
-        _calibrate_at(net, b, [x], 'mse', norms and full)    # sums and shared layers keep this
+        if more: _calibrate_at(net, b, [x], 'mse', norms and full)    # sums and shared layers
         with at_bits(net, b), _moving(net, norms and full):
             with fitting_outputs(net, wanted, b, method == 'adaround'): net(x)
 
@@ -193,10 +195,8 @@ def _counted(net, total, progress):
 # %% ../../nbs/138_quant.calibrate.ipynb #9cebbf53
 def _fit(net, low, batches, method, norms, progress):
     "Fit steps of `low`, and norms if `norms`, with a bar if wanted."
-    by_outputs = method in _by_outputs
-    fit, n, k = _for_outputs if by_outputs else _by_tensors, len(batches), len(low)
-    total = 1 + 2*k if by_outputs else n*(1 + k)
-    with eval_mode(net), _counted(net, total, progress):
+    fit, parts = (_for_outputs, 1) if method in _by_outputs else (_by_tensors, len(batches))
+    with eval_mode(net), _counted(net, parts*(1 + len(low)), progress):
         fit(net, low, batches, method, norms)
 
 # %% ../../nbs/138_quant.calibrate.ipynb #9eed2e60

@@ -6,7 +6,7 @@ Docs: https://triqdef.github.io/triqdef/quant.switch.html.md"""
 
 # %% auto #0
 __all__ = ['only_state', 'bit_state_of', 'bits_of', 'gradient_bits', 'shares_weights', 'is_family', 'running_of', 'at_bits',
-           'idle_parameters', 'warn_untouched', 'backward_as']
+           'idle_parameters', 'inputs_ready', 'warn_untouched', 'backward_as']
 
 # %% ../../nbs/136_quant.switch.ipynb #05f2038f
 import warnings
@@ -118,6 +118,15 @@ def idle_parameters(
     return [p for m in own for b in m.widths if b not in active for p in m.parameters_at(b)]
 
 # %% ../../nbs/136_quant.switch.ipynb #1ebfd48e
+def inputs_ready(
+    net:nn.Module,    # any network
+    bits:int,         # a bit-width
+)->list:              # of bool; empty where no input is quantized
+    "Return of each quantizer of inputs whether it has seen data at a bit-width."
+    acts = (q for q in net.modules() if isinstance(q, Quantizer) and q.kind == 'act')
+    return [q.ready[bits] for q in acts if bits in q.widths]
+
+# %% ../../nbs/136_quant.switch.ipynb #07a865e8
 def warn_untouched(
     net:nn.Module,    # any network
     bits=None,        # a bit-width, or None: as the network stands
@@ -126,9 +135,8 @@ def warn_untouched(
     state = bit_state_of(net)
     b = bits or (state and state.bits)
     if state is None or not state.shared: return
-    acts = [m for m in net.modules() if isinstance(m, Quantizer) and b in m.widths]
-    acts = [m.ready[b] for m in acts if m.kind == 'act']
-    if acts and not any(acts):
+    ready = inputs_ready(net, b)
+    if ready and not any(ready):
         warnings.warn(f"the network has seen no data at {b} bits, so these images set its steps: "
                       "calibrate(net, loader) first")
 

@@ -14,14 +14,13 @@ from fastcore.basics import patch
 
 from ..core import check_bits, check_logits, eval_mode, unwrap
 from ..quant.convert import at_bits, bit_state_of
-from ..quant.quantizers import Quantizer
+from ..quant.switch import inputs_ready
 from .passes import company_of, first_steps
 
 # %% ../../nbs/516_train.accuracy.ipynb #fef73baa
 def _unseen(net, bits):
     "Whether some activation quantizer has seen no data at `bits`."
-    acts = (q for q in net.modules() if isinstance(q, Quantizer) and q.kind == 'act')
-    return not all(q.ready.get(bits, True) for q in acts)
+    return not all(inputs_ready(net, bits))
 
 # %% ../../nbs/516_train.accuracy.ipynb #6dfa3113
 class AccuracyAt(Metric):
