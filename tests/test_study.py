@@ -49,3 +49,15 @@ def test_arms_of_the_papers_setting(tmp_path):
     assert late['own'] == dict(qat_epochs=1) and (plain['weight'], plain['act']) == ('minmax', 'minmax')
     bits = [r.split('"')[1] for r in (tmp_path/'pbat-32-qat/seed0/train/terms.csv').read_text().splitlines()[1:]]
     assert bits[:4] == ['(32,)']*4 and '(32, 2)' in bits[4:]
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar10-curves', 'cifar10-paper'])
+def test_every_recipe_ends(name, tmp_path):
+    "Each recipe that ships runs to its end on toys: every cell that it asks for is made, none is asked for that cannot be."
+    recipe = load_recipe(name, 'toys')
+    arm = next(a for a in recipe.arms if a != recipe.control)
+    with pytest.MonkeyPatch.context() as m:
+        dying.few(m.setattr); forked.undrawn(m.setattr)
+        made = study(recipe, tmp_path, [recipe.control, arm], progress=False)
+    cells = collect(tmp_path)
+    assert len(made) == len(cells) and {u.arm for u in missing(cells, recipe)} == set(recipe.arms) - {recipe.control, arm}
+    assert ('alignment' in {c['kind'] for c in cells.values()}) == (recipe.evaluate['n_align'] > 0)

@@ -46,7 +46,8 @@ def units(self:Recipe,
     "List the cells in order: an arm is trained, then attacked; members at the first seed alone."
     if only is not None: check_choice(only, ('train', 'evaluate'), 'only')
     arms = list(self.arms) if arms is None else [check_choice(a, self.arms, 'arms') for a in arms]
-    names = dict(train=['train'], evaluate=[*self.attacks, 'alignment'])
+    aligned = ['alignment']*(self.evaluate['n_align'] > 0)
+    names = dict(train=['train'], evaluate=[*self.attacks, *aligned])
     names = names[only] if only else names['train'] + names['evaluate']
     seeds = self.seeds if seeds is None else seeds
     at = [(s, a) for s in seeds for a in arms if s == self.seeds[0] or not self.members(a)]

@@ -141,6 +141,10 @@ def _seconds(net, x, bits):
         predict(net, x, bits)
     return (time.perf_counter() - start)/len(x)
 
+# %% ../../nbs/956_commands.attacks.ipynb #29c95f53
+def _time_text(minutes):
+    return f'about {minutes/60:.0f} hours' if minutes > 90 else f'about {max(1, minutes):.0f} min'
+
 # %% ../../nbs/956_commands.attacks.ipynb #841202c7
 def expected_time(
     net,        # the network
@@ -149,12 +153,12 @@ def expected_time(
     bits,       # bit-widths, high to low: each is a source, and all together
     n:int,      # images of attacks that work image by image
 )->str:
-    "Return about how long attacks take from the start, by a forward pass here, as text."
-    sources = len(bits)*(2 if len(bits) > 1 else 1)
-    images = sources*sum(_images_forward(a, n) for a in attacks.values())
-    x = dls.valid.one_batch()[0]
-    minutes = images*_seconds(net, x[:images_at_once(x)], bits[-1])/60
-    return f'about {minutes/60:.0f} hours' if minutes > 90 else f'about {max(1, minutes):.0f} min'
+    "Return about how long attacks take, by a forward pass here, and fewer images where it is long."
+    sources, x = len(bits)*(2 if len(bits) > 1 else 1), dls.valid.one_batch()[0]
+    each = sources*_seconds(net, x[:images_at_once(x)], bits[-1])/60
+    whole, few = (each*sum(_images_forward(a, k) for a in attacks.values()) for k in (n, 20))
+    shorter = f' ({_time_text(few)} with --n 20)' if whole > 15 and few < .7*whole else ''
+    return _time_text(whole) + shorter
 
 # %% ../../nbs/956_commands.attacks.ipynb #303f42d5
 def above_null(

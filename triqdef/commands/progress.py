@@ -80,10 +80,11 @@ def shown_progress(
 def tell_folder(
     out,               # the folder of a command, as it was given
     unfinished=None,   # the folder of what is done before it is written; None for that beside it
+    when='at the end', # when it is written
 ):
     "Print where a command writes, and where the same command goes on after an interruption."
     parts = unfinished or Path(out).parent/f'.{Path(out).name}-unfinished'
-    print(f"the folder {out} is written at the end; interrupted, the same command goes on "
+    print(f"the folder {out} is written {when}; interrupted, the same command goes on "
           f"from {parts}", flush=True)
 
 # %% ../../nbs/952_commands.progress.ipynb #2d4782cc

@@ -69,13 +69,21 @@ def _certificates(nets, dls, bits, args, out):
             progress=not args.quiet, label=f'{name}: '))
     return found
 
+# %% ../../nbs/966_commands.report.ipynb #9de596c6
+def _tell(out, r, rest=''):
+    "Print what was found, and where the report is."
+    page = Path(out)/'index.html'
+    print(f"{r.brief()}\n\n{page} is the report{rest}, report.json beside it has every figure",
+          flush=True)
+
 # %% ../../nbs/966_commands.report.ipynb #765af199
 def _written(nets, dls, attacks, bits, args, files, out, **more):
     "Make the report in `out`, and remove the temporary files of interrupted processes."
     r = report(nets, dls.valid, attacks, bits, fit_on=dls.train, n=args.n, n_attack=args.n_attack,
                n_align=args.n_align, out=out, seed=args.seed, exported=files,
                single=args.single_file, progress=not args.quiet,
-               certificates=_certificates(nets, dls, bits, args, out), **more)
+               certificates=_certificates(nets, dls, bits, args, out),
+               before_audit=lambda r: _tell(args.out, r, ' so far; the audit follows'), **more)
     left = out.parent.glob(f'.{glob.escape(out.name)}-????????')
     for p in left: shutil.rmtree(p, ignore_errors=True)
     return r
@@ -84,7 +92,8 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
 def _tell_time(nets, dls, attacks, bits, args, audit=True, **more):
     "Print about how long the attacks on the first network take."
     name, net = next(iter(nets.items()))
-    later = [n for n, there in (('alignment', args.n_align), ('audit', audit)) if there]
+    parts = dict(alignment=args.n_align) | {'the audit, which takes longer': audit}
+    later = [n for n, there in parts.items() if there]
     after = f"; then {' and '.join(later)}" if later else ''
     print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}{after}",
           flush=True)
@@ -107,6 +116,5 @@ def write_report(
     _tell_time(nets, dls, attacks, bits, args, **more)
     with alone(out.parent/f'.{out.name}.lock', args.out):
         r = _written(nets, dls, attacks, bits, args, files, out, runs=runs, notes=notes, **more)
-    page = Path(args.out)/'index.html'
-    print(f"{r.brief()}\n\n{page} is the report, report.json beside it has every figure")
+    _tell(args.out, r)
     return r

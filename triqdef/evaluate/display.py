@@ -161,7 +161,8 @@ def audit_text(self:Report,
     names=True,    # name the lines that failed, not their numbers alone
 )->str:
     "Return the audit of a network in a line: counts, and what failed."
-    if network not in self.audits: return 'not run'
+    if network not in self.audits:
+        return 'not finished' if self.settings.get('audits_follow') else 'not run'
     a = self.audits[network]
     failed = [f'{l.number} {l.name}' if names else str(l.number)
               for l in a.lines if l.passed is False]

@@ -47,6 +47,7 @@ class _MeasureSettings:
     stages:object = None        # stages for alignment, None for `stage_names`
     smooth:tuple = (0, 1, 2, 4) # σ of the alignment sweep, pixels
     places:object = None        # places of universal patches, None: as they were fitted
+    seed:int = 0                # of everything that is drawn here
 
 # %% ../../nbs/750_evaluate.report.ipynb #6efce322
 @dataclass(frozen=True, eq=False)
@@ -60,11 +61,11 @@ class ReportSettings(_MeasureSettings):
     quick:bool = False          # bounded budgets: minutes instead of hours; the report says so
     out:object = None           # a folder to write to, None for none
     single:bool = False         # put the pictures into its index.html, to pass that on alone
-    seed:int = 0                # of everything that is drawn here
     seeds:int = 1               # how many training seeds stand behind the networks
     notes:dict = None           # anything else to keep: paths, commands
     title:str = 'Attack success across bit-widths'   # of the page
     progress:bool = True        # show progress bars
+    before_audit:object = None  # called with the report once it is written, before its audits
 
     def __post_init__(self):
         check_ints(none=True, n=self.n, n_attack=self.n_attack)
@@ -88,8 +89,8 @@ def _images_to_attack(s, n):
 # %% ../../nbs/750_evaluate.report.ipynb #f37c5f3f
 def _audit_budget(s, n):
     "The budget of the audit, with no more images than there are."
-    default = AuditBudget.quick() if s.quick else AuditBudget()
-    budget = s.audit if isinstance(s.audit, AuditBudget) else default
+    own = isinstance(s.audit, AuditBudget)
+    budget = s.audit if own else AuditBudget.quick() if s.quick else AuditBudget()
     return replace(budget, n=min(budget.n, n))
 
 # %% ../../nbs/750_evaluate.report.ipynb #a8a7e6ee
@@ -105,8 +106,7 @@ def _networks(nets, bits):
     if isinstance(nets, nn.Module): nets = {type(nets).__name__: nets}
     modules = isinstance(nets, dict) and all(isinstance(n, nn.Module) for n in nets.values())
     if not modules or not nets:
-        raise TypeError("nets must be a network or a dict name → network, "
-                        f"got {type(nets).__name__}")
+        raise TypeError(f"nets must be a network or name → network, got {type(nets).__name__}")
     nets = {str(k): n for k, n in nets.items()}
     bits = bits_of(next(iter(nets.values()))) if bits is None else bits
     for n in nets.values(): bits = check_bits(bits, bits_of(n))
@@ -154,8 +154,7 @@ class _Work:
     controls:object = None    # the attacks on the undefended network, for all networks
 
     @property
-    def batches(self):
-        return list(zip(*(t.split(images_at_once(self.x)) for t in (self.x, self.y))))
+    def batches(self): return [*zip(*(t.split(images_at_once(self.x)) for t in (self.x, self.y)))]
 
 # %% ../../nbs/750_evaluate.report.ipynb #b1610040
 def _images(net, dl, s):
@@ -174,7 +173,7 @@ def _prepared(nets, dl, attacks, bits, s, out):
     x, y = _images(first, dl, s)
     s = replace(s, n_attack=_images_to_attack(s, len(x)), n_align=min(s.n_align, len(x)))
     if attacks is None: attacks = default_attacks(first, min(x.shape[-2:]), fit_on, s.quick)
-    parts = None if out is None else out.parent/f'.{out.name}-unfinished'
+    parts = out and out.parent/f'.{out.name}-unfinished'
     return _Work(s, attacks, bits, x, y, fit_on, runs, parts)
 
 # %% ../../nbs/750_evaluate.report.ipynb #13e4eee8
@@ -227,20 +226,17 @@ def _audited(name, net, work, transfer, parts):
 
 # %% ../../nbs/750_evaluate.report.ipynb #b9e54489
 @patch
-def _evaluate(self:Report, name, net, work):
-    "Matrix, seen settings, gradient maps, alignment and audit of one network."
-    s, parts = work.settings, work.parts and work.parts/f'{len(self.transfers)}-{slug(name)}'
+def _measure(self:Report, name, net, work, parts):
+    "Matrix, seen settings, gradient maps and alignment of one network."
+    s, seeing = work.settings, gradient_bits(net, work.bits)
     self.transfers[name] = t = _matrix(name, net, work, parts and parts/'transfer')
     if name in work.runs: self.seen[name] = seen_table(t, work.runs[name])
-    seeing = gradient_bits(net, work.bits)
     if not seeing: return
     self.gradients[name] = gradient_maps(net, work.x[:4], work.y[:4], seeing)
     if s.n_align and len(seeing) > 1:
         self.alignments[name] = alignment_report(
             net, work.batches, seeing, s.n_align, stages=s.stages, smooth=s.smooth,
             seed=s.seed, progress=s.progress, label=f'{name}: ')
-    if s.audit is not False:
-        self.audits[name] = _audited(name, net, work, t, parts and parts/'audit')
 
 # %% ../../nbs/750_evaluate.report.ipynb #04a5819e
 @contextmanager
@@ -257,19 +253,30 @@ def _kept(work, net):
     "Return the settings that a report records."
     s = work.settings
     names = ('title', 'n_attack', 'n_align', 'smooth', 'stages', 'places', 'seed', 'seeds', 'quick')
-    kept = {k: v for k, v in vars(s).items() if k in names}
-    return plain(dict(kept, bits=work.bits, n=len(work.x), notes=s.notes or {},
-                      versions=versions(device_of(net))))
+    return plain({k: getattr(s, k) for k in names} | dict(
+        bits=work.bits, n=len(work.x), notes=s.notes or {}, versions=versions(device_of(net))))
 
 # %% ../../nbs/750_evaluate.report.ipynb #e3734e90
-def _ended(r, work, start, out):
-    "The report with its time, written to its folder if it has one."
+def _written(r, work, start, out, audits=False):
+    "Write the report with its time, if it has a folder; `audits` says whether they follow."
     reused = sum(t.reused for t in r.transfers.values())
-    r.settings |= dict(seconds=round(time.time() - start, 1), reused=reused)
-    if out is None: return r
-    r.save(out, work.settings.single)
-    shutil.rmtree(work.parts, ignore_errors=True)
+    r.settings |= dict(seconds=round(time.time() - start, 1), reused=reused, audits_follow=audits)
+    if out is not None: r.save(out, work.settings.single)
     return r
+
+# %% ../../nbs/750_evaluate.report.ipynb #74b9bcd2
+def _all_of(r, nets, work, start, out):
+    "Measure all networks, write what was found, and audit them."
+    s, to = work.settings, work.parts
+    parts = {k: to and to/f'{i}-{slug(k)}' for i, k in enumerate(nets)}
+    for k, net in nets.items(): r._measure(k, net, work, parts[k])
+    to_audit = r.gradients if s.audit is not False else {}
+    if to_audit and out is not None:
+        _written(r, work, start, out, audits=True)
+        if s.before_audit: s.before_audit(r)
+    for k in to_audit:
+        r.audits[k] = _audited(k, nets[k], work, r.transfers[k], parts[k] and parts[k]/'audit')
+    return _written(r, work, start, out)
 
 # %% ../../nbs/750_evaluate.report.ipynb #cc43291d
 @takes_settings(ReportSettings)
@@ -281,13 +288,13 @@ def report(
     settings=None,   # a `ReportSettings`, None for the defaults
     **changes        # fields of `ReportSettings`
 )->Report:        # its matrices, alignments and audits
-    "Attack, measure, audit, and write the folder; the same call goes on after an interruption."
+    "Attack, measure, write the folder, audit, write it again; interrupted, the same call goes on."
     s, start = _bounded(settings_of(ReportSettings, settings, changes)), time.time()
     out = None if s.out is None else check_report_folder(s.out)
     nets, bits = _networks(nets, bits)
     work = _prepared(nets, dl, attacks, bits, s, out)
     r = Report({}, images=work.x[:4].cpu(), settings=_kept(work, next(iter(nets.values()))),
                certificates=dict(s.certificates or {}))
-    with _cleared(work.parts):
-        for name, net in nets.items(): r._evaluate(name, net, work)
-    return _ended(r, work, start, out)
+    with _cleared(work.parts): _all_of(r, nets, work, start, out)
+    if out is not None: shutil.rmtree(work.parts, ignore_errors=True)
+    return r
