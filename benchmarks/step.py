@@ -62,8 +62,8 @@ def child(args):
     step(); step()
     print(json.dumps(resident('VmHWM') - before))
 
-def main():
-    p = parser(__doc__, repeats=15)
+def with_options(p):
+    "The parser, with the options that say what a step is."
     p.add_argument('--arch', default='resnet20', help='builder of the network')
     p.add_argument('--batch', type=int, default=128, help='images a step')
     p.add_argument('--size', type=int, default=32, help='side of the images in pixels')
@@ -72,8 +72,12 @@ def main():
     p.add_argument('--attack-steps', type=int, default=5, help='steps of the inner attack, as in TriQDef')
     p.add_argument('--weight', default='lsq', help='weight quantizer')
     p.add_argument('--act', default='lsq', help='activation quantizer')
-    p.add_argument('--bf16', action='store_true', help='forward passes under bfloat16 autocast')
     p.add_argument('--contiguous', action='store_true', help='NCHW memory instead of channels_last')
+    return p
+
+def main():
+    p = with_options(parser(__doc__, repeats=15))
+    p.add_argument('--bf16', action='store_true', help='forward passes under bfloat16 autocast')
     p.add_argument('--no-attack', action='store_true', help='only the step without the inner attack')
     p.add_argument('--no-memory', action='store_true', help='skip the memory measurement')
     p.add_argument('--child', help='used by the memory measurement'); p.add_argument('--child-attack', action='store_true')

@@ -1,5 +1,5 @@
 """What a step costs on a GPU, counted without one, and that nothing kept for speed goes stale."""
-import copy, json, os, subprocess, sys
+import copy, json, os, subprocess, sys, warnings
 from collections import Counter
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -30,10 +30,12 @@ from triqdef.quant.layers import QConv2d
 from triqdef.quant.norm import _BatchNorm, _BatchNormGrad, MultiBitNorm
 from triqdef.quant.ste import _QuantizeGrad
 from triqdef.toys import toy_images, toy_net
+from triqdef.train import run
 from triqdef.train.callback import TriQDef
 from triqdef.train.curriculum import BACT
 from triqdef.train.objective import Objective
 from triqdef.train.optimizer import adam_at_once
+from triqdef.train.settings import TrainSettings
 
 
 def network(make=toy_net, bits=(32, 4)):
@@ -210,3 +212,14 @@ def test_gpu_script(tmp_path):
     found = json.loads(out.read_text())
     assert found['agreement'] and found['seconds'] < 470
     assert len(found['timings']) == 9 and all(t['ms'] > 0 for t in found['timings'].values())
+
+def test_bf16_on_other_machines(monkeypatch):
+    "Where a CPU lacks the instructions, a word says so; a GPU's user is not bothered."
+    settings = TrainSettings(amp='bf16')
+    monkeypatch.setattr(run, '_has_bfloat16', lambda: False)
+    with pytest.warns(UserWarning, match='no bfloat16 instructions'): assert len(run._in_halves(settings, torch.device('cpu'))) == 1
+    with warnings.catch_warnings(action='error'):
+        run._in_halves(settings, torch.device('cuda'))
+        monkeypatch.setattr(run, '_has_bfloat16', lambda: True)
+        run._in_halves(settings, torch.device('cpu'))
+        assert run._in_halves(TrainSettings(), torch.device('cpu')) == []

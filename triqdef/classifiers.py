@@ -186,7 +186,7 @@ def _torchvision(name, weights, file, n_classes):
     same = next((w for w in enum if file and Path(w.url).name == Path(file).name), None)
     if file and same is None and len(set(presets)) > 1:
         warnings.warn(f"weights of {name} were trained with {len(set(presets))} presets, "
-                      f"{presets[0]} is taken: give preset for another")
+                      f"{presets[0]} is taken; in Python `preset=` takes another")
     preset = preset_of((picked or same or next(iter(enum))).transforms())
     options = {} if picked else dict(num_classes=n_classes)
     return _tv().get_model(name, weights=picked, **options), preset

@@ -31,7 +31,7 @@ def _lower(args, name, there, quick):
         raise ValueError(f"{option_name(name)} must be at most {most}, got {asked}: "
                          f"there are {there} images")
     setattr(args, name, most)
-    if name == 'n' and most == there: print(f"n: {there} images, all there are")
+    if name == 'n' and most == there: print(f"n: {there} images, all there are to validate on")
 
 # %% ../../nbs/956_commands.attacks.ipynb #d5675bd4
 def _check_patch_fits(args, side):

@@ -246,7 +246,7 @@ def as_multibit(
     if of.kind == 'onnx': return net, (32,)
     if bit_state_of(net) is not None: return net, check_bits(bits or bits_of(net), bits_of(net))
     bits, n = check_bits(bits or (32, 8, 4, 2)), min(n, len(dls.train.dataset))
-    right = '' if of.answers else f', right on {_right(net, dls)} pictures'
+    right = '' if of.answers else f', right on {_right(net, dls)} validation pictures'
     print(f"{of.label} is a float network{right}: made multi-bit at {', '.join(map(str, bits))} "
           f"bits, calibrated on {n} training pictures", flush=True)
     with fixed_seed(0):

@@ -92,7 +92,7 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
 def _tell_time(nets, dls, attacks, bits, args, audit=True, **more):
     "Print about how long the attacks on the first network take."
     name, net = next(iter(nets.items()))
-    parts = dict(alignment=args.n_align) | {'the audit, which takes longer': audit}
+    parts = dict(alignment=args.n_align) | {'a report, and the audit, which takes longer': audit}
     later = [n for n, there in parts.items() if there]
     after = f"; then {' and '.join(later)}" if later else ''
     print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}{after}",

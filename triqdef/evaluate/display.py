@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..attack.patch import as_picture
 from ..checks import bit_text
 from .alignment import measures
-from .tables import rate_cell, Report, seen_means, table_rows
+from .tables import attackers, rate_cell, Report, seen_means, table_rows
 from .transfer import Transfer
 
 # %% ../../nbs/730_evaluate.display.ipynb #91b0c48a
@@ -186,8 +186,8 @@ def _brief_rows(self:Report, most):
     "A row per network: lowest clean accuracy, and success of each kind of attacker."
     found, rows = self.findings().astype(object), []
     found = found.where(found.notna(), None)
-    kinds = list(dict.fromkeys(found.attacker))
-    for k, shown in zip(self.names[:most], _name_column(self.names[:most])):
+    kinds = [w for w in attackers if w in set(found.attacker)][:4]     # as many as fit
+    for k, shown in zip(self.names[:most], _name_column(self.names[:most], 18)):
         c = self.transfers[k].clean.sort_values('accuracy').iloc[0].rename({'accuracy': 'asr'})
         cells = {f['attacker']: _brief_cell(f)
                  for f in found[found.network == k].to_dict('records')}
@@ -207,11 +207,10 @@ def brief(self:Report,
     out = [cut(f"{s['title']}: {n} images; {', '.join(self.comparison.attacks)}")]
     out += [l.rstrip()[:width] for l in text_block('', self._brief_rows(most))]
     if most < len(self.names): out.append(f'… and {len(self.names) - most} more networks')
-    out.append('In %: lowest accuracy; highest success [95 % interval]/its null. T1: patch made at '
-               'another')
-    out.append("bit-width, T2: at the victim's, T3: at all together; queries: from scores alone.")
+    out += ['In %: lowest accuracy; highest success [95 % interval]/its null; one patch for all;',
+            "T1: made at another bit-width, T2: at the victim's, T3: at all together."]
     audits = '. '.join(f'{k} {self.audit_text(k, names=False)}' for k in self.audits)
-    out.append(cut(f"audit: {audits or 'not run'}"))
+    out.append(cut(f"audit: {audits or self.audit_text(self.names[0])}"))
     return '\n'.join(out + textwrap.wrap(self.remark(), width))
 
 # %% ../../nbs/730_evaluate.display.ipynb #8671ee17

@@ -88,26 +88,9 @@ def _card_table(card):
     columns = [card['name'], 'found', 'null', 'cell']
     return pd.DataFrame(rows, columns=columns).set_index(card['name'])
 
-# %% ../../nbs/740_evaluate.page.ipynb #5f0110ef
-@patch
-def to_markdown(self:Report)->str:
-    "Return the page as Markdown."
-    remark = self.remark()
-    out = [f"# {self.settings['title']}", f"**{remark}**" if remark else '', '## What was found',
-           self.counted(), *(md_table(_card_table(c)) for c in self.cards())]
-    for s in self.sections():
-        out += [f'## {s.question}', s.sentence, *(f'![{c}]({f})\n\n{c}' for f, _, c in s.pictures)]
-        out += [o for caption, table in s.tables for o in (f'**{caption}**', md_table(table))]
-    out += ['## What is not in this report?', self.missing(), '## How was it made?',
-            f'`report.json` holds every setting, seed and version. {self.made_with()}']
-    return '\n\n'.join(o for o in out if o) + '\n'
-
-# %% ../../nbs/740_evaluate.page.ipynb #24c5d342
-_pages = Environment(loader=FileSystemLoader(asset('')), autoescape=True, trim_blocks=True,
-                     lstrip_blocks=True)
-
 # %% ../../nbs/740_evaluate.page.ipynb #d82647ee
 _words = {
+    'one patch': 'the same patch on every image; other attacks make one for each',
     'T1': 'the patch was made at one other bit-width',
     'T2': "it was made at the victim's bit-width", 'T3': 'it was made at all of them together',
     'T1+': 'it was made at several others', 'T2+': "it was made at the victim's and others",
@@ -118,6 +101,25 @@ def _page_words(cards):
     "The terms that the cards use, with what they mean."
     used = {row['who'] for card in cards for row in card['rows']} | {'null'}
     return [(k, v) for k, v in _words.items() if k in used]
+
+# %% ../../nbs/740_evaluate.page.ipynb #5f0110ef
+@patch
+def to_markdown(self:Report)->str:
+    "Return the page as Markdown."
+    remark, cards = self.remark(), self.cards()
+    out = [f"# {self.settings['title']}", f"**{remark}**" if remark else '', '## What was found',
+           self.counted(), *(md_table(_card_table(c)) for c in cards),
+           '; '.join(f'**{k}**: {v}' for k, v in _page_words(cards)) + '.']
+    for s in self.sections():
+        out += [f'## {s.question}', s.sentence, *(f'![{c}]({f})\n\n{c}' for f, _, c in s.pictures)]
+        out += [o for caption, table in s.tables for o in (f'**{caption}**', md_table(table))]
+    out += ['## What is not in this report?', self.missing(), '## How was it made?',
+            f'`report.json` holds every setting, seed and version. {self.made_with()}']
+    return '\n\n'.join(o for o in out if o) + '\n'
+
+# %% ../../nbs/740_evaluate.page.ipynb #24c5d342
+_pages = Environment(loader=FileSystemLoader(asset('')), autoescape=True, trim_blocks=True,
+                     lstrip_blocks=True)
 
 # %% ../../nbs/740_evaluate.page.ipynb #a115f170
 def data_uri(

@@ -155,7 +155,8 @@ def missing(self:Report)->str:
     return 'Not in this report: ' + ('; '.join(self.left_out()) or 'nothing that it checks') + '.'
 
 # %% ../../nbs/720_evaluate.tables.ipynb #c4b2e1c8
-attackers = {'T1': 'made at another bit-width', 'T1+': 'made at several others',
+attackers = {'one patch': 'the same for all images',
+             'T1': 'made at another bit-width', 'T1+': 'made at several others',
              'T2': "made at the victim's bit-width", 'T2+': "made at the victim's and others",
              'T3': 'made at all bit-widths together', 'unknown': 'made elsewhere',
              'queries': 'made from scores alone'}
@@ -171,6 +172,7 @@ def _cells_of(self:Report, network):
         cells[t.threat(a, s, b)].append((a, s, b))
         family = t.attacks[a].get('family') or [t.attacks[a].get('attack')]
         if blind & set(family): cells['queries'].append((a, s, b))
+        if t.attacks[a]['kind'] != 'per image': cells['one patch'].append((a, s, b))
     return {k: c for k, c in cells.items() if c}
 
 # %% ../../nbs/720_evaluate.tables.ipynb #b3342f9b

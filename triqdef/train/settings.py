@@ -84,7 +84,7 @@ class TrainSettings(MethodSettings):
     bs:int = 128                # batch size, of each process where there are several
     checkpoint:int = 0          # 1 to keep only the inputs of blocks: less memory, more time
     sync_norms:int = 0          # 1: norms take batch statistics over all processes, 0: of each
-    amp:str = ''                # arithmetic: 'bf16' (autocast, on CUDA), or empty for float32
+    amp:str = ''                # arithmetic: 'bf16' (autocast), or empty for float32
     seed:int = 0                # of weights, data order, curriculum and patches
     device:str = ''             # 'cpu', 'cuda', or empty for the best there is
 
