@@ -207,8 +207,8 @@ def brief(self:Report,
     out = [cut(f"{s['title']}: {n} images; {', '.join(self.comparison.attacks)}")]
     out += [l.rstrip()[:width] for l in text_block('', self._brief_rows(most))]
     if most < len(self.names): out.append(f'… and {len(self.names) - most} more networks')
-    out += ['In %: lowest accuracy; highest success [95 % interval]/its null; one patch for all;',
-            "T1: made at another bit-width, T2: at the victim's, T3: at all together."]
+    out += ['In %: lowest accuracy; highest success [95 % interval]/its null. One patch: for all',
+            "images. T1: made at another bit-width, T2: at the victim's, T3: at all together."]
     audits = '. '.join(f'{k} {self.audit_text(k, names=False)}' for k in self.audits)
     out.append(cut(f"audit: {audits or self.audit_text(self.names[0])}"))
     return '\n'.join(out + textwrap.wrap(self.remark(), width))
