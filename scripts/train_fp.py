@@ -26,19 +26,7 @@ from triqdef.core import atomic_path, seed_everything, versions
 from triqdef.data import EpochOrder, cifar_dls, sample_dls
 from triqdef.models import build_model
 from triqdef.quant.checkpoint import pretrained
-
-
-class Autocast(Callback):
-    "bfloat16 arithmetic in the forward pass of training; weights, optimizer and validation stay in float32."
-    def before_batch(self):
-        if not self.training: return
-        self.cast = torch.autocast(self.dls.device.type, torch.bfloat16); self.cast.__enter__()
-    def after_pred(self):
-        if self.training: self.learn.pred = self.pred.float()
-    def after_loss(self): self._leave()
-    def after_cancel_batch(self): self._leave()
-    def _leave(self):
-        if getattr(self, 'cast', None): self.cast.__exit__(None, None, None); self.cast = None
+from triqdef.train.run import Bfloat16
 
 
 def plain(o):
@@ -105,7 +93,7 @@ def main():
     net.to(dls.device, memory_format=torch.channels_last)
     sgd = partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=a.wd))
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(label_smoothing=a.smooth), opt_func=sgd, metrics=accuracy,
-                    moms=None, wd=None, cbs=[EpochOrder(), ChannelsLast(), Keep(check)] + ([Autocast()] if a.amp else []))
+                    moms=None, wd=None, cbs=[EpochOrder(), ChannelsLast(), Keep(check)] + ([Bfloat16()] if a.amp else []))
     learn.create_opt()
     first = 0
     if check.exists():

@@ -214,12 +214,25 @@ def test_gpu_script(tmp_path):
     assert len(found['timings']) == 9 and all(t['ms'] > 0 for t in found['timings'].values())
 
 def test_bf16_on_other_machines(monkeypatch):
-    "Where a CPU lacks the instructions, a word says so; a GPU's user is not bothered."
-    settings = TrainSettings(amp='bf16')
-    monkeypatch.setattr(run, '_has_bfloat16', lambda: False)
-    with pytest.warns(UserWarning, match='no bfloat16 instructions'): assert len(run._in_halves(settings, torch.device('cpu'))) == 1
+    "A device without the instructions is warned of, another is not."
+    settings, cpu = TrainSettings(amp='bf16'), torch.device('cpu')
+    monkeypatch.setattr(run, '_has_bfloat16', lambda device: False)
+    with pytest.warns(UserWarning, match='no bfloat16 instructions on this cpu'): assert len(run._amp_callbacks(settings, cpu)) == 1
     with warnings.catch_warnings(action='error'):
-        run._in_halves(settings, torch.device('cuda'))
-        monkeypatch.setattr(run, '_has_bfloat16', lambda: True)
-        run._in_halves(settings, torch.device('cpu'))
-        assert run._in_halves(TrainSettings(), torch.device('cpu')) == []
+        assert run._amp_callbacks(TrainSettings(), cpu) == []
+        monkeypatch.setattr(run, '_has_bfloat16', lambda device: True)
+        run._amp_callbacks(settings, cpu)
+
+@pytest.mark.parametrize('method', ['triqdef', 'pbat'])
+def test_bf16_covers_attacks_and_not_validation(method, tmp_path, monkeypatch):
+    "The inner attack of each method is under autocast, wherever in the step it runs; validation is not, and nothing is afterwards."
+    monkeypatch.setattr(run, '_has_bfloat16', lambda device: True)
+    attacked, validated, own = [], [], PatchPGD.run
+    monkeypatch.setattr(PatchPGD, 'run', lambda self, *a, **k: attacked.append(torch.is_autocast_enabled('cpu')) or own(self, *a, **k))
+    class Validates(Callback):
+        order = 50
+        def after_pred(self):
+            if not self.training: validated.append(torch.is_autocast_enabled('cpu'))
+    s = TrainSettings(method=method, data='toys', arch='toy_net', bits=(32, 4), epochs=1, bs=64, attack_steps=1, patch_size=4, amp='bf16', device='cpu')
+    run.train(s, tmp_path/'run', progress=False, cbs=[Validates()])
+    assert attacked and all(attacked) and validated and not any(validated) and not torch.is_autocast_enabled('cpu')

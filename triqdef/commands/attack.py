@@ -184,8 +184,9 @@ def _attacked(of, dls, args, parts):
     net, bits = as_multibit(of, args.bits, dls, args.calibrate_n, not args.quiet)
     sources = [*bits, *([bits] if len(bits) > 1 else [])]
     attacks = make_attacks(args, net, dls)
+    fewer = None if {'quick', 'steps'} <= args.written else 20
     print(f"attacking {of.label} on {args.n} pictures: {', '.join(attacks)}; "
-          f"{expected_time(net, dls, attacks, bits, args.n)}", flush=True)
+          f"{expected_time(net, dls, attacks, bits, args.n, fewer)}", flush=True)
     t = transfer_matrix(net, dls.valid, attacks, bits, sources, dls.train, n=args.n,
                         seed=args.seed, progress=not args.quiet, parts=parts)
     about = dict(network=args.network, data=args.data, weights=args.weights, seed=args.seed,

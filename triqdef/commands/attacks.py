@@ -143,6 +143,7 @@ def _seconds(net, x, bits):
 
 # %% ../../nbs/956_commands.attacks.ipynb #29c95f53
 def _time_text(minutes):
+    "Return a time as text, at least a minute."
     return f'about {minutes/60:.0f} hours' if minutes > 90 else f'about {max(1, minutes):.0f} min'
 
 # %% ../../nbs/956_commands.attacks.ipynb #841202c7
@@ -152,13 +153,15 @@ def expected_time(
     attacks,    # name → attack
     bits,       # bit-widths, high to low: each is a source, and all together
     n:int,      # images of attacks that work image by image
+    fewer=20,   # an `--n` to suggest where that is over a quarter of an hour; None for none
 )->str:
-    "Return about how long attacks take, by a forward pass here, and fewer images where it is long."
+    "Return about how long attacks take, by a forward pass here; if long, also with fewer images."
     sources, x = len(bits)*(2 if len(bits) > 1 else 1), dls.valid.one_batch()[0]
     each = sources*_seconds(net, x[:images_at_once(x)], bits[-1])/60
-    whole, few = (each*sum(_images_forward(a, k) for a in attacks.values()) for k in (n, 20))
-    shorter = f' ({_time_text(few)} with --n 20)' if whole > 15 and few < .7*whole else ''
-    return _time_text(whole) + shorter
+    whole, few = (each*sum(_images_forward(a, k) for a in attacks.values())
+                  for k in (n, fewer or n))
+    return _time_text(whole) + (f' ({_time_text(few)} with --n {fewer})'
+                                if whole > 15 and few < .7*whole else '')
 
 # %% ../../nbs/956_commands.attacks.ipynb #303f42d5
 def above_null(

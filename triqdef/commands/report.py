@@ -92,11 +92,11 @@ def _written(nets, dls, attacks, bits, args, files, out, **more):
 def _tell_time(nets, dls, attacks, bits, args, audit=True, **more):
     "Print about how long the attacks on the first network take."
     name, net = next(iter(nets.items()))
-    parts = dict(alignment=args.n_align) | {'a report, and the audit, which takes longer': audit}
-    later = [n for n, there in parts.items() if there]
-    after = f"; then {' and '.join(later)}" if later else ''
-    print(f"attacks on {name}: {expected_time(net, dls, attacks, bits, args.n_attack)}{after}",
-          flush=True)
+    then = '; then alignment'*bool(args.n_align)
+    if audit: then += '; then the report, and the audit, which takes longer'
+    fewer = None if {'n_attack', 'n_align'} & set(vars(args).get('written', ())) else 20
+    time = expected_time(net, dls, attacks, bits, args.n_attack, fewer)
+    print(f"attacks on {name}: {time}{then}", flush=True)
 
 # %% ../../nbs/966_commands.report.ipynb #e13d0fd9
 def write_report(

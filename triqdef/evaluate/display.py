@@ -162,7 +162,8 @@ def audit_text(self:Report,
 )->str:
     "Return the audit of a network in a line: counts, and what failed."
     if network not in self.audits:
-        return 'not finished' if self.settings.get('audits_follow') else 'not run'
+        follows = network in self.settings.get('audits_follow', ())
+        return 'not finished' if follows else 'not run'
     a = self.audits[network]
     failed = [f'{l.number} {l.name}' if names else str(l.number)
               for l in a.lines if l.passed is False]
@@ -173,6 +174,20 @@ def _name_column(names, width=24):
     "The names, cut in the middle where they are long; whole where two would look alike."
     cut = [k if len(k) <= width else f'{k[:8]}…{k[9 - width:]}' for k in names]
     return cut if len(set(cut)) == len(cut) else list(names)
+
+# %% ../../nbs/730_evaluate.display.ipynb #847f2146
+_short = {'one patch': 'the same for all images', 'T1': 'made at another bit-width',
+          'T2': "at the victim's", 'T3': 'at all together', 'queries': 'from scores alone',
+          'T1+': 'at several others', 'T2+': "at the victim's and others", 'unknown': 'elsewhere'}
+
+@patch
+def _brief_kinds(self:Report):
+    "Return the attackers that the short text has columns for: four, the strongest."
+    there = set(self.findings().attacker)
+    kinds = [k for k in attackers if k in there]
+    for weak in ('unknown', 'T1+', 'T1', 'T2+'):
+        if len(kinds) > 4 and weak in kinds: kinds.remove(weak)
+    return kinds
 
 # %% ../../nbs/730_evaluate.display.ipynb #d9b33522
 def _brief_cell(row):
@@ -186,7 +201,7 @@ def _brief_rows(self:Report, most):
     "A row per network: lowest clean accuracy, and success of each kind of attacker."
     found, rows = self.findings().astype(object), []
     found = found.where(found.notna(), None)
-    kinds = [w for w in attackers if w in set(found.attacker)][:4]     # as many as fit
+    kinds = self._brief_kinds()
     for k, shown in zip(self.names[:most], _name_column(self.names[:most], 18)):
         c = self.transfers[k].clean.sort_values('accuracy').iloc[0].rename({'accuracy': 'asr'})
         cells = {f['attacker']: _brief_cell(f)
@@ -207,8 +222,9 @@ def brief(self:Report,
     out = [cut(f"{s['title']}: {n} images; {', '.join(self.comparison.attacks)}")]
     out += [l.rstrip()[:width] for l in text_block('', self._brief_rows(most))]
     if most < len(self.names): out.append(f'… and {len(self.names) - most} more networks')
-    out += ['In %: lowest accuracy; highest success [95 % interval]/its null. One patch: for all',
-            "images. T1: made at another bit-width, T2: at the victim's, T3: at all together."]
+    legend = '; '.join(f'{k}: {_short[k]}' for k in self._brief_kinds())
+    cell = 'In %: lowest accuracy; highest success [95 % interval]/its null. '
+    out += textwrap.wrap(cell + legend, width)
     audits = '. '.join(f'{k} {self.audit_text(k, names=False)}' for k in self.audits)
     out.append(cut(f"audit: {audits or self.audit_text(self.names[0])}"))
     return '\n'.join(out + textwrap.wrap(self.remark(), width))

@@ -214,8 +214,9 @@ def load(cls:Report,
     out.alignments = {k: Alignment.load(p) for k, p in places.items()
                       if (p/'alignment.json').is_file()}
     out.audits = {k: Audit.load(p/'audit') for k, p in places.items() if (p/'audit').is_dir()}
-    out.gradients = {k: {b: t[f'{i}/{b}'] for b in out.transfers[k].bits}
-                     for i, k in enumerate(out.names)}
+    maps = {k: {b: t[f'{i}/{b}'] for b in out.transfers[k].bits if f'{i}/{b}' in t}
+            for i, k in enumerate(out.names)}
+    out.gradients = {k: m for k, m in maps.items() if m}
     given = j.get('certificates', {})     # an older report has none
     out.certificates = {k: CertifiedShare.from_dict(c) for k, c in given.items()}
     return out

@@ -142,8 +142,8 @@ def _victim_table(t:Transfer):
 @patch
 def _levels_section(self:Report):
     "Success by threat level, and each victim."
-    f = self.findings().dropna(subset='asr')
-    rows = f[f.attacker != 'one patch'].to_dict('records')     # its cells are among the others
+    found = self.findings().dropna(subset='asr')
+    rows = found[found.attacker != 'one patch'].to_dict('records')  # its cells are in the others
     f = max(rows, key=lambda o: o['asr'], default=None)
     text = 'Nothing could be attacked.' if f is None else (
         f"The highest: {share_text(f['asr'], f['low'], f['high'])} of {f['network']}, by "

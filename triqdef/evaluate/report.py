@@ -257,23 +257,23 @@ def _kept(work, net):
         bits=work.bits, n=len(work.x), notes=s.notes or {}, versions=versions(device_of(net))))
 
 # %% ../../nbs/750_evaluate.report.ipynb #e3734e90
-def _written(r, work, start, out, audits=False):
-    "Write the report with its time, if it has a folder; `audits` says whether they follow."
-    reused = sum(t.reused for t in r.transfers.values())
-    r.settings |= dict(seconds=round(time.time() - start, 1), reused=reused, audits_follow=audits)
+def _written(r, work, start, out, audits=()):
+    "Write the report with its time, if it has a folder; `audits` names those that follow."
+    n = sum(t.reused for t in r.transfers.values())
+    r.settings |= dict(seconds=round(time.time() - start, 1), reused=n, audits_follow=[*audits])
     if out is not None: r.save(out, work.settings.single)
     return r
 
 # %% ../../nbs/750_evaluate.report.ipynb #74b9bcd2
-def _all_of(r, nets, work, start, out):
-    "Measure all networks, write what was found, and audit them."
-    s, to = work.settings, work.parts
-    parts = {k: to and to/f'{i}-{slug(k)}' for i, k in enumerate(nets)}
-    for k, net in nets.items(): r._measure(k, net, work, parts[k])
-    to_audit = r.gradients if s.audit is not False else {}
+def _measured_and_audited(r, nets, work, start, out):
+    "Measure all networks, write what was found, audit those with gradients, and write it again."
+    parts = {k: work.parts and work.parts/f'{i}-{slug(k)}' for i, k in enumerate(nets)}
+    with _cleared(work.parts):
+        for k, net in nets.items(): r._measure(k, net, work, parts[k])
+    to_audit = r.gradients if work.settings.audit is not False else {}
     if to_audit and out is not None:
-        _written(r, work, start, out, audits=True)
-        if s.before_audit: s.before_audit(r)
+        _written(r, work, start, out, to_audit)
+        if work.settings.before_audit: work.settings.before_audit(r)
     for k in to_audit:
         r.audits[k] = _audited(k, nets[k], work, r.transfers[k], parts[k] and parts[k]/'audit')
     return _written(r, work, start, out)
@@ -295,6 +295,6 @@ def report(
     work = _prepared(nets, dl, attacks, bits, s, out)
     r = Report({}, images=work.x[:4].cpu(), settings=_kept(work, next(iter(nets.values()))),
                certificates=dict(s.certificates or {}))
-    with _cleared(work.parts): _all_of(r, nets, work, start, out)
+    _measured_and_audited(r, nets, work, start, out)
     if out is not None: shutil.rmtree(work.parts, ignore_errors=True)
     return r

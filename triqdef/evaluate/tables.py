@@ -129,8 +129,9 @@ def _left_out_of_alignment(self:Report):
 @patch
 def _left_out_of_audit(self:Report):
     missing = [k for k in self.names if k not in self.audits]
-    follows = ', which had not finished'*bool(self.settings.get('audits_follow'))
-    out = [f"the audit for masked gradients of {', '.join(missing)}{follows}"] if missing else []
+    follow = [k for k in missing if k in self.settings.get('audits_follow', ())]
+    out = [f"the audit for masked gradients of {', '.join(missing)}"] if missing else []
+    if follow: out.append(f"that of {', '.join(follow)} had not finished")
     lines = (f'audit, {o}' for a in self.audits.values() for o in a.left_out())
     return out + list(dict.fromkeys(lines))
 

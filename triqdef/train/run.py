@@ -16,7 +16,6 @@ from pickle import UnpicklingError
 import pandas as pd
 import torch, torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler  # gives Learner its fit_one_cycle
 from fastai.learner import Learner
 
@@ -113,23 +112,26 @@ def _end(folder, s):
 
 # %% ../../nbs/570_train.run.ipynb #755a4ace
 class Bfloat16(Callback):
-    "Autocast of bfloat16 for forward passes and losses, on the device of the images."
-    order = MixedPrecision.order    # fastai's, which is for GPUs and stays on after Ctrl-C
+    "Autocast of bfloat16 for passes, attacks and losses of training; Ctrl-C needs `leave`."
+    order, run_valid = -1, False    # before the trainer, whose attack may come before the batch
     def __init__(self): self.held = ExitStack()
     def before_batch(self):
         self.held.enter_context(torch.autocast(self.dls.device.type, torch.bfloat16))
     def after_pred(self): self.learn.pred = self.pred.float()
-    def after_loss(self): self.held.close()
+    def leave(self): self.held.close()
+    before_backward = after_batch = after_cancel_batch = leave
 
-def _has_bfloat16():
-    "Whether this CPU is known to multiply bfloat16; torch says so for x86 alone."
-    known = '_is_avx512_bf16_supported', '_is_amx_tile_supported'
-    return any(getattr(torch.cpu, k, bool)() for k in known)
+def _has_bfloat16(device):
+    "Whether torch says that this device multiplies bfloat16 itself."
+    if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = (getattr(torch.cpu, f'_is_{k}_supported', None) for k in ('avx512_bf16', 'amx_tile'))
+    return any(has is not None and has() for has in asked)
 
-def _in_halves(s, device):
-    "The callbacks of `amp`, after a warning where it is slow."
-    if s.amp and device.type == 'cpu' and not _has_bfloat16():
-        warnings.warn("this CPU has no bfloat16 instructions: amp='bf16' is slower than without")
+def _amp_callbacks(s, device):
+    "The callbacks of `amp`, after a warning where it may be slow."
+    if s.amp and not _has_bfloat16(device):
+        warnings.warn(f"torch reports no bfloat16 instructions on this {device.type}: "
+                      "amp='bf16' may be slower than without")
     return [Bfloat16()] if s.amp else []
 
 # %% ../../nbs/570_train.run.ipynb #1b54dbd2
@@ -139,7 +141,7 @@ def _fit(s, folder, learn, trainer, keeper, progress):
     _wait_for_all()
     with ExitStack() as quiet:
         quiet.enter_context(_distributed(learn, bool(s.sync_norms)))
-        for c in learn.cbs.filter(lambda c: isinstance(c, Bfloat16)): quiet.callback(c.held.close)
+        for c in learn.cbs.filter(lambda c: isinstance(c, Bfloat16)): quiet.callback(c.leave)
         for silence in () if progress else (learn.no_bar, learn.no_logging):
             quiet.enter_context(silence())
         if start < s.epochs: learn.fit_one_cycle(s.epochs, s.lr, start_epoch=start)
@@ -154,7 +156,7 @@ def _train(s, folder, progress, cbs):
     keeper = RunState(folder, s, trainer)
     learn = Learner(dls, net, loss_func=F.cross_entropy, opt_func=adam_at_once, wd=s.wd,
                     path=folder, metrics=accuracy_at(*s.bits),
-                    cbs=[EpochOrder(), trainer, keeper, *_in_halves(s, dls.device), *cbs])
+                    cbs=[EpochOrder(), trainer, keeper, *_amp_callbacks(s, dls.device), *cbs])
     with ExitStack() as held:
         _by_first(lambda: held.enter_context(hold_folder(folder, s)) and None)
         _fit(s, folder, learn, trainer, keeper, progress)
