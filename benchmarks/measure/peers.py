@@ -117,7 +117,8 @@ def pt2e(args):
     def onnx(name):
         s, v = ort_session(args.folder/f'{args.net}-{name}.onnx', args.threads), {'pixels': x.numpy()}
         return lambda: s.run(None, v)
-    fs = {'FP32 ONNX': onnx('32'), 'triqdef integer': onnx('integer'), 'triqdef fused': onnx('fused'), 'torch eager': lambda: net(x),
+    made = [k for k in ('bytes', 'integer', 'fused') if (args.folder/f'{args.net}-{k}.onnx').exists()]
+    fs = {'FP32 ONNX': onnx('32'), **{f'triqdef {k}': onnx(k) for k in made}, 'torch eager': lambda: net(x),
           'torch compiled': lambda: plain(x), 'PT2E int8 compiled': lambda: fast(x)}
     start = time.perf_counter(); onnx('32')(); fs['FP32 ONNX'](); took = (time.perf_counter() - start)/2
     n = max(1, math.ceil(args.sample/1e3/took))

@@ -236,8 +236,8 @@ _about = (
     'Make patches at every bit-width of each network and at all together, score them at every '
     'bit-width, measure alignment, write a report (report.json, CSV, pictures, index.html), audit '
     'for masked gradients, and write it again. Rates come with 95 % intervals and the null (noise, '
-    'grey and natural-crop patches of the same area). Interrupted, the same command goes on. The full '
-    'budgets take hours on a CPU; --quick takes minutes and says what it left out.')
+    'grey and natural-crop patches of the same area). Interrupted, the same command goes on. The '
+    'full budgets take hours on a CPU; --quick takes minutes and says what it left out.')
 _help = dict(
     quick='at most 500 images and small budgets: about 5 minutes for a ResNet-20 at four '
           'bit-widths on 2 cores; numbers beside it win',
