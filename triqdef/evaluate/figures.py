@@ -50,7 +50,8 @@ def levels_figure(self:Report,
     "Draw the highest success of each attack and kind of attacker, a panel per network."
     panels = {}
     for k in self.names:
-        cells = [(who, c) for who, cs in self._cells_of(k).items() for c in cs if who != 'queries']
+        cells = [(who, c) for who, cs in self._cells_of(k).items() for c in cs
+                 if who not in ('queries', 'one patch')]
         groups = dict.fromkeys((c[0], who) for who, c in cells)
         order = sorted(groups, key=lambda g: self.comparison.attacks.index(g[0]))
         panels[k] = [self._finding(k, who, [c for w, c in cells if (c[0], w) == (a, who)])
