@@ -206,7 +206,7 @@ def _load(args):
     check_report_folder(args.out)
     check_data(args, member_pairs(args.member).values() if args.member else args.networks,
                _fewer(args), ('n', 'n_attack', 'n_align'))
-    tell_folder(args.out, when='at the end' if args.no_audit else 'before the audit and after it')
+    tell_folder(args.out, audited=not args.no_audit)
     named = _named(args)
     check_loaded(named.values(), args)
     return named

@@ -80,10 +80,11 @@ def shown_progress(
 def tell_folder(
     out,               # the folder of a command, as it was given
     unfinished=None,   # the folder of what is done before it is written; None for that beside it
-    when='at the end', # when it is written
+    audited=False,     # whether an audit follows the report that the folder holds
 ):
     "Print where a command writes, and where the same command goes on after an interruption."
     parts = unfinished or Path(out).parent/f'.{Path(out).name}-unfinished'
+    when = 'before the audit and after it' if audited else 'at the end'
     print(f"the folder {out} is written {when}; interrupted, the same command goes on "
           f"from {parts}", flush=True)
 

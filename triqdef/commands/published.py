@@ -117,9 +117,7 @@ def run_published(
     _check_published(args)
     device, folder = _own_device(args.device), Path(f'{args.out}-predictions')
     if args.n: check_report_folder(args.out); _count(args, len(imagenet_valid(args.path)))
-    again = args.n and not args.no_audit
-    tell_folder(args.out if args.n else folder, folder,
-                'before the audit and after it' if again else 'at the end')
+    tell_folder(args.out if args.n else folder, folder, args.n and not args.no_audit)
     net, bits = _calibrated(args, folder, device)
     if _predict(net, bits, args, folder) and args.n: _attack(net, bits, args, device)
 

@@ -180,10 +180,9 @@ _short = {'one patch': 'the same for all images', 'T1': 'made at another bit-wid
           'T2': "at the victim's", 'T3': 'at all together', 'queries': 'from scores alone',
           'T1+': 'at several others', 'T2+': "at the victim's and others", 'unknown': 'elsewhere'}
 
-@patch
-def _brief_kinds(self:Report):
-    "Return the attackers that the short text has columns for: four, the strongest."
-    there = set(self.findings().attacker)
+def _brief_kinds(found):
+    "Return the attackers of `findings` that the short text has columns for: four, the strongest."
+    there = set(found.attacker)
     kinds = [k for k in attackers if k in there]
     for weak in ('unknown', 'T1+', 'T1', 'T2+'):
         if len(kinds) > 4 and weak in kinds: kinds.remove(weak)
@@ -197,11 +196,10 @@ def _brief_cell(row):
     return f'{value}[{low},{high}]' + ('' if row['null'] is None else f"/{100*row['null']:.0f}")
 
 @patch
-def _brief_rows(self:Report, most):
+def _brief_rows(self:Report, most, found, kinds):
     "A row per network: lowest clean accuracy, and success of each kind of attacker."
-    found, rows = self.findings().astype(object), []
+    found, rows = found.astype(object), []
     found = found.where(found.notna(), None)
-    kinds = self._brief_kinds()
     for k, shown in zip(self.names[:most], _name_column(self.names[:most], 18)):
         c = self.transfers[k].clean.sort_values('accuracy').iloc[0].rename({'accuracy': 'asr'})
         cells = {f['attacker']: _brief_cell(f)
@@ -220,9 +218,11 @@ def brief(self:Report,
     def cut(text): return textwrap.shorten(text, width, placeholder=' …')
     n = max(len(t.y) for t in self.transfers.values())
     out = [cut(f"{s['title']}: {n} images; {', '.join(self.comparison.attacks)}")]
-    out += [l.rstrip()[:width] for l in text_block('', self._brief_rows(most))]
+    found = self.findings()
+    kinds = _brief_kinds(found)
+    out += [l.rstrip()[:width] for l in text_block('', self._brief_rows(most, found, kinds))]
     if most < len(self.names): out.append(f'… and {len(self.names) - most} more networks')
-    legend = '; '.join(f'{k}: {_short[k]}' for k in self._brief_kinds())
+    legend = '; '.join(f'{k}: {_short[k]}' for k in kinds)
     cell = 'In %: lowest accuracy; highest success [95 % interval]/its null. '
     out += textwrap.wrap(cell + legend, width)
     audits = '. '.join(f'{k} {self.audit_text(k, names=False)}' for k in self.audits)

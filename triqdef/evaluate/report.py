@@ -89,8 +89,8 @@ def _images_to_attack(s, n):
 # %% ../../nbs/750_evaluate.report.ipynb #f37c5f3f
 def _audit_budget(s, n):
     "The budget of the audit, with no more images than there are."
-    own = isinstance(s.audit, AuditBudget)
-    budget = s.audit if own else AuditBudget.quick() if s.quick else AuditBudget()
+    default = AuditBudget.quick() if s.quick else AuditBudget()
+    budget = s.audit if isinstance(s.audit, AuditBudget) else default
     return replace(budget, n=min(budget.n, n))
 
 # %% ../../nbs/750_evaluate.report.ipynb #a8a7e6ee
